@@ -1,0 +1,9 @@
+"""The one exception that a user's mistake raises."""
+
+
+class SpotError(Exception):
+    """A mistake in what the user gave: one line saying what was expected, what was found, what to do.
+
+    The command line prints the message without a traceback and exits with code 2; code that uses
+    the library catches it like any exception.
+    """

@@ -1,0 +1,104 @@
+"""The shape of a T5: one dataclass for 1.0, 1.1, LM-adapted, Flan and mT5 models of every size."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """What fixes a T5's parameters and arithmetic; field names are those of T5X's `T5Config`.
+
+    The defaults are those of T5 1.1: gated GELU, an output head of its own. T5 1.0 is
+    `mlp_activations=("relu",), logits_via_embedding=True`.
+
+    Attributes:
+        vocab_size: rows of the embedding table (32,128 in the released models: the 32,000 pieces
+            and 100 sentinels, rounded up). Ids from here on are virtual tokens.
+        emb_dim: width of the residual stream, d.
+        num_heads: attention heads.
+        head_dim: width of one head; `num_heads * head_dim` need not be `emb_dim`.
+        mlp_dim: hidden width of the feed-forward layers.
+        num_encoder_layers: encoder layers.
+        num_decoder_layers: decoder layers.
+        mlp_activations: one activation, or two for a gated layer.
+        logits_via_embedding: the output head is the embedding table (scaled by d ** -0.5).
+        dropout_rate: as in T5X: after the embedding, in and after each sublayer, on attention.
+        dtype: of activations, "float32" or "bfloat16"; softmax, norms' variance, logits and the
+            loss are float32 always.
+        relative_attention_num_buckets: rows of the relative position bias.
+        relative_attention_max_distance: tokens; farther ones share the last bucket.
+        layer_norm_epsilon: of the root-mean-square norms.
+        scan_layers: run the layers as one `jax.lax.scan` over stacked weights (compile time no
+            longer grows with depth).
+        remat: recompute each layer in the backward pass instead of holding its activations.
+    """
+
+    vocab_size: int = 32128
+    emb_dim: int = 512
+    num_heads: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 1024
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    logits_via_embedding: bool = False
+    dropout_rate: float = 0.1
+    dtype: str = "float32"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    scan_layers: bool = False
+    remat: bool = False
+
+    def shape_fields(self) -> dict[str, Any]:
+        """The fields that parameters depend on, for fingerprints and stored backbones.
+
+        What only steers a run (dropout, dtype, scan, remat) is left out.
+        """
+        fields = dataclasses.asdict(self)
+        for name in ("dropout_rate", "dtype", "scan_layers", "remat"):
+            del fields[name]
+        fields["mlp_activations"] = list(self.mlp_activations)
+        return fields
+
+
+def parameter_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the model, T5X's path joined by "/" -> shape, layers not stacked."""
+    d, joined, ff = config.emb_dim, config.num_heads * config.head_dim, config.mlp_dim
+    gates = len(config.mlp_activations)
+    wi = ["wi"] if gates == 1 else [f"wi_{i}" for i in range(gates)]
+    shapes: dict[str, tuple[int, ...]] = {"token_embedder/embedding": (config.vocab_size, d)}
+
+    def attention(path: str) -> None:
+        for name in ("query", "key", "value"):
+            shapes[f"{path}/{name}/kernel"] = (d, joined)
+        shapes[f"{path}/out/kernel"] = (joined, d)
+
+    def stack(side: str, layers: int, attentions: dict[str, str]) -> None:
+        shapes[f"{side}/relpos_bias/rel_embedding"] = (
+            config.num_heads,
+            config.relative_attention_num_buckets,
+        )
+        for i in range(layers):
+            layer = f"{side}/layers_{i}"
+            for norm, name in attentions.items():
+                shapes[f"{layer}/{norm}/scale"] = (d,)
+                attention(f"{layer}/{name}")
+            shapes[f"{layer}/pre_mlp_layer_norm/scale"] = (d,)
+            for name in wi:
+                shapes[f"{layer}/mlp/{name}/kernel"] = (d, ff)
+            shapes[f"{layer}/mlp/wo/kernel"] = (ff, d)
+        shapes[f"{side}/{side}_norm/scale"] = (d,)
+
+    stack("encoder", config.num_encoder_layers, {"pre_attention_layer_norm": "attention"})
+    stack(
+        "decoder",
+        config.num_decoder_layers,
+        {
+            "pre_self_attention_layer_norm": "self_attention",
+            "pre_cross_attention_layer_norm": "encoder_decoder_attention",
+        },
+    )
+    if not config.logits_via_embedding:
+        shapes["decoder/logits_dense/kernel"] = (d, config.vocab_size)
+    return shapes
