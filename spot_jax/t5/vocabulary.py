@@ -1,0 +1,124 @@
+"""Text to token ids and back, over the `sentencepiece` package alone."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+from spot_jax.errors import SpotError
+
+PAD, EOS, UNK = 0, 1, 2
+
+
+class Vocabulary:
+    """A SentencePiece vocabulary with T5's sentinels above its pieces.
+
+    `extra_ids` sentinels `<extra_id_0>`, `<extra_id_1>`, ... are added on top and counted down
+    from the last id, as T5 does; a file that holds them already (mT5's) gets none. Raises
+    `SpotError` for a file that is missing, that is no SentencePiece model, or whose pad, eos and
+    unknown ids are not 0, 1 and 2.
+
+    Attributes:
+        path: the model file.
+        size: number of ids, the sentinels included.
+        pieces: number of ids in the file.
+        sha256: hex digest of the file's bytes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, extra_ids: int = 100):
+        self.path = Path(path)
+        raw = _read(self.path)
+        self.sha256 = hashlib.sha256(raw).hexdigest()
+        proto = _parse(raw, self.path)
+        self.pieces = len(proto.pieces)
+        if any(piece.piece.endswith("<extra_id_0>") for piece in proto.pieces):
+            extra_ids = 0
+        self.extra_ids = extra_ids
+        for number in reversed(range(extra_ids)):
+            kind = model_pb2.ModelProto.SentencePiece.USER_DEFINED
+            proto.pieces.add(piece=f"<extra_id_{number}>", score=0.0, type=kind)
+        self._processor = sentencepiece.SentencePieceProcessor(
+            model_proto=proto.SerializeToString()
+        )
+        self.size: int = self._processor.GetPieceSize()
+        _check_special_ids(self._processor, self.path)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without eos."""
+        return self._processor.EncodeAsIds(text)
+
+    def encode_all(self, texts: Sequence[str], *, threads: int = 1) -> list[list[int]]:
+        """Return the ids of each text, in order; faster than one by one."""
+        return self._processor.Encode(list(texts), out_type=int, num_threads=threads)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids` up to the first eos, without special tokens.
+
+        Padding is dropped; ids beyond the vocabulary (unused rows of an embedding table, virtual
+        tokens) become the unknown token, as in seqio.
+        """
+        kept: list[int] = []
+        for token in map(int, ids):
+            if token == EOS:
+                break
+            if token != PAD:
+                kept.append(token if 0 < token < self.size else UNK)
+        return self._processor.DecodeIds(kept)
+
+    def piece(self, token: int) -> str:
+        """Return the piece of one id as the model spells it, `▁` for a space."""
+        return self._processor.IdToPiece(int(token)) if token < self.size else f"<{token}>"
+
+    def sentinel(self, number: int) -> int:
+        """Return the id of `<extra_id_number>`: the ids run downwards from `size - 1`."""
+        return self.size - 1 - number
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({str(self.path)!r}, size={self.size})"
+
+
+@functools.cache
+def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+    """Return the vocabulary at `path`; each file is read once in a process."""
+    return Vocabulary(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SpotError(
+            f"expected a SentencePiece vocabulary at {path}, found {error.strerror or error}; "
+            "give the path of a spiece.model file"
+        ) from error
+
+
+def _parse(raw: bytes, path: Path) -> model_pb2.ModelProto:
+    proto = model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(raw)
+    except Exception as error:  # protobuf's DecodeError, whose module moved between versions
+        raise _not_a_vocabulary(path) from error
+    if not proto.pieces:
+        raise _not_a_vocabulary(path)
+    return proto
+
+
+def _not_a_vocabulary(path: Path) -> SpotError:
+    return SpotError(
+        f"expected a SentencePiece model in {path}, found something else or a truncated file; "
+        "restore the file or give another spiece.model"
+    )
+
+
+def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, path: Path) -> None:
+    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if found != (PAD, EOS, UNK):
+        raise SpotError(
+            f"expected pad 0, eos 1 and unk 2 in {path}, found pad {found[0]}, eos {found[1]} "
+            f"and unk {found[2]}; give a T5 vocabulary"
+        )
