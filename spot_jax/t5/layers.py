@@ -1,0 +1,314 @@
+"""The parts of a T5 layer, as Flax Linen modules with T5X's parameter names.
+
+Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head width, d model width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from spot_jax.t5.config import T5Config
+
+KeyValue = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
+
+_ACTIVATIONS = {
+    # T5's GELU is the tanh approximation, in T5X and in Hugging Face's "gelu_new" alike.
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "linear": lambda x: x,
+}
+_fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+_fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def fold_in_rows(keys: Key[Array, " b"] | None, data: Any) -> Key[Array, " b"] | None:
+    """Folds one number into every row's key; None (no dropout) stays None."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def dropout(
+    x: Float[Array, "b t ..."], keys: Key[Array, " b"] | None, rate: float, site: int
+) -> Float[Array, "b t ..."]:
+    """Drops features, the same ones at every position of a row (T5X's `broadcast_dims=(-2,)`).
+
+    Each row has a key of its own, so that a row's mask depends neither on the rows beside it nor
+    on how the batch is sharded: N prompts tuned together see the masks they would see alone.
+
+    Args:
+        x: activations; the second axis is the one the mask is broadcast over.
+        keys: one key a row, or None for no dropout.
+        rate: probability of dropping, 0 to 1.
+        site: a number that tells this use from others of the same keys.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    shape = (1, *x.shape[2:])
+    rows = fold_in_rows(keys, site)
+    mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(rows)
+    return jnp.where(mask, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+class RMSNorm(nn.Module):
+    """T5's layer norm: no mean, no bias, variance in float32."""
+
+    epsilon: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """Scales each position to unit root mean square, then by the learnt `scale`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        y = (x * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype)
+        return y * scale.astype(self.dtype)[None, None, :]
+
+
+class Dense(nn.Module):
+    """A matrix product without bias; the kernel is 2-D, as T5X stores it."""
+
+    features: int
+    dtype: str
+    kernel_init: Any = _fan_in_normal
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t f"]:
+        """Multiplies the last axis by `kernel` in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+def relative_position_buckets(
+    queries: int, keys: int, buckets: int, max_distance: int, bidirectional: bool
+) -> np.ndarray:
+    """The bias row of each (query, key) pair, int32 [queries, keys] (Raffel 2020, §2.1).
+
+    Half of the buckets are for single distances, the rest grow logarithmically up to
+    `max_distance`; with `bidirectional` half of all are for keys after the query.
+    """
+    distance = np.arange(queries)[:, None] - np.arange(keys)[None, :]
+    offset = np.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        offset = (distance < 0) * buckets
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    exact = buckets // 2
+    # float32 and its epsilon, as in the reference: a bucket's edge must not move by rounding.
+    ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps)
+    large = exact + (ratio / np.log(max_distance / exact) * (buckets - exact)).astype(np.int32)
+    large = np.minimum(large, buckets - 1)
+    return (offset + np.where(distance < exact, distance, large)).astype(np.int32)
+
+
+class RelativePositionBias(nn.Module):
+    """The bias on attention logits, computed once a stack and shared by its layers."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, queries: int, keys: int) -> Float[Array, "1 h t s"]:
+        """The bias of `queries` positions on `keys` positions, both counted from 0."""
+        c = self.config
+        table = self.param(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (c.num_heads, c.relative_attention_num_buckets),
+        )
+        rows = relative_position_buckets(
+            queries,
+            keys,
+            c.relative_attention_num_buckets,
+            c.relative_attention_max_distance,
+            self.bidirectional,
+        )
+        return jnp.take(table.astype(c.dtype), rows, axis=1)[None]
+
+
+@jax.checkpoint
+def attend(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s h k"],
+    value: Float[Array, "b s h k"],
+    bias: Float[Array, "1 h t s"] | None,
+    mask: Bool[Array, "b 1 t s"],
+) -> Float[Array, "b t h k"]:
+    """Softmax attention without the 1/sqrt(k) of others: T5 folds it into the initialiser.
+
+    Rematerialised: the backward pass recomputes the [b, h, t, s] weights of one layer at a time
+    from query and key, instead of holding them in float32 for every layer at once
+    (bench/attention_memory.py has the figures).
+    """
+    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=1.0)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with T5X's parameters: query, key, value, out."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Kernels are [d, heads * head_dim] and back; the two need not be equal."""
+        c = self.config
+        joined = c.num_heads * c.head_dim
+
+        def query_init(*args):
+            return _fan_in_normal(*args) / np.sqrt(c.head_dim)
+
+        self.query = Dense(joined, c.dtype, query_init)
+        self.key = Dense(joined, c.dtype)
+        self.value = Dense(joined, c.dtype)
+        self.out = Dense(c.emb_dim, c.dtype)
+
+    def _heads(self, x: Float[Array, "b t f"]) -> Float[Array, "b t h k"]:
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+    def keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
+        """What a query attends to, once for all queries."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        keys_values: KeyValue,
+        bias: Float[Array, "1 h t s"] | None,
+        mask: Bool[Array, "b 1 t s"],
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Attends from `x` to given keys and values where `mask` is True."""
+        key, value = keys_values
+        # T5X drops attention weights with one mask for all queries, that is, whole keys of a
+        # head: the same as dropping their values, which needs no [b, h, t, s] mask.
+        if dropout_keys is not None and self.config.dropout_rate > 0.0:
+            folded = value.reshape(value.shape[0], 1, -1, value.shape[-1])
+            whole = jnp.ones((*folded.shape[:-1], 1), value.dtype)
+            kept = dropout(whole, dropout_keys, self.config.dropout_rate, site=0)
+            value = (folded * kept).reshape(value.shape)
+        y = attend(self._heads(self.query(x)), key, value, bias, mask)
+        return self.out(y.reshape(*y.shape[:2], -1))
+
+
+class MLP(nn.Module):
+    """Feed-forward layer, gated when the config names two activations."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], dropout_keys: Key[Array, " b"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """Product of the activations' branches, dropout, and back to width d."""
+        c = self.config
+        gates = len(c.mlp_activations)
+        hidden = None
+        for i, activation in enumerate(c.mlp_activations):
+            name = "wi" if gates == 1 else f"wi_{i}"
+            branch = Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x)
+            branch = _ACTIVATIONS[activation](branch)
+            hidden = branch if hidden is None else hidden * branch
+        hidden = dropout(hidden, dropout_keys, c.dropout_rate, site=0)
+        return Dense(c.emb_dim, c.dtype, _fan_in_truncated, name="wo")(hidden)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each normed before and added after."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        bias: Float[Array, "1 h t t"],
+        mask: Bool[Array, "b 1 t t"],
+        dropout_keys: Key[Array, " b"] | None,
+        layer: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "b t d"], None]:
+        """One layer; `layer` is its number, for dropout. The second result is for scan."""
+        c = self.config
+        keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(4)]
+        attention = Attention(c, name="attention")
+        y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_attention_layer_norm")(x)
+        y = attention(y, attention.keys_and_values(y), bias, mask, keys[0])
+        x = x + dropout(y, keys[1], c.dropout_rate, site=1)
+        y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_mlp_layer_norm")(x)
+        y = MLP(c, name="mlp")(y, keys[2])
+        return x + dropout(y, keys[3], c.dropout_rate, site=1), None
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder's output, feed-forward."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """T5X's names."""
+        c = self.config
+
+        def norm():
+            return RMSNorm(c.layer_norm_epsilon, c.dtype)
+
+        self.pre_self_attention_layer_norm = norm()
+        self.self_attention = Attention(c)
+        self.pre_cross_attention_layer_norm = norm()
+        self.encoder_decoder_attention = Attention(c)
+        self.pre_mlp_layer_norm = norm()
+        self.mlp = MLP(c)
+
+    def cross_keys_and_values(self, encoded: Float[Array, "b s d"]) -> KeyValue:
+        """Keys and values of the encoder's output, which decoding computes once."""
+        return self.encoder_decoder_attention.keys_and_values(encoded)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        encoded: Float[Array, "b s d"],
+        bias: Float[Array, "1 h t t"],
+        mask: Bool[Array, "b 1 t t"],
+        cross_mask: Bool[Array, "b 1 t s"],
+        dropout_keys: Key[Array, " b"] | None,
+        layer: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "b t d"], None]:
+        """One layer over whole sequences, for training and scoring."""
+        rate = self.config.dropout_rate
+        keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(6)]
+        y = self.pre_self_attention_layer_norm(x)
+        y = self.self_attention(y, self.self_attention.keys_and_values(y), bias, mask, keys[0])
+        x = x + dropout(y, keys[1], rate, site=1)
+        y = self.pre_cross_attention_layer_norm(x)
+        cross = self.cross_keys_and_values(encoded)
+        y = self.encoder_decoder_attention(y, cross, None, cross_mask, keys[2])
+        x = x + dropout(y, keys[3], rate, site=1)
+        y = self.mlp(self.pre_mlp_layer_norm(x), keys[4])
+        return x + dropout(y, keys[5], rate, site=1), None
+
+    def step(
+        self,
+        x: Float[Array, "b 1 d"],
+        cache: KeyValue,
+        cross: KeyValue,
+        bias: Float[Array, "1 h 1 s"],
+        position: Int[Array, ""],
+        cross_mask: Bool[Array, "b 1 1 t"],
+    ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
+        """One layer at one position; keys and values so far come from and go back to `cache`."""
+        y = self.pre_self_attention_layer_norm(x)
+        new = self.self_attention.keys_and_values(y)
+        key, value = (
+            jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), position, axis=1)
+            for old, now in zip(cache, new, strict=True)
+        )
+        seen = jnp.arange(key.shape[1]) <= position
+        mask = jnp.broadcast_to(seen[None, None, None, :], (x.shape[0], 1, 1, key.shape[1]))
+        x = x + self.self_attention(y, (key, value), bias, mask)
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.encoder_decoder_attention(y, cross, None, cross_mask)
+        return x + self.mlp(self.pre_mlp_layer_norm(x)), (key, value)

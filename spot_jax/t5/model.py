@@ -1,0 +1,379 @@
+"""T5 as pure functions over a parameter tree: encode, decode, and decoding one token at a time.
+
+A prompt reaches the model in one way only: ids from `config.vocab_size` on are *virtual tokens*,
+rows of the `table` given to `encode`. Whatever wrote those ids, before the text or inside a
+template, one prompt a batch or many, padded or packed, the model is the same.
+
+The tree has T5X's names, so that a T5X checkpoint's paths are ours:
+`encoder/layers_0/attention/query/kernel`, `token_embedder/embedding`, ... With
+`config.scan_layers` the layers of a stack are one subtree `layers` with a leading axis
+(`stack_layers` makes it).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.layers import (
+    DecoderLayer,
+    Dense,
+    EncoderLayer,
+    KeyValue,
+    RelativePositionBias,
+    RMSNorm,
+    _fan_in_truncated,
+    dropout,
+    fold_in_rows,
+)
+
+Params = Mapping[str, Any]
+
+
+def _layer_class(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
+    return nn.remat(layer, prevent_cse=not config.scan_layers) if config.remat else layer
+
+
+class _Stack(nn.Module):
+    """What encoder and decoder share: running the layers, one by one or scanned."""
+
+    config: T5Config
+
+    def run(self, layer: type[nn.Module], count: int, x, *inputs, dropout_keys):
+        """Runs `count` layers named as in T5X, or scanned over stacked weights."""
+        layer = _layer_class(layer, self.config)
+        if self.config.scan_layers:
+            scanned = nn.scan(
+                layer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(*(nn.broadcast for _ in inputs), nn.broadcast, 0),
+                length=count,
+            )
+            numbers = jnp.arange(count)
+            return scanned(self.config, name="layers")(x, *inputs, dropout_keys, numbers)[0]
+        for i in range(count):
+            x, _ = layer(self.config, name=f"layers_{i}")(x, *inputs, dropout_keys, i)
+        return x
+
+
+class Encoder(_Stack):
+    """The encoder over embedded inputs."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        mask: Bool[Array, "b 1 t t"],
+        dropout_keys: Key[Array, " b"] | None,
+    ) -> Float[Array, "b t d"]:
+        """Dropout comes after the prompt's rows stand in `x`, as in the reference."""
+        c = self.config
+        keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
+        bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
+        x = dropout(x, keys[0], c.dropout_rate, site=0)
+        x = self.run(EncoderLayer, c.num_encoder_layers, x, bias, mask, dropout_keys=keys[1])
+        x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="encoder_norm")(x)
+        return dropout(x, keys[0], c.dropout_rate, site=1)
+
+
+class Decoder(_Stack):
+    """The decoder over embedded targets, up to the logits."""
+
+    def head(self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"], drop=None):
+        """Final norm and float32 logits, by the model's own head or by the embedding table."""
+        c = self.config
+        x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="decoder_norm")(x)
+        x = dropout(x, drop, c.dropout_rate, site=1)
+        if c.logits_via_embedding:
+            # T5 1.0 scales by d ** -0.5 because embedding and head share one matrix.
+            x = (x / jnp.sqrt(c.emb_dim)).astype(c.dtype)
+            logits = jnp.einsum("btd,vd->btv", x, embedding.astype(c.dtype))
+            return logits.astype(jnp.float32)
+        # float32 whatever the activations are, as in T5X: the loss is a difference of logits.
+        return Dense(c.vocab_size, "float32", _fan_in_truncated, name="logits_dense")(x)
+
+    @nn.compact
+    def __call__(self, x, encoded, mask, cross_mask, dropout_keys, embedding):
+        """Float32 logits [b, t, vocab_size] of whole target sequences."""
+        c = self.config
+        keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
+        bias = RelativePositionBias(c, bidirectional=False, name="relpos_bias")(*[x.shape[1]] * 2)
+        x = dropout(x, keys[0], c.dropout_rate, site=0)
+        inputs = (encoded, bias, mask, cross_mask)
+        x = self.run(DecoderLayer, c.num_decoder_layers, x, *inputs, dropout_keys=keys[1])
+        return self.head(x, embedding, keys[0])
+
+    @nn.compact
+    def cross(self, encoded: Float[Array, "b s d"]) -> list[KeyValue]:
+        """Every layer's keys and values of the encoder's output."""
+        layers = (
+            DecoderLayer(self.config, name=f"layers_{i}")
+            for i in range(self.config.num_decoder_layers)
+        )
+        return [layer.cross_keys_and_values(encoded) for layer in layers]
+
+    @nn.compact
+    def step(self, x, caches, crosses, position, cross_mask, embedding):
+        """Logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
+        length = caches[0][0].shape[1]
+        bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
+        bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+        new = []
+        for i, (cache, cross) in enumerate(zip(caches, crosses, strict=True)):
+            layer = DecoderLayer(self.config, name=f"layers_{i}")
+            x, cache = layer.step(x, cache, cross, bias, position, cross_mask)
+            new.append(cache)
+        return self.head(x, embedding), new
+
+
+class T5(nn.Module):
+    """The modules under T5X's names; use the functions of this file rather than the class."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Encoder and decoder share the embedding table."""
+        c = self.config
+        self.token_embedder = Embedder((c.vocab_size, c.emb_dim), c.dtype)
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
+
+    def encode(self, tokens, table, segment_ids, dropout_keys):
+        """See the function `encode`."""
+        x = self.token_embedder(tokens, table)
+        mask = _mask(tokens > 0, tokens > 0, segment_ids, segment_ids)
+        return self.encoder(x, mask, dropout_keys)
+
+    def decode(
+        self, encoded, encoder_tokens, inputs, targets, encoder_segments, segments, dropout_keys
+    ):
+        """See the function `decode`."""
+        length = inputs.shape[1]
+        real = targets > 0
+        causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        mask = _mask(real, real, segments, segments) & causal
+        cross_mask = _mask(real, encoder_tokens > 0, segments, encoder_segments)
+        x = self.token_embedder(inputs)
+        table = self.token_embedder.table()
+        return self.decoder(x, encoded, mask, cross_mask, dropout_keys, table)
+
+    def cross(self, encoded):
+        """Every decoder layer's keys and values of the encoder's output."""
+        return self.decoder.cross(encoded)
+
+    def step(self, tokens, caches, crosses, position, cross_mask):
+        """One position of decoding."""
+        x = self.token_embedder(tokens)
+        table = self.token_embedder.table()
+        return self.decoder.step(x, caches, crosses, position, cross_mask, table)
+
+    def __call__(self, tokens, targets):
+        """Touches every parameter; used to initialise."""
+        encoded = self.encode(tokens, None, None, None)
+        return self.decode(encoded, tokens, targets, targets, None, None, None)
+
+
+class Embedder(nn.Module):
+    """The embedding table, and virtual tokens beyond its last row."""
+
+    shape: tuple[int, int]
+    dtype: str
+
+    def setup(self) -> None:
+        """One table for encoder and decoder."""
+        self.embedding = self.param("embedding", nn.initializers.normal(1.0), self.shape)
+
+    def table(self) -> Float[Array, "v d"]:
+        """The embedding table itself, for tied heads."""
+        return self.embedding
+
+    def __call__(
+        self, ids: Int[Array, "b t"], virtual: Float[Array, "r d"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """embed(ids) = where(ids < V, E[ids], virtual[ids - V])."""
+        size = self.shape[0]
+        x = self.embedding[jnp.minimum(ids, size - 1)].astype(self.dtype)
+        if virtual is None:
+            return x
+        rows = virtual[jnp.clip(ids - size, 0, virtual.shape[0] - 1)].astype(self.dtype)
+        return jnp.where((ids < size)[..., None], x, rows)
+
+
+def _mask(queries, keys, query_segments, key_segments) -> Bool[Array, "b 1 t s"]:
+    mask = queries[:, None, :, None] & keys[:, None, None, :]
+    if query_segments is not None:
+        mask &= query_segments[:, None, :, None] == key_segments[:, None, None, :]
+    return mask
+
+
+def init_params(key: Key[Array, ""], config: T5Config) -> dict:
+    """Random float32 parameters with T5X's initialisers."""
+    ones = jnp.ones((1, 1), jnp.int32)
+    return jax.jit(T5(config).init)(key, ones, ones)["params"]
+
+
+def encode(
+    params: Params,
+    config: T5Config,
+    tokens: Int[Array, "b t"],
+    *,
+    table: Float[Array, "r d"] | None = None,
+    segment_ids: Int[Array, "b t"] | None = None,
+    dropout_keys: Key[Array, " b"] | None = None,
+) -> Float[Array, "b t d"]:
+    """The encoder's output.
+
+    Args:
+        params: the model's tree.
+        config: its shape.
+        tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
+        table: rows of the virtual tokens: id `vocab_size + i` is row i.
+        segment_ids: of a packed batch: which example a position belongs to, from 1; 0 is padding.
+        dropout_keys: one key a row; None for no dropout.
+
+    Returns:
+        Activations in `config.dtype`; at padding they are without meaning.
+    """
+    variables = {"params": params}
+    return T5(config).apply(variables, tokens, table, segment_ids, dropout_keys, method=T5.encode)
+
+
+def decode(
+    params: Params,
+    config: T5Config,
+    encoded: Float[Array, "b t d"],
+    encoder_tokens: Int[Array, "b t"],
+    decoder_input_tokens: Int[Array, "b u"],
+    decoder_target_tokens: Int[Array, "b u"],
+    *,
+    encoder_segment_ids: Int[Array, "b t"] | None = None,
+    decoder_segment_ids: Int[Array, "b u"] | None = None,
+    dropout_keys: Key[Array, " b"] | None = None,
+) -> Float[Array, "b u v"]:
+    """Float32 logits at every target position, given the targets before it.
+
+    Args:
+        params: the model's tree.
+        config: its shape.
+        encoded: the encoder's output.
+        encoder_tokens: the encoder's ids; positions with 0 are not attended to.
+        decoder_input_tokens: targets shifted right by one, 0 at each segment's start.
+        decoder_target_tokens: targets; 0 is padding.
+        encoder_segment_ids: of a packed batch, as in `encode`.
+        decoder_segment_ids: the same for targets; a segment attends to its own inputs only.
+        dropout_keys: one key a row; None for no dropout.
+    """
+    return T5(config).apply(
+        {"params": params},
+        encoded,
+        encoder_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids,
+        decoder_segment_ids,
+        dropout_keys,
+        method=T5.decode,
+    )
+
+
+@struct.dataclass
+class Cache:
+    """What decoding remembers; every leaf's leading axis is the batch.
+
+    Attributes:
+        self_attention: for each decoder layer keys and values [b, length, heads, head_dim].
+        cross_attention: the same of the encoder's output.
+        encoder_mask: where the encoder's input is real, bool [b, 1, 1, t].
+    """
+
+    self_attention: list[KeyValue]
+    cross_attention: list[KeyValue]
+    encoder_mask: Bool[Array, "b 1 1 t"]
+
+
+def start_cache(
+    params: Params,
+    config: T5Config,
+    encoded: Float[Array, "b t d"],
+    encoder_tokens: Int[Array, "b t"],
+    max_length: int,
+) -> Cache:
+    """An empty cache for `max_length` target positions."""
+    params, config = _for_decoding(params, config)
+    cross = T5(config).apply({"params": params}, encoded, method=T5.cross)
+    shape = (encoded.shape[0], max_length, config.num_heads, config.head_dim)
+    empty = jnp.zeros(shape, config.dtype)
+    own = [(empty, empty) for _ in range(config.num_decoder_layers)]
+    return Cache(own, cross, (encoder_tokens > 0)[:, None, None, :])
+
+
+def decode_step(
+    params: Params,
+    config: T5Config,
+    cache: Cache,
+    tokens: Int[Array, " b"],
+    position: Int[Array, ""] | int,
+) -> tuple[Float[Array, "b v"], Cache]:
+    """Float32 logits of the next token after `tokens`, which stand at `position` (0 is the start).
+
+    Returns:
+        The logits, and the cache with this position filled in.
+    """
+    params, config = _for_decoding(params, config)
+    logits, own = T5(config).apply(
+        {"params": params},
+        tokens[:, None],
+        cache.self_attention,
+        cache.cross_attention,
+        jnp.asarray(position, jnp.int32),
+        cache.encoder_mask,
+        method=T5.step,
+    )
+    return logits[:, 0], cache.replace(self_attention=own)
+
+
+def _for_decoding(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+    # One token at a time leaves nothing to gain from a scan; slices of stacked weights are views
+    # that XLA fuses into their use.
+    if not config.scan_layers:
+        return params, config
+    unscanned = dataclasses.replace(config, scan_layers=False, remat=False)
+    return unstack_layers(params, config), unscanned
+
+
+def stack_layers(params: Params, config: T5Config) -> dict:
+    """The tree that `scan_layers` runs on: each stack's layers as one subtree with a leading axis.
+
+    Args:
+        params: a tree with `encoder/layers_0`, `encoder/layers_1`, ...
+        config: gives the numbers of layers.
+    """
+    stacked = {"token_embedder": params["token_embedder"]}
+    for side, count in _sides(config):
+        layers = [params[side][f"layers_{i}"] for i in range(count)]
+        rest = {k: v for k, v in params[side].items() if not k.startswith("layers_")}
+        stacked[side] = {**rest, "layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+    return stacked
+
+
+def unstack_layers(params: Params, config: T5Config) -> dict:
+    """The inverse of `stack_layers`."""
+    flat = {"token_embedder": params["token_embedder"]}
+    for side, count in _sides(config):
+        rest = {k: v for k, v in params[side].items() if k != "layers"}
+        layers = params[side]["layers"]
+        for i in range(count):
+            rest[f"layers_{i}"] = jax.tree.map(lambda x, i=i: x[i], layers)
+        flat[side] = rest
+    return flat
+
+
+def _sides(config: T5Config) -> tuple[tuple[str, int], ...]:
+    return ("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)
