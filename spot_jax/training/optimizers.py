@@ -1,0 +1,232 @@
+"""Optimizers and learning rates, made of optax's parts with T5X's meaning.
+
+Each is a frozen dataclass that builds an `optax.GradientTransformation` for one learning rate;
+`build` maps it over the leading axis of N prompts, so that no prompt's clipping or second moment
+sees another's.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from spot_jax.errors import SpotError
+
+Schedule = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The learning rate as it is: Prompt Tuning's 0.3 (Lester 2021, §3)."""
+
+    def __call__(self, step: Any) -> Any:
+        """Factor 1."""
+        return jnp.ones(())
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupDecay:
+    """Linear warm-up, then a linear or cosine fall to `final` of the learning rate at `steps`.
+
+    Attributes:
+        warmup_steps: steps until the learning rate is reached.
+        steps: the step at which the fall ends.
+        shape: "linear" or "cosine".
+        final: the factor at the end.
+    """
+
+    warmup_steps: int
+    steps: int
+    shape: str = "linear"
+    final: float = 0.0
+
+    def __call__(self, step: Any) -> Any:
+        """The factor at a step."""
+        warm = jnp.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
+        span = max(self.steps - self.warmup_steps, 1)
+        done = jnp.clip((step - self.warmup_steps) / span, 0.0, 1.0)
+        left = 0.5 * (1 + jnp.cos(jnp.pi * done)) if self.shape == "cosine" else 1.0 - done
+        return warm * (self.final + (1.0 - self.final) * left)
+
+
+class Optimizer(Protocol):
+    """A recipe for an optax transformation with the learning rate left open."""
+
+    @property
+    def learning_rate(self) -> float | Sequence[float]:
+        """One, or one a prompt."""
+        ...
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """The transformation at this learning rate, which may be a traced scalar."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Adafactor (Shazeer & Stern 2018) with T5X's semantics; the defaults are Prompt Tuning's.
+
+    The step is `p <- (1 - weight_decay) p - lr * u`: weight decay is not scaled by the learning
+    rate, and u = g / sqrt(v) is divided by max(1, RMS(u) / clipping_threshold).
+
+    Attributes:
+        learning_rate: constant 0.3 in the paper; one number, or one a prompt.
+        schedule: a factor on it by step.
+        weight_decay: 1e-5 in the paper.
+        decay_rate: the second moment's beta2 at step t is 1 - (t + 1) ** -decay_rate.
+        clipping_threshold: on the update's root mean square; None for none.
+        factored: keep row and column means of the second moment for matrices of 128 and more on
+            both sides, as T5X does when it tunes the whole model.
+        parameter_scale: multiply the update by the parameter's root mean square.
+        first_step: t of the first update. 0 begins the second moment anew. T5X's released prompt
+            tuning restores step 1,100,000 from the backbone and counts on from there, so that its
+            beta2 is nearly 1 from the first update and all are clipped; the paper does not say
+            which was meant. Give 1_100_000 for that behaviour.
+    """
+
+    learning_rate: float | Sequence[float] = 0.3
+    schedule: Schedule = Constant()
+    weight_decay: float = 1e-5
+    decay_rate: float = 0.8
+    clipping_threshold: float | None = 1.0
+    factored: bool = False
+    parameter_scale: bool = False
+    first_step: int = 0
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """See the class."""
+        parts = [
+            optax.scale_by_factored_rms(
+                factored=self.factored,
+                decay_rate=self.decay_rate,
+                step_offset=-self.first_step,
+                min_dim_size_to_factor=128,
+                epsilon=1e-30,
+            )
+        ]
+        if self.clipping_threshold is not None:
+            parts.append(optax.clip_by_block_rms(self.clipping_threshold))
+        if self.parameter_scale:
+            parts.append(optax.scale_by_param_block_rms(1e-3))
+        parts.append(optax.scale_by_schedule(lambda step: learning_rate * self.schedule(step)))
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay))
+        parts.append(optax.scale(-1.0))
+        return optax.chain(*parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019), with a clip of the gradient's norm before it.
+
+    Attributes:
+        learning_rate: one number, or one a prompt.
+        schedule: a factor on it by step.
+        b1: decay of the first moment.
+        b2: decay of the second.
+        weight_decay: scaled by the learning rate; on matrices only.
+        max_norm: of the gradient of everything trainable; None for no clip.
+    """
+
+    learning_rate: float | Sequence[float] = 1e-3
+    schedule: Schedule = Constant()
+    b1: float = 0.9
+    b2: float = 0.98
+    weight_decay: float = 0.01
+    max_norm: float | None = 1.0
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """See the class."""
+        adam = optax.adamw(
+            lambda step: learning_rate * self.schedule(step),
+            self.b1,
+            self.b2,
+            weight_decay=self.weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        )
+        if self.max_norm is None:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(self.max_norm), adam)
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon:
+    """Muon (Jordan 2024) on the layers' matrices, AdamW on the rest: for pre-training.
+
+    Attributes:
+        learning_rate: of both parts.
+        schedule: a factor on it by step.
+        weight_decay: scaled by the learning rate.
+        adam_factor: the learning rate of the rest, as a share of this one.
+        max_norm: of the whole gradient; None for no clip.
+    """
+
+    learning_rate: float = 0.01
+    schedule: Schedule = Constant()
+    weight_decay: float = 0.01
+    adam_factor: float = 0.3
+    max_norm: float | None = 1.0
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """See the class."""
+        outside = ("embedding", "rel_embedding", "logits_dense")
+
+        def dimensions(params: Any) -> Any:
+            def of(path: Any, leaf: Any) -> Any:
+                names = [getattr(k, "key", "") for k in path]
+                matrix = leaf.ndim == 2 and not any(n in outside for n in names)
+                return optax.contrib.MuonDimensionNumbers() if matrix else None
+
+            return jax.tree_util.tree_map_with_path(of, params)
+
+        rate = lambda step: learning_rate * self.schedule(step)  # noqa: E731
+        muon = optax.contrib.muon(
+            rate,
+            weight_decay=self.weight_decay,
+            adam_learning_rate=lambda step: self.adam_factor * rate(step),
+            adam_b2=0.98,
+            muon_weight_dimension_numbers=dimensions,
+            consistent_rms=0.2,
+        )
+        if self.max_norm is None:
+            return muon
+        return optax.chain(optax.clip_by_global_norm(self.max_norm), muon)
+
+
+def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformation:
+    """The optimizer of a run.
+
+    With one learning rate and one prompt it is `optimizer.transformation` itself. For N prompts
+    it is mapped over the leading axis of every leaf, each prompt with its learning rate.
+
+    Raises:
+        SpotError: as many learning rates as prompts, or one, are expected.
+    """
+    rates = optimizer.learning_rate
+    if not isinstance(rates, Sequence):
+        rates = [rates] * num_prompts
+    if len(rates) != num_prompts:
+        raise SpotError(
+            f"{len(rates)} learning rates were given for {num_prompts} prompts; give one a prompt, "
+            "or a single number for all"
+        )
+    if num_prompts == 1:
+        return optimizer.transformation(rates[0])
+    return _mapped(optimizer, jnp.asarray(rates, jnp.float32))
+
+
+def _mapped(optimizer: Optimizer, rates: Float[Array, " n"]) -> optax.GradientTransformation:
+    def init(params: Any) -> Any:
+        return jax.vmap(lambda rate, p: optimizer.transformation(rate).init(p))(rates, params)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        def one(rate: Any, g: Any, s: Any, p: Any) -> Any:
+            return optimizer.transformation(rate).update(g, s, p)
+
+        return jax.vmap(one)(rates, grads, state, params)
+
+    return optax.GradientTransformation(init, update)
