@@ -1,1 +1,1 @@
-
+"""From examples to batches. Only `seqio_tasks` imports seqio and TensorFlow."""

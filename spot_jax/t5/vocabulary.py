@@ -5,13 +5,15 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as model_pb2
+from sentencepiece import sentencepiece_model_pb2
 
 from spot_jax.errors import SpotError
 
 PAD, EOS, UNK = 0, 1, 2
+model_pb2: Any = sentencepiece_model_pb2  # its classes are made at run time
 
 
 class Vocabulary:
@@ -97,7 +99,7 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _parse(raw: bytes, path: Path) -> model_pb2.ModelProto:
+def _parse(raw: bytes, path: Path) -> Any:
     proto = model_pb2.ModelProto()
     try:
         proto.ParseFromString(raw)

@@ -1,0 +1,274 @@
+"""Batches of fixed shape from a stream of examples: padded or packed, prompts written in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from spot_jax.data.examples import Examples, Ids
+from spot_jax.data.sources import Source, State
+from spot_jax.errors import SpotError
+
+Batch = dict[str, np.ndarray]
+Pair = tuple[Ids, Ids]
+
+
+class InputWriter(Protocol):
+    """What puts a prompt's ids into the inputs, such as `VirtualTokens`."""
+
+    @property
+    def room(self) -> int:
+        """How many positions the prompt takes in a text of any length."""
+        ...
+
+    def write(self, inputs: Ids) -> Ids:
+        """Return the inputs with the prompt's ids: `room` longer."""
+        ...
+
+    def check(self, inputs: Ids) -> None:
+        """Raise `SpotError` when an id is not of the backbone's vocabulary."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How large a batch is. Lengths are those of the text, eos included; prompts are added by us.
+
+    Attributes:
+        batch_size: rows of the batch, over all hosts.
+        inputs_length, targets_length: where an example's text is cut.
+        pack: several examples in one row, kept apart by segment ids.
+        packed_inputs_length, packed_targets_length: length of a whole packed row, prompts
+            included; by default the room of one example.
+    """
+
+    batch_size: int
+    inputs_length: int
+    targets_length: int
+    pack: bool = False
+    packed_inputs_length: int | None = None
+    packed_targets_length: int | None = None
+
+    def __post_init__(self):
+        if min(self.batch_size, self.inputs_length, self.targets_length) < 1:
+            raise SpotError(
+                f"expected a batch size and lengths of at least 1, found {self.batch_size} rows of "
+                f"{self.inputs_length} inputs and {self.targets_length} targets; give larger ones"
+            )
+        if not self.pack and (self.packed_inputs_length or self.packed_targets_length):
+            raise SpotError(
+                "expected packed row lengths only when packing, found pack=False; "
+                "set pack=True or leave the packed lengths out"
+            )
+
+    def row_lengths(self, room: int) -> tuple[int, int]:
+        """Return the width T of the encoder's rows and U of the decoder's."""
+        inputs, targets = self.inputs_length + room, self.targets_length
+        if self.pack:
+            inputs, targets = (
+                self.packed_inputs_length or inputs,
+                self.packed_targets_length or targets,
+            )
+        if inputs <= room:
+            raise SpotError(
+                f"expected packed rows longer than the prompt's {room} tokens, found {inputs}; "
+                "raise packed_inputs_length"
+            )
+        return inputs, targets
+
+    def text_lengths(self, room: int) -> tuple[int, int]:
+        """Return where inputs and targets are cut: their own lengths, or the row where shorter."""
+        inputs, targets = self.row_lengths(room)
+        return min(self.inputs_length, inputs - room), min(self.targets_length, targets)
+
+
+@dataclass
+class Row:
+    """The segments of one row and the room that is left in it."""
+
+    inputs_left: int
+    targets_left: int
+    segments: list[Pair] = field(default_factory=list)
+
+    def has_room(self, inputs: int, targets: int) -> bool:
+        """Return whether a segment of these lengths still goes in."""
+        return inputs <= self.inputs_left and targets <= self.targets_left
+
+    def add(self, pair: Pair) -> None:
+        """Put a segment behind the others."""
+        self.segments.append(pair)
+        self.inputs_left -= len(pair[0])
+        self.targets_left -= len(pair[1])
+
+
+class Batches:
+    """Endless batches of one source; the place among them is exact and small.
+
+    Examples are taken strictly in order. Text over the length is cut plainly, as seqio does, and
+    counted. A packed batch is filled by first fit over its rows and closes when the next example
+    fits in none; that example opens the next batch.
+
+    Every host makes the same plan; `host_rows` names the rows of the global batch that this host
+    materialises.
+
+    Attributes:
+        examples, truncated_inputs, truncated_targets: counts over all rows since the beginning.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        shape: BatchShape,
+        *,
+        write: InputWriter | None = None,
+        host_rows: slice | None = None,
+    ):
+        self.source, self.shape, self.write = source, shape, write
+        self.host_rows = host_rows or slice(None)
+        self.room = write.room if write else 0
+        self.row_lengths = shape.row_lengths(self.room)
+        self._text_lengths = shape.text_lengths(self.room)
+        self.examples = self.truncated_inputs = self.truncated_targets = 0
+        self._pending: Pair | None = None
+        self._pending_state: State = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        rows = self._packed_plan() if self.shape.pack else self._padded_plan()
+        here = rows[self.host_rows]
+        inputs_length, targets_length = self.row_lengths
+        return materialise(here, inputs_length, targets_length, packed=self.shape.pack)
+
+    def _row(self) -> Row:
+        return Row(*self.row_lengths)
+
+    def _padded_plan(self) -> list[Row]:
+        rows = [self._row() for _ in range(self.shape.batch_size)]
+        for row in rows:
+            row.add(self._prepare(self.source.next()))
+        return rows
+
+    def _packed_plan(self) -> list[Row]:
+        rows = [self._row() for _ in range(self.shape.batch_size)]
+        while True:
+            if self._pending is None:
+                self._pending_state = self.source.state()
+                self._pending = self.source.next()
+            # Looked at first and prepared after: an example is counted in the batch that holds it.
+            lengths = self._lengths(self._pending)
+            row = next((row for row in rows if row.has_room(*lengths)), None)
+            if row is None:
+                return rows
+            row.add(self._prepare(self._pending))
+            self._pending = None
+
+    def _lengths(self, pair: Pair) -> tuple[int, int]:
+        inputs, targets = self._text_lengths
+        return min(len(pair[0]), inputs) + self.room, min(len(pair[1]), targets)
+
+    def _prepare(self, pair: Pair) -> Pair:
+        """Cut and count one example, and write its prompt."""
+        inputs, targets = pair
+        inputs_length, targets_length = self._text_lengths
+        self.examples += 1
+        self.truncated_inputs += len(inputs) > inputs_length
+        self.truncated_targets += len(targets) > targets_length
+        return _prepare(inputs, targets, inputs_length, targets_length, self.write)
+
+    def state(self) -> State:
+        """Return the place of the next batch's first example, and the counts so far."""
+        place = self.source.state() if self._pending is None else self._pending_state
+        return {
+            "source": place,
+            "examples": self.examples,
+            "truncated_inputs": self.truncated_inputs,
+            "truncated_targets": self.truncated_targets,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go to the place that `state` names; the next batch is the one that followed it."""
+        self.source.restore(state["source"])
+        self._pending = None
+        self.examples = int(state["examples"])
+        self.truncated_inputs = int(state["truncated_inputs"])
+        self.truncated_targets = int(state["truncated_targets"])
+
+
+def evaluation_batches(
+    examples: Examples,
+    shape: BatchShape,
+    write: InputWriter | None = None,
+    *,
+    host_rows: slice | None = None,
+) -> Iterator[Batch]:
+    """Yield padded batches of all examples in order; the last one is filled with rows of padding.
+
+    Batches carry `row_valid` [B] bool, false in the rows that only fill. `shape.pack` plays no
+    part: each example has a row of its own.
+    """
+    room = write.room if write else 0
+    lengths = shape.inputs_length, shape.targets_length
+    for start in range(0, len(examples), shape.batch_size):
+        rows = [Row(lengths[0] + room, lengths[1]) for _ in range(shape.batch_size)]
+        stop = min(start + shape.batch_size, len(examples))
+        for row, number in zip(rows, range(start, stop), strict=False):
+            row.add(_prepare(*examples[number], *lengths, write))
+        here = rows[host_rows or slice(None)]
+        batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
+        batch["row_valid"] = np.array([bool(row.segments) for row in here])
+        yield batch
+
+
+def truncated(examples: Examples, shape: BatchShape) -> tuple[int, int]:
+    """Return how many inputs and how many targets of `examples` are longer than the lengths."""
+    inputs = np.diff(examples.inputs_offsets) > shape.inputs_length
+    targets = np.diff(examples.targets_offsets) > shape.targets_length
+    return int(inputs.sum()), int(targets.sum())
+
+
+def _prepare(
+    inputs: Ids, targets: Ids, inputs_length: int, targets_length: int, write: InputWriter | None
+) -> Pair:
+    inputs, targets = inputs[:inputs_length], targets[:targets_length]
+    if write is None:
+        return inputs, targets
+    write.check(targets)
+    return write.write(inputs), targets
+
+
+def materialise(rows: list[Row], inputs_length: int, targets_length: int, *, packed: bool) -> Batch:
+    """Return the arrays of planned rows, with T5X's feature names.
+
+    Shapes are [rows, inputs_length] for the encoder and [rows, targets_length] for the decoder,
+    int32 but for the loss weights, float32. Segments count from 1 and positions from 0 in each;
+    decoder inputs are the targets moved right by one within their segment, 0 at its start.
+    """
+    encoder, decoder = (len(rows), inputs_length), (len(rows), targets_length)
+    batch: dict[str, Any] = {
+        "encoder_input_tokens": np.zeros(encoder, np.int32),
+        "decoder_input_tokens": np.zeros(decoder, np.int32),
+        "decoder_target_tokens": np.zeros(decoder, np.int32),
+        "decoder_loss_weights": np.zeros(decoder, np.float32),
+    }
+    if packed:
+        for side, size in (("encoder", encoder), ("decoder", decoder)):
+            batch[f"{side}_segment_ids"] = np.zeros(size, np.int32)
+            batch[f"{side}_positions"] = np.zeros(size, np.int32)
+    for number, row in enumerate(rows):
+        first = first_target = 0
+        for segment, (inputs, targets) in enumerate(row.segments, start=1):
+            here = slice(first, first := first + len(inputs))
+            there = slice(first_target, first_target := first_target + len(targets))
+            batch["encoder_input_tokens"][number, here] = inputs
+            batch["decoder_target_tokens"][number, there] = targets
+            batch["decoder_input_tokens"][number, there.start + 1 : there.stop] = targets[:-1]
+            batch["decoder_loss_weights"][number, there] = 1.0
+            if packed:
+                batch["encoder_segment_ids"][number, here] = segment
+                batch["decoder_segment_ids"][number, there] = segment
+                batch["encoder_positions"][number, here] = np.arange(len(inputs))
+                batch["decoder_positions"][number, there] = np.arange(len(targets))
+    return batch

@@ -1,0 +1,140 @@
+"""Plain text to one flat array of token ids, once; what pre-training reads without TensorFlow."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt16
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.vocabulary import EOS, Vocabulary
+
+VALIDATION_SHARE = 0.01
+LINES_AT_ONCE = 20_000
+
+Tokens = UInt16[np.ndarray, " n"] | Int32[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class TextDirectory:
+    """The `.txt` files of a directory, one paragraph a line, read as UTF-8.
+
+    Attributes:
+        files: the files that are text, sorted by path.
+        skipped: the files that are not UTF-8.
+    """
+
+    files: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+
+    def lines(self, split: str = "train") -> Iterator[str]:
+        """Yield the paragraphs of "train" (99%) or "validation" (1%), told apart by a hash."""
+        if split not in ("train", "validation"):
+            raise SpotError(f"expected split 'train' or 'validation', found {split!r}; choose one")
+        for path in self.files:
+            with path.open(encoding="utf-8") as file:
+                for line in map(str.strip, file):
+                    if line and is_validation(line) == (split == "validation"):
+                        yield line
+
+
+def read_directory(directory: str | os.PathLike[str]) -> TextDirectory:
+    """Return the text files below `directory`.
+
+    Raises `SpotError` when it is no directory or holds no `.txt` file in UTF-8.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise SpotError(f"expected a directory of .txt files, found none at {root}; create it")
+    found = sorted(root.rglob("*.txt"))
+    good = tuple(path for path in found if _is_utf8(path))
+    skipped = tuple(path for path in found if path not in good)
+    if not good:
+        raise SpotError(
+            f"expected UTF-8 .txt files in {root}, found none ({len(skipped)} in another encoding);"
+            " convert them with iconv or give another directory"
+        )
+    return TextDirectory(good, skipped)
+
+
+def is_validation(line: str) -> bool:
+    """Return whether `line` is one of the 1% held back: a hash of its text, so it never moves."""
+    digest = hashlib.blake2b(line.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < VALIDATION_SHARE
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def tokenise(
+    lines: Iterable[str],
+    vocabulary: Vocabulary,
+    *,
+    seed: int | None = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tokens:
+    """Return the ids of all lines in one array, eos after each; uint16 where the ids fit.
+
+    `seed` shuffles the lines (None keeps their order), so that a chunk mixes sources; `progress`
+    is called with the number of lines done.
+    """
+    dtype = np.uint16 if vocabulary.size <= 2**16 else np.int32
+    lengths: list[int] = []
+    parts: list[np.ndarray] = []
+    iterator = iter(lines)
+    while block := list(itertools.islice(iterator, LINES_AT_ONCE)):
+        ids = vocabulary.encode_all(block, threads=os.cpu_count() or 1)
+        lengths.extend(len(line) + 1 for line in ids)
+        flat = itertools.chain.from_iterable(itertools.chain(line, (EOS,)) for line in ids)
+        parts.append(np.fromiter(flat, dtype))
+        progress(len(lengths))
+    if not parts:
+        raise SpotError("expected lines of text to tokenise, found none; give another directory")
+    return _reorder(np.concatenate(parts), np.asarray(lengths), seed)
+
+
+def _reorder(tokens: np.ndarray, lengths: np.ndarray, seed: int | None) -> np.ndarray:
+    if seed is None:
+        return tokens
+    ends = np.cumsum(lengths)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(lengths))
+    return np.concatenate([tokens[ends[i] - lengths[i] : ends[i]] for i in order])
+
+
+def save_tokens(path: str | os.PathLike[str], tokens: np.ndarray) -> Path:
+    """Write `tokens` [n] to a `.npy` file in one move: a reader never sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.save(file, tokens)
+    part.replace(path)
+    return path
+
+
+def load_tokens(path: str | os.PathLike[str]) -> Tokens:
+    """Return the tokens [n] at `path`, mapped and not read into memory; `SpotError` if unusable."""
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SpotError(
+            f"expected a .npy file of token ids at {path}, found {str(error).splitlines()[0]}; "
+            "tokenise the text again"
+        ) from error
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not len(tokens):
+        raise SpotError(
+            f"expected a flat array of token ids in {path}, found {tokens.dtype} of shape "
+            f"{tokens.shape}; tokenise the text again"
+        )
+    return tokens
