@@ -1,0 +1,221 @@
+"""A frozen T5 as it is stored, loaded and recognised.
+
+The stored form is a directory: `backbone.json` (configuration, fingerprint, the files with their
+sizes and hashes), `model-00001-of-0000N.safetensors` and, if there is one, `vocabulary.model`.
+It is written once and whole (a temporary directory, then a rename), and read by the slice: on a
+mesh every device reads only its own part of each weight.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.stored import StoredWriter, read_description
+from spot_jax.t5.tensor_files import TensorFile
+
+Params = dict[str, Any]
+Shardings = Callable[[str], Any] | Mapping[str, Any]
+_SAMPLE = 256
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A T5 whose weights no one changes.
+
+    Attributes:
+        config: its shape.
+        params: nested dict of arrays under T5X's names (`parameter_shapes`), layers not stacked.
+        fingerprint: what tells this model from others, the same in float32 and bfloat16.
+        vocabulary_path: its SentencePiece model, if known.
+        source: where it came from, for people to read.
+    """
+
+    config: T5Config
+    params: Params
+    fingerprint: str
+    vocabulary_path: epath.Path | None = None
+    source: str = ""
+
+
+class Fingerprint:
+    """A backbone's fingerprint, fed one parameter at a time in any order."""
+
+    def __init__(self, config: T5Config):
+        self._shape = json.dumps(config.shape_fields(), sort_keys=True)
+        self._parameters: dict[str, str] = {}
+
+    def add(self, name: str, array: Any) -> None:
+        """Take in one parameter: its name, shape and at most 256 values spread over it.
+
+        The values are rounded to bfloat16, so that a cast copy has the same fingerprint.
+        """
+        count = min(array.size, _SAMPLE)
+        flat = np.arange(count) * array.size // max(count, 1)
+        values = array[np.unravel_index(flat, array.shape)] if array.shape else array
+        sample = np.asarray(values).astype(np.float32).astype(ml_dtypes.bfloat16)
+        text = f"{name} {list(array.shape)} ".encode() + sample.tobytes()
+        self._parameters[name] = hashlib.sha256(text).hexdigest()
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits over the configuration's shape and every parameter taken in."""
+        lines = [self._shape, *(f"{n} {h}" for n, h in sorted(self._parameters.items()))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def fingerprint(config: T5Config, params: Params) -> str:
+    """The fingerprint of weights in memory: 64 hexadecimal digits (see `Fingerprint`).
+
+    Every process of a multi-process run must be able to address the arrays it samples.
+    """
+    result = Fingerprint(config)
+    for name, leaf in flatten(params):
+        result.add(name, leaf)
+    return result.hexdigest()
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf of a nested dict with its path joined by "/", in sorted order."""
+    for key in sorted(params):
+        path = f"{prefix}{key}"
+        if isinstance(params[key], Mapping):
+            yield from flatten(params[key], f"{path}/")
+        else:
+            yield path, params[key]
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Params:
+    """The nested dict of "/"-joined paths."""
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
+def save_backbone(directory: epath.PathLike, backbone: Backbone) -> None:
+    """Write the stored form, atomically; float32 and bfloat16 leaves keep their dtype.
+
+    The fingerprint written is that of `backbone.params` as they are. Raises `SpotError` if the
+    directory exists and is not empty, if a parameter is missing, unknown or of another shape than
+    the configuration says, or if the disk refuses.
+    """
+    leaves = dict(flatten(backbone.params))
+    found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    expected = parameter_shapes(backbone.config)
+    if found != expected:
+        odd = sorted(n for n in found | expected if found.get(n) != expected.get(n))
+        raise SpotError(
+            f"cannot store this backbone: {len(odd)} parameters differ from the configuration, "
+            f"first {odd[0]}: expected {expected.get(odd[0])}, found {found.get(odd[0])}"
+        )
+    writer = StoredWriter(
+        directory,
+        backbone.config,
+        shapes=found,
+        dtypes={name: np.dtype(leaf.dtype) for name, leaf in leaves.items()},
+        vocabulary=backbone.vocabulary_path,
+        source=backbone.source,
+    )
+    mark = Fingerprint(backbone.config)
+    with writer:
+        for name in writer.names:
+            array = np.asarray(leaves[name])
+            mark.add(name, array)
+            writer.write(name, array)
+        writer.finish(mark.hexdigest())
+
+
+def load_backbone(
+    directory: epath.PathLike, *, dtype: str | None = None, shardings: Shardings | None = None
+) -> Backbone:
+    """Load a stored backbone, whole on the default device or by the slice on a mesh.
+
+    Args:
+        directory: local or in a bucket, as written by `save_backbone` or an import.
+        dtype: "float32" or "bfloat16" casts leaf by leaf; None keeps what is stored.
+        shardings: a function from a parameter's path to its `jax.sharding.Sharding`, or a nested
+            dict of them; every device then gets only its slice, and only that is read.
+
+    Raises:
+        SpotError: no backbone there, a file missing or of another size, or a parameter missing.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    directory = epath.Path(directory)
+    description = read_description(directory)
+    place = _placement(shardings)
+    target = None if dtype is None else _DTYPES[dtype]
+    leaves: dict[str, Any] = {}
+    for file in description.open_files():
+        for name in file.shapes:
+            leaves[name] = _load_leaf(file, name, target, place(name))
+        file.close()
+    expected = parameter_shapes(description.config)
+    for name in sorted(expected.keys() ^ leaves.keys()):
+        what = "lacks" if name in expected else "has the unknown parameter"
+        raise SpotError(f"{directory}: {what} {name}; convert the backbone again")
+    return Backbone(
+        config=description.config,
+        params=unflatten(leaves),
+        fingerprint=description.fingerprint,
+        vocabulary_path=description.vocabulary_path,
+        source=description.source,
+    )
+
+
+def _placement(shardings: Shardings | None) -> Callable[[str], Any]:
+    if shardings is None:
+        return lambda path: None
+    if callable(shardings):
+        return shardings
+    flat = dict(flatten(shardings))
+
+    def place(path: str) -> Any:
+        if path not in flat:
+            raise SpotError(f"no sharding was given for the parameter {path}")
+        return flat[path]
+
+    return place
+
+
+def _load_leaf(
+    file: TensorFile, name: str, dtype: np.dtype | None, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    def cast(array: np.ndarray) -> np.ndarray:
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    if sharding is None:
+        return jnp.asarray(cast(file.read(name)))
+    shape = file.shapes[name]
+
+    def bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
+        return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+
+    # All of this process's slices at once, so that none is read twice.
+    indices = {
+        bounds(i): i
+        for i in sharding.addressable_devices_indices_map(shape).values()
+        if i is not None
+    }
+    slices = dict(zip(indices, file.read_parts(name, list(indices.values())), strict=True))
+    return jax.make_array_from_callback(shape, sharding, lambda i: cast(slices[bounds(i or ())]))
+
+
+def stored_bytes(config: T5Config, dtype: str) -> int:
+    """How many bytes the parameters take in `dtype` ("float32" or "bfloat16")."""
+    return sum(math.prod(s) for s in parameter_shapes(config).values()) * _DTYPES[dtype].itemsize

@@ -1,0 +1,171 @@
+"""Import of backbones that others wrote, tensor by tensor, into our stored form.
+
+report = convert("gs://.../checkpoint_1100000", "backbones/t5_base_lm")
+print(report.table())
+"""
+
+import functools
+import re
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.backbone import Fingerprint
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.importing import hf, orbax, t5x
+from spot_jax.t5.importing.matching import (
+    MismatchError,
+    Report,
+    Source,
+    SourceTensor,
+    infer_config,
+    match,
+    require_fit,
+)
+from spot_jax.t5.stored import DESCRIPTION, StoredWriter, check_destination, read_description
+
+__all__ = ["MismatchError", "Report", "convert", "open_source"]
+
+_STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_FORMS = (
+    "a T5X checkpoint_STEP directory (native or orbax) or its parent, a Hugging Face T5 directory "
+    "(config.json and safetensors), or a stored backbone (backbone.json)"
+)
+
+
+def convert(
+    source: epath.PathLike,
+    dest: epath.PathLike,
+    *,
+    dtype: str | None = None,
+    vocabulary: epath.PathLike | None = None,
+    config: T5Config | None = None,
+) -> Report:
+    """Import a checkpoint into our stored form; memory holds about one tensor at a time.
+
+    Args:
+        source: a checkpoint in any form that `open_source` understands.
+        dest: the directory to make; it must not exist or be empty.
+        dtype: "float32" or "bfloat16"; None keeps bfloat16 if all tensors are, else float32.
+        vocabulary: a SentencePiece model to store along; None takes the checkpoint's own, if any.
+        config: the T5 to expect; None takes what the checkpoint says or its shapes imply.
+
+    Returns:
+        The report: what matched, was ignored and decided, the fingerprint and the size.
+
+    Raises:
+        MismatchError: a tensor is missing, left over or of another shape (it has the report).
+        SpotError: not a checkpoint, a broken file, a destination in use, a vocabulary that has
+            more pieces than the embedding table has rows, or a disk that refuses.
+    """
+    if dtype is not None and dtype not in _STORED:
+        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_STORED)}")
+    check_destination(epath.Path(dest))
+    opened = open_source(source)
+    wanted = config or opened.config or infer_config(opened)
+    report = match(opened, wanted)
+    require_fit(report)
+    _require_floats(opened)
+    target = _STORED[dtype] if dtype else _common_dtype(opened)
+    pieces = epath.Path(vocabulary) if vocabulary is not None else opened.vocabulary
+    if pieces is not None:
+        _check_vocabulary(pieces, wanted)
+    names = {name: shape for name, shape, _ in report.matched}
+    writer = StoredWriter(
+        dest,
+        wanted,
+        shapes=names,
+        dtypes=dict.fromkeys(names, target),
+        vocabulary=pieces,
+        source=f"{opened.kind} {opened.path}",
+    )
+    mark = Fingerprint(wanted)
+    with writer:
+        for name in writer.names:
+            array = opened.tensors[name].read().astype(target, copy=False)
+            mark.add(name, array)
+            writer.write(name, array)
+            report.stored_bytes += array.nbytes
+        report.fingerprint = mark.hexdigest()
+        writer.finish(report.fingerprint)
+    report.destination, report.dtype = str(writer.directory), str(target)
+    return report
+
+
+def open_source(source: epath.PathLike) -> Source:
+    """Find out what form a checkpoint is in and list its tensors; none is read yet.
+
+    Understood: T5X's native and orbax checkpoints (or the directory above them, of which the
+    newest is taken), Hugging Face T5 directories, and our stored form. Anything else raises
+    `SpotError` saying so.
+    """
+    path = epath.Path(source)
+    if not path.exists():
+        raise SpotError(f"{path}: does not exist; expected {_FORMS}")
+    if not path.is_dir():
+        raise SpotError(f"{path}: is a file; expected {_FORMS}")
+    if (path / DESCRIPTION).exists():
+        return _open_stored(path)
+    if (path / hf.CONFIG).exists():
+        if (path / hf.WEIGHTS).exists() or (path / hf.INDEX).exists():
+            return hf.open_hf(path)
+        raise SpotError(
+            f"{path}: has config.json but no {hf.WEIGHTS} or {hf.INDEX}; "
+            f"save it with transformers as safetensors"
+        )
+    if (path / t5x.INDEX).exists():
+        return t5x.open_t5x(path)
+    item = orbax.find_item(path)
+    if item is not None:
+        return orbax.open_orbax(path, item)
+    steps = [int(m[1]) for p in path.iterdir() if (m := re.fullmatch(r"checkpoint_(\d+)", p.name))]
+    if not steps:
+        raise SpotError(f"{path}: not a checkpoint; expected {_FORMS}")
+    newest = open_source(path / f"checkpoint_{max(steps)}")
+    newest.notes.append(f"Took the newest of {len(steps)} in {path}: checkpoint_{max(steps)}.")
+    return newest
+
+
+def _open_stored(path: epath.Path) -> Source:
+    description = read_description(path)
+    source = Source("stored backbone", path, {}, config=description.config)
+    source.vocabulary = description.vocabulary_path
+    for file in description.open_files():
+        for name, shape in file.shapes.items():
+            read = functools.partial(file.read, name)
+            source.tensors[name] = SourceTensor(name, shape, file.dtypes[name], read)
+    return source
+
+
+def _require_floats(source: Source) -> None:
+    for name, tensor in source.tensors.items():
+        if str(tensor.dtype) not in _FLOATS:
+            raise SpotError(
+                f"{source.path}: {name} has dtype {tensor.dtype}, expected one of "
+                f"{', '.join(_FLOATS)}; give the checkpoint as it was before quantisation"
+            )
+
+
+def _common_dtype(source: Source) -> np.dtype:
+    bfloat16 = _STORED["bfloat16"]
+    all_bfloat16 = all(tensor.dtype == bfloat16 for tensor in source.tensors.values())
+    return bfloat16 if all_bfloat16 else _STORED["float32"]
+
+
+def _check_vocabulary(path: epath.Path, config: T5Config) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        pieces = SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
+    except OSError as error:
+        raise SpotError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except RuntimeError as error:
+        raise SpotError(f"{path}: not a SentencePiece model, or cut short") from error
+    if pieces > config.vocab_size:
+        raise SpotError(
+            f"{path}: has {pieces} pieces but the checkpoint's embedding table only "
+            f"{config.vocab_size} rows; give the vocabulary that the checkpoint was trained with"
+        )

@@ -1,0 +1,226 @@
+"""What a checkpoint's tensors are for: the configuration they imply, and what fits and what not."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.config import T5Config, parameter_shapes
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of a checkpoint, not read yet, under our name.
+
+    Attributes:
+        origin: its name in the checkpoint.
+        shape: as we would hold it (after a transpose, if there is one).
+        dtype: as the checkpoint holds it.
+        read: reads it whole, as an array of `shape` and `dtype`.
+    """
+
+    origin: str
+    shape: Shape
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass
+class Source:
+    """A checkpoint that was opened and whose tensors were listed.
+
+    Attributes:
+        kind: the form it is in, for people to read.
+        path: where it is.
+        tensors: our name -> tensor. Names that no T5 has keep the checkpoint's own.
+        ignored: names that are known not to belong to a backbone (optimizer state, prompts).
+        config: the configuration that the checkpoint itself states, if it does.
+        vocabulary: its SentencePiece model, if it has one.
+        notes: what was decided on the way, for the report.
+    """
+
+    kind: str
+    path: epath.Path
+    tensors: dict[str, SourceTensor]
+    ignored: list[str] = dataclasses.field(default_factory=list)
+    config: T5Config | None = None
+    vocabulary: epath.Path | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Report:
+    """How a checkpoint's tensors and a T5's parameters match, and what became of them.
+
+    Attributes:
+        kind: the checkpoint's form.
+        source: its path.
+        config: the T5 it was matched with.
+        matched: (name, shape, dtype in the checkpoint) of what fits.
+        missing: (name, shape) of parameters that the checkpoint lacks.
+        left_over: (name, shape) of tensors that no parameter wants.
+        wrong_shape: (name, shape expected, shape found).
+        ignored: names of the optimizer's state, of prompts and of copies.
+        notes: what was decided on the way.
+        destination, fingerprint, dtype, stored_bytes: filled once it is stored.
+    """
+
+    kind: str
+    source: str
+    config: T5Config
+    matched: list[tuple[str, Shape, str]] = dataclasses.field(default_factory=list)
+    missing: list[tuple[str, Shape]] = dataclasses.field(default_factory=list)
+    left_over: list[tuple[str, Shape]] = dataclasses.field(default_factory=list)
+    wrong_shape: list[tuple[str, Shape, Shape]] = dataclasses.field(default_factory=list)
+    ignored: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    destination: str = ""
+    fingerprint: str = ""
+    dtype: str = ""
+    stored_bytes: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether every parameter has its tensor and every tensor its parameter."""
+        return not (self.missing or self.left_over or self.wrong_shape)
+
+    def summary(self) -> str:
+        """One line: the counts."""
+        return (
+            f"{len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.left_over)} left over, {len(self.wrong_shape)} of another shape, "
+            f"{len(self.ignored)} ignored"
+        )
+
+    def table(self) -> str:
+        """Every tensor on a line of its own, what does not fit first."""
+        rows = [("missing", n, _text(s), "") for n, s in self.missing]
+        rows += [("left over", n, _text(s), "") for n, s in self.left_over]
+        rows += [
+            ("wrong shape", n, _text(found), f"expected {_text(expected)}")
+            for n, expected, found in self.wrong_shape
+        ]
+        rows += [("matched", n, _text(s), dtype) for n, s, dtype in self.matched]
+        rows += [("ignored", n, "", "") for n in self.ignored]
+        widths = [max([len(row[i]) for row in rows], default=0) for i in range(4)]
+        lines = [f"{self.kind} {self.source}: {self.summary()}", *self.notes]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+
+class MismatchError(SpotError):
+    """A checkpoint that does not fit; `report.table()` tells the whole of it."""
+
+    def __init__(self, message: str, report: Report):
+        super().__init__(message)
+        self.report = report
+
+
+def match(source: Source, config: T5Config) -> Report:
+    """Compare a checkpoint's tensors with the parameters of a T5 of this configuration."""
+    report = Report(
+        kind=source.kind,
+        source=str(source.path),
+        config=config,
+        ignored=sorted(source.ignored),
+        notes=list(source.notes),
+    )
+    expected = parameter_shapes(config)
+    for name, shape in sorted(expected.items()):
+        tensor = source.tensors.get(name)
+        if tensor is None:
+            report.missing.append((name, shape))
+        elif tensor.shape != shape:
+            report.wrong_shape.append((name, shape, tensor.shape))
+        else:
+            report.matched.append((name, shape, str(tensor.dtype)))
+    for name, tensor in sorted(source.tensors.items()):
+        if name not in expected:
+            report.left_over.append((name, tensor.shape))
+    return report
+
+
+def require_fit(report: Report) -> None:
+    """Raises `MismatchError`, one line with the first tensor that does not fit."""
+    if report.fits:
+        return
+    if report.wrong_shape:
+        name, expected, found = report.wrong_shape[0]
+        first = f"{name} has shape {_text(found)}, expected {_text(expected)}"
+    elif report.missing:
+        first = f"{report.missing[0][0]} is missing"
+    else:
+        first = f"{report.left_over[0][0]} belongs to no part of a T5"
+    counts = (
+        f"{len(report.missing)} missing, {len(report.left_over)} left over, "
+        f"{len(report.wrong_shape)} of another shape"
+    )
+    raise MismatchError(
+        f"{report.source}: does not fit the T5 expected ({counts}); first: {first}; "
+        f"give a checkpoint and a configuration of one size",
+        report,
+    )
+
+
+def infer_config(source: Source) -> T5Config:
+    """The configuration that the tensors' names and shapes imply.
+
+    What shapes do not tell keeps its default: the relative positions' largest distance (128) and
+    the norms' epsilon. A gated layer is taken as GELU's (T5 1.1), a plain one as ReLU's (T5 1.0).
+    Raises `SpotError` if a tensor that is needed for this is missing.
+    """
+    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    if any(name.startswith(("encoder/layers/", "encoder/encoder/")) for name in shapes):
+        raise SpotError(
+            f"{source.path}: its layers are stacked (written with scanned layers); "
+            f"expected one tensor per layer: save it again with scanning off"
+        )
+    gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
+    wi = "encoder/layers_0/mlp/wi_0/kernel" if gated else "encoder/layers_0/mlp/wi/kernel"
+    vocab, emb_dim = _matrix(source, shapes, "token_embedder/embedding")
+    heads, buckets = _matrix(source, shapes, "encoder/relpos_bias/rel_embedding")
+    _, joined = _matrix(source, shapes, "encoder/layers_0/attention/query/kernel")
+    _, mlp_dim = _matrix(source, shapes, wi)
+    if joined % heads:
+        raise SpotError(
+            f"{source.path}: encoder/layers_0/attention/query/kernel is {joined} wide, which its "
+            f"{heads} heads do not divide"
+        )
+    return T5Config(
+        vocab_size=vocab,
+        emb_dim=emb_dim,
+        num_heads=heads,
+        head_dim=joined // heads,
+        mlp_dim=mlp_dim,
+        num_encoder_layers=_layers(shapes, "encoder"),
+        num_decoder_layers=_layers(shapes, "decoder"),
+        mlp_activations=("gelu", "linear") if gated else ("relu",),
+        logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+        relative_attention_num_buckets=buckets,
+    )
+
+
+def _matrix(source: Source, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 2:
+        found = "is missing" if shape is None else f"has shape {_text(shape)}, not a matrix's"
+        raise SpotError(
+            f"{source.path}: {name} {found}, so this is no T5's checkpoint, or not the whole of one"
+        )
+    return shape[0], shape[1]
+
+
+def _layers(shapes: Mapping[str, Shape], side: str) -> int:
+    found = (re.match(rf"{side}/layers_(\d+)/", name) for name in shapes)
+    return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+
+def _text(shape: Shape) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,61 @@
+"""T5X's native checkpoints: a msgpack index and one zarr directory per array.
+
+Today's writer and older ones differ in details (the kvstore's driver, norm scales kept in the
+index itself, no dimension separator in `.zarray`); each array's own `.zarray` is taken as the
+truth, and the index only says which arrays there are.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.serialization
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.importing.matching import Source, SourceTensor
+from spot_jax.t5.importing.zarr import PROMPT, kvstore, open_arrays
+
+INDEX = "checkpoint"
+
+
+def open_t5x(directory: epath.Path) -> Source:
+    """List the tensors of a `checkpoint_STEP` directory; raises `SpotError` if it is broken."""
+    index = directory / INDEX
+    try:
+        state = flax.serialization.msgpack_restore(index.read_bytes())
+        state = state.get("optimizer", state)
+        target = state["target"]
+    except OSError as error:
+        raise SpotError(f"{index}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # msgpack raises many kinds for a file that is cut short.
+        raise SpotError(f"{index}: truncated, or not a T5X checkpoint's index") from error
+    specs: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, SourceTensor] = {}
+    source = Source("T5X checkpoint", directory, tensors)
+    for name, leaf in _leaves(target):
+        if PROMPT.match(name):
+            source.ignored.append(name)
+        elif isinstance(leaf, dict):
+            where = directory / str(leaf["kvstore"]["path"]).rstrip("/").split("/")[-1]
+            specs[name] = {"driver": leaf["driver"], "kvstore": kvstore(where)}
+        elif isinstance(leaf, np.ndarray | np.generic):
+            tensors[name] = _inline(name, np.asarray(leaf))
+        else:
+            raise SpotError(f"{index}: {name} is no array but {type(leaf).__name__}")
+    tensors.update(open_arrays(specs, directory))
+    others = {key: value for key, value in state.items() if key != "target"}
+    source.ignored += [name for name, leaf in _leaves(others) if leaf is not None]
+    return source
+
+
+def _inline(name: str, array: np.ndarray) -> SourceTensor:
+    return SourceTensor(name, array.shape, array.dtype, lambda: array)
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, Mapping) or ("driver" in tree and "kvstore" in tree):
+        yield prefix, tree
+        return
+    for key in sorted(tree):
+        yield from _leaves(tree[key], f"{prefix}/{key}" if prefix else str(key))

@@ -1,0 +1,220 @@
+"""The directory in which a backbone is stored: what it holds, and how it is written and checked."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.tensor_files import TensorFile, TensorWriter
+
+DESCRIPTION = "backbone.json"
+VOCABULARY = "vocabulary.model"
+_FORMAT = 1
+_SHARD_BYTES = 2 << 30
+_STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What `backbone.json` says."""
+
+    directory: epath.Path
+    config: T5Config
+    dtype: str
+    fingerprint: str
+    source: str
+    files: dict[str, dict[str, Any]]
+    vocabulary_sha256: str | None
+
+    @property
+    def vocabulary_path(self) -> epath.Path | None:
+        """The stored SentencePiece model, if there is one."""
+        return self.directory / VOCABULARY if self.vocabulary_sha256 else None
+
+    def open_files(self) -> Iterator[TensorFile]:
+        """Each weight file, once all are known to be there in the size that was written."""
+        for name, entry in self.files.items():
+            path = self.directory / name
+            if not path.exists():
+                raise SpotError(f"{path}: missing; copy or convert the backbone again")
+            size = path.stat().length
+            if size != entry["bytes"]:
+                raise SpotError(
+                    f"{path}: truncated or changed: expected {entry['bytes']} bytes, found {size}; "
+                    f"copy or convert the backbone again"
+                )
+        for name in self.files:
+            if name != VOCABULARY:
+                yield TensorFile(self.directory / name)
+
+    def verify(self) -> None:
+        """Read every file and compare its hash; `SpotError` names the first that differs."""
+        for name, entry in self.files.items():
+            if file_sha256(self.directory / name) != entry["sha256"]:
+                raise SpotError(
+                    f"{self.directory / name}: its contents were changed; copy it again"
+                )
+
+
+def read_description(directory: epath.PathLike) -> Description:
+    """Parse `backbone.json`; raises `SpotError` if it is not there or not ours."""
+    directory = epath.Path(directory)
+    path = directory / DESCRIPTION
+    if not path.exists():
+        raise SpotError(
+            f"{directory}: no stored backbone there (no {DESCRIPTION}); "
+            f"make one with `spot convert SOURCE DEST`"
+        )
+    try:
+        data = json.loads(path.read_text())
+        if data["format"] > _FORMAT:
+            raise SpotError(f"{path}: written by a newer spot_jax (format {data['format']})")
+        shape = dict(data["config"], mlp_activations=tuple(data["config"]["mlp_activations"]))
+        return Description(
+            directory=directory,
+            config=T5Config(**shape),
+            dtype=data["dtype"],
+            fingerprint=data["fingerprint"],
+            source=data["source"],
+            files=data["files"],
+            vocabulary_sha256=data["vocabulary_sha256"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpotError(f"{path}: not a backbone's description, or cut short ({error})") from error
+
+
+class StoredWriter:
+    """Writes a stored backbone tensor by tensor; nothing appears at `directory` before `finish`.
+
+    Use as a context manager; write `names` in their order. On any failure the temporary directory
+    is removed and `directory` is as it was.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        config: T5Config,
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, np.dtype],
+        vocabulary: epath.PathLike | None = None,
+        source: str = "",
+    ):
+        self.directory = epath.Path(directory)
+        self.names = sorted(shapes)
+        self._config, self._source = config, source
+        self._shapes, self._dtypes = shapes, dtypes
+        self._vocabulary = None if vocabulary is None else epath.Path(vocabulary)
+        self._temporary = self.directory.parent / f".{self.directory.name}.{secrets.token_hex(4)}"
+        self._files: dict[str, dict[str, Any]] = {}
+        self._writer: TensorWriter | None = None
+        self._shards = self._plan()
+        for name, dtype in dtypes.items():
+            if dtype not in _STORABLE:
+                raise SpotError(f"{name}: cannot store dtype {dtype}, only float32 and bfloat16")
+        check_destination(self.directory)
+
+    def _plan(self) -> list[list[str]]:
+        shards: list[list[str]] = [[]]
+        size = 0
+        for name in self.names:
+            nbytes = math.prod(self._shapes[name]) * self._dtypes[name].itemsize
+            if shards[-1] and size + nbytes > _SHARD_BYTES:
+                shards.append([])
+                size = 0
+            shards[-1].append(name)
+            size += nbytes
+        return shards
+
+    def __enter__(self) -> "StoredWriter":
+        try:
+            self._temporary.mkdir(parents=True)
+        except OSError as error:
+            raise _disk_error(self.directory, error) from error
+        return self
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Append one tensor; moves on to the next file by itself."""
+        number = next(i for i, shard in enumerate(self._shards) if name in shard)
+        shard = self._shards[number]
+        if name == shard[0]:
+            self._writer = TensorWriter(
+                self._temporary / self._file_name(number),
+                {n: self._shapes[n] for n in shard},
+                self._dtypes,
+                {"format": "spot_jax backbone"},
+            )
+        if self._writer is None:
+            raise ValueError(f"{name} came out of order, expected {shard[0]}")
+        self._writer.write(name, array)
+        if name == shard[-1]:
+            self._writer.close()
+            entry = {"bytes": self._writer.size, "sha256": self._writer.sha256}
+            self._files[self._file_name(number)] = entry
+            self._writer = None
+
+    def finish(self, fingerprint: str) -> None:
+        """Write the vocabulary and the description, and put the directory in its place."""
+        if len(self._files) != len(self._shards):
+            raise ValueError("finish before the last tensor was written")
+        sha256 = None
+        if self._vocabulary is not None:
+            self._vocabulary.copy(self._temporary / VOCABULARY)
+            sha256 = file_sha256(self._temporary / VOCABULARY)
+            size = (self._temporary / VOCABULARY).stat().length
+            self._files[VOCABULARY] = {"bytes": size, "sha256": sha256}
+        kinds = sorted({str(self._dtypes[n]) for n in self.names})
+        data = {
+            "format": _FORMAT,
+            "config": self._config.shape_fields(),
+            "dtype": kinds[0] if len(kinds) == 1 else "mixed",
+            "fingerprint": fingerprint,
+            "source": self._source,
+            "vocabulary_sha256": sha256,
+            "files": self._files,
+        }
+        # Last, so that a copy that was cut off (a bucket has no atomic rename) is no backbone.
+        (self._temporary / DESCRIPTION).write_text(json.dumps(data, indent=1) + "\n")
+        if self.directory.exists():
+            self.directory.rmdir()
+        self._temporary.rename(self.directory)
+
+    def _file_name(self, number: int) -> str:
+        return f"model-{number + 1:05d}-of-{len(self._shards):05d}.safetensors"
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+        if self._temporary.exists():
+            self._temporary.rmtree()
+        if isinstance(error, OSError):
+            raise _disk_error(self.directory, error) from error
+
+
+def check_destination(directory: epath.Path) -> None:
+    """Raises `SpotError` unless a backbone can be put there: nothing yet, or an empty directory."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise SpotError(f"{directory}: exists and is not empty; choose another destination")
+
+
+def _disk_error(directory: epath.Path, error: OSError) -> SpotError:
+    reason = error.strerror or str(error)
+    return SpotError(f"{directory}: cannot be written ({reason}); nothing was stored there")
+
+
+def file_sha256(path: epath.Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
