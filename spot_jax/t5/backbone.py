@@ -164,7 +164,6 @@ def load_backbone(
     for file in description.open_files():
         for name in file.shapes:
             leaves[name] = _load_leaf(file, name, target, place(name))
-        file.close()
     expected = parameter_shapes(description.config)
     for name in sorted(expected.keys() ^ leaves.keys()):
         what = "lacks" if name in expected else "has the unknown parameter"
@@ -206,12 +205,14 @@ def _load_leaf(
     def bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
         return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
+    try:
+        places = sharding.addressable_devices_indices_map(shape).values()
+    except ValueError as error:
+        raise SpotError(
+            f"{name} of shape {shape} cannot be divided as {sharding}; choose another mesh"
+        ) from error
     # All of this process's slices at once, so that none is read twice.
-    indices = {
-        bounds(i): i
-        for i in sharding.addressable_devices_indices_map(shape).values()
-        if i is not None
-    }
+    indices = {bounds(i): i for i in places if i is not None}
     slices = dict(zip(indices, file.read_parts(name, list(indices.values())), strict=True))
     return jax.make_array_from_callback(shape, sharding, lambda i: cast(slices[bounds(i or ())]))
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -52,7 +52,6 @@ class TensorFile:
         self.dtypes: dict[str, np.dtype] = {}
         self.bytes_read = 0
         self._starts: dict[str, int] = {}
-        self._handle: BinaryIO | None = None
         try:
             size = self.path.stat().length
             header, data_start = self._read_header(size)
@@ -114,49 +113,46 @@ class TensorFile:
             parts.append(np.empty([max(0, stop - start) for start, stop in bounds], dtype))
             inner = tuple(slice(*b) for b in bounds[1:])
             by_rows.setdefault(bounds[0] if shape else (0, 1), []).append((parts[-1], inner))
-        for (first, last), wanted in by_rows.items():
-            if len(wanted) == 1 and wanted[0][0].shape[1:] == shape[1:]:
-                self._fill(wanted[0][0], self._starts[name] + first * self._row_bytes(name))
-            else:
-                self._fill_columns(name, first, last, wanted)
+        with self.path.open("rb") as file:
+            for (first, last), wanted in by_rows.items():
+                if len(wanted) == 1 and wanted[0][0].shape[1:] == shape[1:]:
+                    start = self._starts[name] + first * self._row_bytes(name)
+                    self._fill(file, wanted[0][0], start)
+                else:
+                    self._fill_columns(file, name, (first, last), wanted)
         return parts
 
     def _fill_columns(
-        self, name: str, first: int, last: int, wanted: list[tuple[np.ndarray, Slices]]
+        self,
+        file: IO[bytes],
+        name: str,
+        rows: tuple[int, int],
+        wanted: list[tuple[np.ndarray, Slices]],
     ) -> None:
         row_bytes = self._row_bytes(name)
         step = max(1, _BLOCK_BYTES // max(1, row_bytes))
-        for row in range(first, last, step):
-            shape = [min(step, last - row), *self.shapes[name][1:]]
+        for row in range(*rows, step):
+            shape = [min(step, rows[1] - row), *self.shapes[name][1:]]
             block = np.empty(shape, self.dtypes[name])
-            self._fill(block, self._starts[name] + row * row_bytes)
+            self._fill(file, block, self._starts[name] + row * row_bytes)
             for part, inner in wanted:
-                part[row - first : row - first + len(block)] = block[(slice(None), *inner)]
+                at = row - rows[0]
+                part[at : at + len(block)] = block[(slice(None), *inner)]
 
     def _row_bytes(self, name: str) -> int:
         return math.prod(self.shapes[name][1:]) * self.dtypes[name].itemsize
 
-    def _fill(self, out: np.ndarray, start: int) -> None:
-        if out.nbytes == 0:
-            return
-        if self._handle is None:
-            self._handle = self.path.open("rb")
-        self._handle.seek(start)
+    def _fill(self, file: IO[bytes], out: np.ndarray, start: int) -> None:
+        file.seek(start)
         view = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):
-            part = self._handle.read(min(_BLOCK_BYTES, len(view) - done))
+            part = file.read(min(_BLOCK_BYTES, len(view) - done))
             if not part:
-                raise SpotError(f"{self.path}: ends at byte {start + done}; convert it again")
+                raise SpotError(f"{self.path}: ends at byte {start + done}; fetch it again")
             view[done : done + len(part)] = part
             done += len(part)
         self.bytes_read += len(view)
-
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
 
 
 class TensorWriter:
