@@ -1,8 +1,7 @@
 """T5's two objectives on plain text, in numpy: span corruption and prefix language modelling.
 
-Raffel et al. 2020, sections 3.1.4 (span corruption as settled on in 3.3.4: 15% of the tokens, spans
-of three on average) and 3.2.3 (prefix LM), the latter being what LM adaptation trains (Lester et al.
-2021, section 3.1.1).
+Raffel et al. 2020, section 3.1.4 (span corruption, with 3.3.4's 15% of the tokens in spans of three
+on average) and 3.2.3 (prefix LM, which LM adaptation trains: Lester et al. 2021, section 3).
 """
 
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class SpanCorruption:
         return np.repeat(np.arange(2 * spans) % 2 == 1, pieces)
 
     def apply(self, chunk: Chunk, rng: np.random.Generator) -> tuple[Ids, Ids]:
-        """Return the corrupted chunk and what is missing from it; the chunk has 2 tokens or more."""
+        """Return the corrupted chunk and what it lacks; the chunk has at least 2 tokens."""
         noise = self.mask(len(chunk), rng)
         return self._replace(chunk, noise), self._replace(chunk, ~noise)
 
