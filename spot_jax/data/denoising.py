@@ -176,3 +176,15 @@ class TokenSource:
             )
         self._epoch, self._index = int(state["epoch"]), int(state["index"])
         self._start_epoch()
+
+
+OBJECTIVES = ("span_corruption", "prefix_lm")
+
+
+def objective(name: str, vocab_size: int, targets_length: int | None = None) -> Objective:
+    """Return the objective of this name; targets of a prefix LM are cut to `targets_length`."""
+    if name == "span_corruption":
+        return SpanCorruption(vocab_size)
+    if name == "prefix_lm":
+        return PrefixLM(None if targets_length is None else targets_length - 1)
+    raise SpotError(f"expected an objective ({', '.join(OBJECTIVES)}), found {name!r}; choose one")

@@ -57,6 +57,17 @@ class Examples:
     def __iter__(self) -> Iterator[tuple[Ids, Ids]]:
         return (self[i] for i in range(len(self)))
 
+    def first(self, n: int) -> "Examples":
+        """Return the first `n` examples."""
+        n = min(n, len(self))
+        return Examples(
+            self.inputs[: self.inputs_offsets[n]],
+            self.inputs_offsets[: n + 1],
+            self.targets[: self.targets_offsets[n]],
+            self.targets_offsets[: n + 1],
+            self.task,
+        )
+
     def longest(self) -> tuple[int, int]:
         """Return the greatest length of inputs and of targets."""
         return int(np.diff(self.inputs_offsets).max()), int(np.diff(self.targets_offsets).max())

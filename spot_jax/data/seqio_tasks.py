@@ -5,13 +5,14 @@ What leaves this module is plain arrays, text and `Source`s; seqio and TensorFlo
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
-from spot_jax.data.examples import Examples
+from spot_jax.data.examples import Examples, Ids
 from spot_jax.data.seqio_registry import (
     import_module,
     metric_fns,
@@ -22,6 +23,7 @@ from spot_jax.data.seqio_registry import (
     splits,
     tasks_of,
 )
+from spot_jax.data.seqio_text import TextLines
 from spot_jax.data.sources import Mixture, Shuffled, Source, Stream
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import EOS, Vocabulary
@@ -44,6 +46,7 @@ __all__ = [
 
 FEATURES = ("inputs", "targets")
 Fields = dict[str, Any]
+Lengths = Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +70,19 @@ def load_examples(
     vocabulary: Vocabulary,
     *,
     limit: int | None = None,
+    lengths: Lengths | None = None,
     use_cached: bool = False,
 ) -> Examples:
     """Return the examples of a task or mixture in order, tokenised with `vocabulary`.
 
-    Ids are not cut; eos is appended where the task says so. A mixture's tasks follow one another
-    by name. Raises `SpotError` for an unknown name or split, an empty split, and a target outside
+    Ids are not cut; eos is appended where the task says so. `lengths` is for tasks whose examples
+    depend on the feature lengths, such as those over plain text. A mixture's tasks follow one
+    another by name. Raises `SpotError` for an unknown name or split, an empty split, and a target outside
     the task's verbalizers.
     """
-    return load_evaluation(name, split, vocabulary, limit=limit, use_cached=use_cached).examples
+    return load_evaluation(
+        name, split, vocabulary, limit=limit, lengths=lengths, use_cached=use_cached
+    ).examples
 
 
 def load_evaluation(
@@ -84,12 +91,13 @@ def load_evaluation(
     vocabulary: Vocabulary,
     *,
     limit: int | None = None,
+    lengths: Lengths | None = None,
     use_cached: bool = False,
 ) -> Evaluation:
     """Return the examples of a split with their targets as text, as `load_examples` does."""
     pairs, targets, fields = [], [], []
     for task in require_split(name, split):
-        read = _read(task, split, vocabulary, limit=limit, use_cached=use_cached)
+        read = _read(task, split, vocabulary, limit=limit, lengths=lengths, use_cached=use_cached)
         for inputs, target_ids, text, other in read:
             pairs.append((inputs, target_ids))
             targets.append(task.postprocess_fn(text, example=other, is_target=True))
@@ -116,6 +124,7 @@ def training_source(
     seed: int,
     *,
     split: str = "train",
+    lengths: Lengths | None = None,
     maximum_in_memory: int = 2_000_000,
     use_cached: bool = False,
 ) -> Source:
@@ -123,11 +132,15 @@ def training_source(
 
     A task is held in memory and shuffled anew each epoch; one of more than `maximum_in_memory`
     examples, or without an end, is streamed through seqio's own shuffling, and a resumed run then
-    skips what it had read. A mixture's tasks come at seqio's rates.
+    skips what it had read. Plain text is tokenised once and cut anew each epoch. A mixture's tasks
+    come at seqio's rates.
     """
 
     def source(number: int, task: seqio.Task) -> Source:
-        return _task_source(task, split, vocabulary, seed + number, maximum_in_memory, use_cached)
+        if isinstance(task.source, TextLines):
+            return task.source.token_source(split, vocabulary, lengths, seed + number)
+        options = {"lengths": lengths, "use_cached": use_cached}
+        return _task_source(task, split, vocabulary, seed + number, maximum_in_memory, options)
 
     found = require(name)
     tasks = require_split(name, split)
@@ -144,14 +157,14 @@ def _task_source(
     vocabulary: Vocabulary,
     seed: int,
     maximum: int,
-    use_cached: bool,
+    options: dict[str, Any],
 ) -> Source:
     size = task.num_input_examples(split)
     if size is None or size <= maximum:
         pairs = [
             (inputs, targets)
             for inputs, targets, _, _ in _read(
-                task, split, vocabulary, limit=maximum + 1, use_cached=use_cached
+                task, split, vocabulary, limit=maximum + 1, **options
             )
         ]
         if not pairs:
@@ -162,11 +175,15 @@ def _task_source(
         if len(pairs) <= maximum:
             return Shuffled(Examples.from_lists(pairs, task=task.name), seed)
 
-    def stream() -> Iterator[tuple[Any, Any]]:
-        read = _read(task, split, vocabulary, use_cached=use_cached, shuffle_seed=seed)
-        return ((inputs, targets) for inputs, targets, _, _ in read)
+    def stream() -> Iterator[tuple[Ids, Ids]]:
+        read = _read(task, split, vocabulary, shuffle_seed=seed, **options)
+        return ((_ids(inputs), _ids(targets)) for inputs, targets, _, _ in read)
 
     return Stream(stream, name=task.name)
+
+
+def _ids(tokens: Sequence[int]) -> Ids:
+    return np.asarray(tokens, np.int32)
 
 
 def _read(
@@ -175,6 +192,7 @@ def _read(
     vocabulary: Vocabulary,
     *,
     limit: int | None = None,
+    lengths: Lengths | None = None,
     use_cached: bool = False,
     shuffle_seed: int | None = None,
 ) -> Iterator[tuple[Sequence[int], Sequence[int], str, Fields]]:
@@ -184,7 +202,8 @@ def _read(
     """
     options = {
         "split": split,
-        "sequence_length": None,
+        "sequence_length": lengths,
+        "trim_output_features": False,
         "use_cached": use_cached,
         "shuffle": shuffle_seed is not None,
         "seed": shuffle_seed or 0,
