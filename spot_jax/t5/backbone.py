@@ -65,7 +65,7 @@ class Fingerprint:
         flat = np.arange(count) * array.size // max(count, 1)
         values = array[np.unravel_index(flat, array.shape)] if array.shape else array
         sample = np.asarray(values).astype(np.float32).astype(ml_dtypes.bfloat16)
-        text = f"{name} {list(array.shape)} ".encode() + sample.tobytes()
+        text = f"{list(array.shape)} ".encode() + sample.tobytes()
         self._parameters[name] = hashlib.sha256(text).hexdigest()
 
     def hexdigest(self) -> str:
@@ -195,11 +195,8 @@ def _placement(shardings: Shardings | None) -> Callable[[str], Any]:
 def _load_leaf(
     file: TensorFile, name: str, dtype: np.dtype | None, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    def cast(array: np.ndarray) -> np.ndarray:
-        return array if dtype is None else array.astype(dtype, copy=False)
-
     if sharding is None:
-        return jnp.asarray(cast(file.read(name)))
+        return jnp.asarray(file.read(name, dtype=dtype)).block_until_ready()
     shape = file.shapes[name]
 
     def bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
@@ -213,8 +210,11 @@ def _load_leaf(
         ) from error
     # All of this process's slices at once, so that none is read twice.
     indices = {bounds(i): i for i in places if i is not None}
-    slices = dict(zip(indices, file.read_parts(name, list(indices.values())), strict=True))
-    return jax.make_array_from_callback(shape, sharding, lambda i: cast(slices[bounds(i or ())]))
+    parts = file.read_parts(name, list(indices.values()), dtype=dtype)
+    slices = dict(zip(indices, parts, strict=True))
+    leaf = jax.make_array_from_callback(shape, sharding, lambda i: slices[bounds(i or ())])
+    # Or the host would hold many leaves on their way to the devices.
+    return leaf.block_until_ready()
 
 
 def stored_bytes(config: T5Config, dtype: str) -> int:

@@ -121,6 +121,8 @@ class StoredWriter:
         for name, dtype in dtypes.items():
             if dtype not in _STORABLE:
                 raise SpotError(f"{name}: cannot store dtype {dtype}, only float32 and bfloat16")
+        if self._vocabulary is not None and not self._vocabulary.exists():
+            raise SpotError(f"{self._vocabulary}: no such vocabulary; give a SentencePiece model")
         check_destination(self.directory)
 
     def _plan(self) -> list[list[str]]:

@@ -93,36 +93,40 @@ class TensorFile:
                 f"found {size}; fetch or convert it again"
             )
 
-    def read(self, name: str, index: Slices = ()) -> np.ndarray:
+    def read(self, name: str, index: Slices = (), *, dtype: np.dtype | None = None) -> np.ndarray:
         """The tensor, or the part that `index` (slices of step 1) selects, as an own array."""
-        return self.read_parts(name, [index])[0]
+        return self.read_parts(name, [index], dtype=dtype)[0]
 
-    def read_parts(self, name: str, indices: Sequence[Slices]) -> list[np.ndarray]:
-        """Several parts of one tensor; the rows that parts share are read once.
+    def read_parts(
+        self, name: str, indices: Sequence[Slices], *, dtype: np.dtype | None = None
+    ) -> list[np.ndarray]:
+        """Several parts of one tensor, cast to `dtype`; the rows that parts share are read once.
 
         A slice of the leading axis is one run of bytes and only that is read. A slice of a later
-        axis reads the rows it crosses in blocks and keeps the slice, so memory holds no more.
+        axis reads the rows it crosses in blocks and keeps the slice, so memory holds no more; so
+        does a cast.
         """
-        shape, dtype = self.shapes[name], self.dtypes[name]
+        shape, dtype = self.shapes[name], dtype or self.dtypes[name]
         rest = slice(None)
         parts: list[np.ndarray] = []
         by_rows: dict[tuple[int, int], list[tuple[np.ndarray, Slices]]] = {}
         for index in indices:
             full = (*index, *[rest] * (len(shape) - len(index)))
             bounds = [s.indices(n)[:2] for s, n in zip(full, shape, strict=True)]
-            parts.append(np.empty([max(0, stop - start) for start, stop in bounds], dtype))
+            parts.append(_aligned([max(0, stop - start) for start, stop in bounds], dtype))
             inner = tuple(slice(*b) for b in bounds[1:])
             by_rows.setdefault(bounds[0] if shape else (0, 1), []).append((parts[-1], inner))
-        with self.path.open("rb") as file:
+        with self._open() as file:
             for (first, last), wanted in by_rows.items():
-                if len(wanted) == 1 and wanted[0][0].shape[1:] == shape[1:]:
+                whole_rows = len(wanted) == 1 and wanted[0][0].shape[1:] == shape[1:]
+                if whole_rows and dtype == self.dtypes[name]:
                     start = self._starts[name] + first * self._row_bytes(name)
                     self._fill(file, wanted[0][0], start)
                 else:
-                    self._fill_columns(file, name, (first, last), wanted)
+                    self._fill_in_blocks(file, name, (first, last), wanted)
         return parts
 
-    def _fill_columns(
+    def _fill_in_blocks(
         self,
         file: IO[bytes],
         name: str,
@@ -132,12 +136,21 @@ class TensorFile:
         row_bytes = self._row_bytes(name)
         step = max(1, _BLOCK_BYTES // max(1, row_bytes))
         for row in range(*rows, step):
-            shape = [min(step, rows[1] - row), *self.shapes[name][1:]]
+            shape = (min(step, rows[1] - row), *self.shapes[name][1:])
             block = np.empty(shape, self.dtypes[name])
             self._fill(file, block, self._starts[name] + row * row_bytes)
             for part, inner in wanted:
                 at = row - rows[0]
-                part[at : at + len(block)] = block[(slice(None), *inner)]
+                if part.ndim:
+                    part[at : at + len(block)] = block[(slice(None), *inner)]
+                else:
+                    part[()] = block[0]
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise SpotError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
     def _row_bytes(self, name: str) -> int:
         return math.prod(self.shapes[name][1:]) * self.dtypes[name].itemsize
@@ -153,6 +166,14 @@ class TensorFile:
             view[done : done + len(part)] = part
             done += len(part)
         self.bytes_read += len(view)
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    # JAX on CPU takes an array over without a copy if it begins on a cache line.
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 class TensorWriter:

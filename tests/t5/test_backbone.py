@@ -147,6 +147,13 @@ def test_fingerprint_sees_every_parameter(backbone, name):
     assert fingerprint(CONFIG, unflatten(leaves)) != backbone.fingerprint
 
 
+def test_fingerprint_sees_which_parameter_is_which(backbone):
+    leaves = dict(flatten(backbone.params))
+    query, key = (f"encoder/layers_0/attention/{n}/kernel" for n in ("query", "key"))
+    leaves[query], leaves[key] = leaves[key], leaves[query]
+    assert fingerprint(CONFIG, unflatten(leaves)) != backbone.fingerprint
+
+
 # --- On a mesh
 
 
@@ -255,6 +262,13 @@ def test_an_unwritable_place_is_one_line(tmp_path, backbone):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpotError, match="cannot be written .*; nothing was stored"):
         save_backbone(tmp_path / "file" / "stored", backbone)
+
+
+def test_a_vocabulary_that_is_not_there(tmp_path, backbone):
+    lost = Backbone(CONFIG, backbone.params, "", tmp_path / "lost.model")
+    with pytest.raises(SpotError, match=r"lost\.model: no such vocabulary"):
+        save_backbone(tmp_path / "stored", lost)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_backbone_there(tmp_path):
