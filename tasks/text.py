@@ -16,8 +16,9 @@ def register(directory: str | os.PathLike[str], *, prefix: str = "") -> tuple[st
     """Register `{prefix}span_corruption` and `{prefix}prefix_lm` over the text in `directory`.
 
     The directory holds `.txt` files in UTF-8, one paragraph a line; 1% of the lines, chosen by
-    their hash, are the validation split. Files in another encoding are left out and logged. Registering again
-    replaces the tasks. Returns the two names; raises `SpotError` when there is no text.
+    their hash, are the validation split. Files in another encoding are left out and logged.
+    Registering again replaces the tasks. Returns the two names; raises `SpotError` when there is
+    no text.
     """
     skipped = read_directory(directory).skipped
     if skipped:

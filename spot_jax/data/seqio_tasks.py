@@ -77,8 +77,8 @@ def load_examples(
 
     Ids are not cut; eos is appended where the task says so. `lengths` is for tasks whose examples
     depend on the feature lengths, such as those over plain text. A mixture's tasks follow one
-    another by name. Raises `SpotError` for an unknown name or split, an empty split, and a target outside
-    the task's verbalizers.
+    another by name. Raises `SpotError` for an unknown name or split, an empty split, and a target
+    outside the task's verbalizers.
     """
     return load_evaluation(
         name, split, vocabulary, limit=limit, lengths=lengths, use_cached=use_cached
