@@ -1,4 +1,4 @@
-"""Model tuning: every weight is trained. The papers' baseline, and how a backbone is pre-trained."""
+"""Model tuning: all weights are trained. The papers' baseline, and how to pre-train."""
 
 import dataclasses
 

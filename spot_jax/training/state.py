@@ -48,8 +48,8 @@ def init_state(trainable: Tree, tx: optax.GradientTransformation, keys: Key[Arra
 def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) -> StepFunction:
     """The jitted step (state, frozen, batch) -> (state, metrics), compiled once a batch shape.
 
-    An update that would put NaN or infinity in the state is not made: the state comes back as it
-    was, and `finite` in the metrics is False. The loop then stops with the last good state.
+    `finite` in the metrics says whether loss and gradient were; the loop looks at it before it
+    saves anything.
 
     Args:
         method: gives the loss.
@@ -66,12 +66,6 @@ def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) 
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = State(state.step + 1, trainable, opt_state, state.keys)
-        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), _arrays(new), _arrays(state))
-        metrics = {**metrics, "grad_norm": norm, "finite": finite}
-        return new.replace(**kept), metrics
+        return new, {**metrics, "grad_norm": norm, "finite": finite}
 
     return jax.jit(step, donate_argnums=0)
-
-
-def _arrays(state: State) -> dict[str, Tree]:
-    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}

@@ -1,0 +1,118 @@
+"""A prompt as a first-class file: the table, and all one needs to use, continue or distrust it.
+
+The format is safetensors: one tensor `prompt` [P, d] float32 and one metadata entry `spot_jax`, a
+JSON object with the fields of `PromptFile`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Float
+
+from spot_jax.errors import SpotError
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptFile:
+    """A prompt and where it comes from.
+
+    Attributes:
+        prompt: float32 [p, d].
+        method: its name and hyper-parameters.
+        backbone: fingerprint of the T5 it was tuned on; "" if unknown (imported prompts).
+        vocabulary: sha256 of the SentencePiece model, or "".
+        task: the seqio task or mixture.
+        step: updates done.
+        seed: of the run.
+        metrics: scores at this step.
+        ancestry: the prompts it began from, nearest first: task, step and file of each.
+    """
+
+    prompt: Float[np.ndarray, "p d"]
+    method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    backbone: str = ""
+    vocabulary: str = ""
+    task: str = ""
+    step: int = 0
+    seed: int = 0
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ancestry: tuple[Mapping[str, Any], ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Writes the file in one move: a reader never sees half of it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["prompt"]
+        metadata = {"spot_jax": json.dumps({"format": FORMAT, **fields})}
+        data = safetensors.numpy.save(
+            {"prompt": np.ascontiguousarray(self.prompt, np.float32)}, metadata
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_bytes(data)
+        part.replace(path)
+
+    def ancestor(self, path: str) -> dict[str, Any]:
+        """What a prompt that begins from this one writes about it."""
+        return {"task": self.task, "step": self.step, "seed": self.seed, "file": path}
+
+
+def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) -> PromptFile:
+    """Reads a prompt file, or a T5X prompt (.npy content, with or without the suffix).
+
+    Args:
+        path: the file; T5X's are named `encoder.prompt.prompt.prompt`.
+        backbone: the fingerprint it must have been tuned on; None to take any. A file that does
+            not say (T5X's) is taken on trust: only its width can be checked, where it is used.
+
+    Raises:
+        SpotError: no such file, not a prompt, truncated, or of another backbone.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
+    found = _load_numpy(path) if path.read_bytes()[:6] == b"\x93NUMPY" else _load_ours(path)
+    if found.prompt.ndim != 2:
+        raise SpotError(
+            f"{path}: a prompt is [tokens, width], found shape {list(found.prompt.shape)}"
+        )
+    if not np.all(np.isfinite(found.prompt)):
+        raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
+    if backbone and found.backbone and found.backbone != backbone:
+        raise SpotError(
+            f"{path}: this prompt was tuned on another backbone (fingerprint "
+            f"{found.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or tune a "
+            "prompt on this one"
+        )
+    return found
+
+
+def _load_numpy(path: Path) -> PromptFile:
+    try:
+        with path.open("rb") as file:
+            return PromptFile(np.load(file, allow_pickle=False).astype(np.float32), task=path.name)
+    except (ValueError, EOFError) as error:
+        raise SpotError(f"{path}: damaged or truncated numpy file ({error})") from error
+
+
+def _load_ours(path: Path) -> PromptFile:
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            fields = json.loads((file.metadata() or {})["spot_jax"])
+            prompt = file.get_tensor("prompt")
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise SpotError(
+            f"{path}: not a prompt file of spot-jax, or truncated ({error}); take another copy"
+        ) from error
+    if fields.pop("format") != FORMAT:
+        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    fields["ancestry"] = tuple(fields["ancestry"])
+    return PromptFile(prompt, **fields)

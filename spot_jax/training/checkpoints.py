@@ -1,0 +1,98 @@
+"""What a run saves: `State` and the place in the data, in one atomic Orbax step.
+
+A frozen leaf cannot get here: `State` has none. Saving is a directory written aside and renamed,
+so that a run killed at any moment leaves whole steps only.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from spot_jax.errors import SpotError
+from spot_jax.training.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointPlan:
+    """When steps are saved and which are kept.
+
+    Attributes:
+        period: steps between saves; at a prompt's size saving often is cheap.
+        keep: how many of the newest steps stay.
+    """
+
+    period: int = 1000
+    keep: int = 2
+
+
+class Checkpoints:
+    """The saved steps of a run directory."""
+
+    def __init__(self, directory: Path, plan: CheckpointPlan):
+        if plan.period < 1 or plan.keep < 1:
+            raise SpotError(
+                f"checkpoint period and keep are at least 1, found {plan.period} and {plan.keep}"
+            )
+        self.directory, self.plan = directory.absolute(), plan
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=plan.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def newest(self) -> int | None:
+        """The newest whole step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, data: dict[str, Any]) -> None:
+        """Saves one step, unless it is there; returns when it is whole on disk."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_plain(state)), data=ocp.args.JsonSave(data)
+        )
+        self._manager.save(step, args=items, force=True)
+        self._manager.wait_until_finished()
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
+        """The newest step, placed as `like` is, and the place in the data.
+
+        Raises:
+            SpotError: the step does not hold a state like this one, or is damaged.
+        """
+        step = self._manager.latest_step()
+        assert step is not None, "restore is called only where newest() is not None"
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
+        )
+        try:
+            found = self._manager.restore(step, args=items)
+        except Exception as error:
+            raise SpotError(
+                f"cannot restore step {step} from {self.directory}: "
+                f"{' '.join(str(error).split())[:200]}; remove that step's directory to go on "
+                "from the one before, or choose another MODEL_DIR"
+            ) from error
+        plain = found["state"]
+        keys = jax.random.wrap_key_data(plain["keys"])
+        state = State(plain["step"], plain["trainable"], plain["opt_state"], keys)
+        return state, found["data"]
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._manager.close()
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "trainable": state.trainable,
+        "opt_state": state.opt_state,
+        "keys": jax.random.key_data(state.keys),
+    }

@@ -1,0 +1,186 @@
+"""One code path from one CPU to many hosts: a mesh of `data` x `model`, and T5X's logical axes.
+
+Every parameter's axes have T5X's names (`joined_kv`, `mlp`, `vocab`, ...); one table says which
+mesh axis a name is split over. Weights are split over `model`, batches over `data`, what is
+trained beside a frozen model is small and replicated.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from spot_jax.errors import SpotError
+
+# (path of a parameter, names of its axes), first match wins; stacked layers add one in front.
+LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"token_embedder/embedding", ("vocab", "embed")),
+    (r".*/(query|key|value)/kernel", ("embed", "joined_kv")),
+    (r".*/out/kernel", ("joined_kv", "embed")),
+    (r".*/wi(_\d)?/kernel", ("embed", "mlp")),
+    (r".*/wo/kernel", ("mlp", "embed")),
+    (r".*/scale", ("embed",)),
+    (r".*/rel_embedding", ("heads", "relpos_buckets")),
+    (r"decoder/logits_dense/kernel", ("embed", "vocab")),
+)
+# T5X's standard rules in one dimension. The position bias stays whole ("heads"): `small` has 6
+# heads, which 8 devices do not divide, but its joined_kv of 384 they do.
+MESH_AXES: Mapping[str, str | None] = {
+    "batch": "data",
+    "vocab": "model",
+    "joined_kv": "model",
+    "mlp": "model",
+    "embed": None,
+    "heads": None,
+    "relpos_buckets": None,
+    "layers": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """How devices are arranged.
+
+    Attributes:
+        data: ways in which a batch is divided; None for all devices that `model` leaves.
+        model: ways in which each weight is divided.
+    """
+
+    data: int | None = None
+    model: int = 1
+
+
+def make_mesh(shape: MeshShape) -> Mesh:
+    """The mesh over this process group's devices.
+
+    Raises:
+        SpotError: more devices asked for than there are, or a number that does not fit.
+    """
+    there = jax.device_count()
+    if shape.model < 1 or (shape.data is not None and shape.data < 1):
+        raise SpotError(f"mesh axes are at least 1, found data={shape.data}, model={shape.model}")
+    data = max(there // shape.model, 1) if shape.data is None else shape.data
+    if data * shape.model > there:
+        raise SpotError(
+            f"the mesh data={data} x model={shape.model} needs {data * shape.model} devices, "
+            f"found {there}; choose a smaller mesh"
+        )
+    if jax.process_count() > 1 and data * shape.model != there:
+        raise SpotError(
+            f"with several processes the mesh uses all {there} devices, found data={data} x "
+            f"model={shape.model}; let their product be {there}"
+        )
+    devices = np.asarray(jax.devices()[: data * shape.model]).reshape(data, shape.model)
+    return Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
+    """Where a parameter lives.
+
+    Args:
+        mesh: the mesh.
+        path: the parameter's T5X name.
+        shape: its shape; one axis more than its name has means stacked layers.
+
+    Raises:
+        SpotError: an axis that the mesh does not divide.
+    """
+    axes = _axes(path)
+    if axes is None:
+        return replicated(mesh)
+    names = ("layers",) * (len(shape) - len(axes)) + axes
+    for name, size in zip(names, shape, strict=True):
+        ways = mesh.shape[MESH_AXES[name]] if MESH_AXES[name] else 1
+        if size % ways:
+            raise SpotError(
+                f"{path}: its axis {name} of {size} cannot be divided over {ways} devices; "
+                "choose a mesh whose model axis divides it"
+            )
+    return NamedSharding(mesh, PartitionSpec(*(MESH_AXES[name] for name in names)))
+
+
+def _axes(path: str) -> tuple[str, ...] | None:
+    return next((axes for pattern, axes in LOGICAL_AXES if re.fullmatch(pattern, path)), None)
+
+
+def path_of(path: Any) -> str:
+    """A leaf's dict keys joined by "/"; what is not a dict on the way is left out."""
+    return "/".join(str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey))
+
+
+def tree_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A sharding for every leaf of parameters or of optimizer state over parameters.
+
+    A leaf is placed by the parameter its path ends in; what is none, or was reduced to another
+    rank (factored moments, counts), is replicated.
+    """
+
+    def of(path: Any, leaf: Any) -> NamedSharding:
+        name = path_of(path)
+        axes = _axes(name)
+        if axes is None or leaf.ndim - len(axes) not in (0, 1) or 1 in leaf.shape:
+            return replicated(mesh)
+        return parameter_sharding(mesh, name, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts host arrays, alike on every process, where `shardings` says."""
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if jax.process_count() == 1 or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+class BatchPlacement:
+    """Divides a batch's rows over the mesh's `data` axis; each process needs its own rows only.
+
+    Attributes:
+        host_rows: the rows of the global batch that this process must materialise.
+    """
+
+    def __init__(self, mesh: Mesh, rows: int):
+        ways = mesh.shape["data"]
+        if rows % ways:
+            raise SpotError(
+                f"a batch of {rows} rows cannot be divided over data={ways}; choose a batch size "
+                f"that is a multiple of {ways}, or another mesh"
+            )
+        self.mesh, self.rows = mesh, rows
+        spec = NamedSharding(mesh, PartitionSpec("data"))
+        spans = [
+            index[0].indices(rows)[:2]
+            for index in spec.addressable_devices_indices_map((rows,)).values()
+            if index is not None
+        ]
+        self.host_rows = slice(min(s for s, _ in spans), max(e for _, e in spans))
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Global arrays from the rows in `host_rows`."""
+        first = self.host_rows.start
+
+        def one(array: np.ndarray) -> jax.Array:
+            spec = PartitionSpec("data", *(None,) * (array.ndim - 1))
+
+            def rows(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[0].indices(self.rows)
+                return array[start - first : stop - first]
+
+            shape = (self.rows, *array.shape[1:])
+            return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), rows)
+
+        return {name: one(array) for name, array in batch.items()}
