@@ -88,7 +88,7 @@ class Examples:
     def load(cls, path: str | os.PathLike[str]) -> "Examples":
         """Read what `save` wrote; raises `SpotError` when it is missing, damaged or empty."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ARRAYS}
                 task = str(file["task"]) if "task" in file else ""
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
