@@ -1,0 +1,120 @@
+"""Several prompts over one frozen backbone, by majority vote (Lester 2021, section 6).
+
+One batch holds every example N times, each time with another prompt's virtual tokens, so that an
+ensemble is one model with one pass over the data.
+"""
+
+import collections
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.evaluate import (
+    Batch,
+    Search,
+    TextCodec,
+    check_targets,
+    measure,
+    predict,
+)
+from spot_jax.evaluation.metrics import Metric
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.model import Params
+
+
+class EnsembleEvaluation(NamedTuple):
+    """What an ensemble found.
+
+    Attributes:
+        metrics: of the vote.
+        members: each prompt's own metrics, in the table's order.
+        predictions: of the vote, one an example.
+        member_predictions: each prompt's own.
+        loss: mean cross-entropy of the target tokens over all prompts; None without targets.
+    """
+
+    metrics: dict[str, float]
+    members: list[dict[str, float]]
+    predictions: list[str]
+    member_predictions: list[list[str]]
+    loss: float | None
+
+
+def ensemble_predictions(predictions: Sequence[Sequence[Hashable]]) -> list[Any]:
+    """The answer that most members give to each example.
+
+    Of answers with equally many votes the one wins that the earliest member gave: list the best
+    prompt first.
+
+    Args:
+        predictions: of N members, each for all examples. Raises `SpotError` when there is none or
+            their numbers of examples differ.
+    """
+    counts = sorted({len(member) for member in predictions})
+    if len(counts) != 1:
+        raise SpotError(
+            f"expected the members' predictions of the same examples, found {counts or 'none'}; "
+            "predict one split with every prompt"
+        )
+    # Counter keeps the order of first appearance and most_common is stable.
+    votes = (collections.Counter(answers) for answers in zip(*predictions, strict=True))
+    return [vote.most_common(1)[0][0] for vote in votes]
+
+
+def repeat_for_members(
+    batch: Mapping[str, np.ndarray], vocab_size: int, members: int, rows: int
+) -> dict[str, np.ndarray]:
+    """Every row N times, one under another, the n-th with prompt n's virtual tokens.
+
+    Args:
+        batch: written with the first prompt, ids `vocab_size` to `vocab_size + rows - 1`.
+        vocab_size: rows of the embedding table.
+        members: number of prompts, N.
+        rows: rows of one prompt in the table, P.
+    """
+    repeated = {name: np.repeat(array, members, axis=0) for name, array in batch.items()}
+    ids = repeated["encoder_input_tokens"]
+    member = np.tile(np.arange(members, dtype=ids.dtype), len(ids) // members)[:, None]
+    repeated["encoder_input_tokens"] = np.where(ids >= vocab_size, ids + member * rows, ids)
+    return repeated
+
+
+def evaluate_ensemble(
+    params: Params,
+    config: T5Config,
+    batches: Iterable[Batch],
+    vocabulary: TextCodec,
+    targets: Sequence[Any],
+    metrics: Sequence[Metric],
+    *,
+    table: Float[Array, "r d"],
+    members: int,
+    search: Search | None = None,
+    place: Callable[[Batch], Batch] = dict,
+) -> EnsembleEvaluation:
+    """Evaluates N prompts and their vote in one pass; other arguments as in `evaluate`.
+
+    Args:
+        batches: written with the first prompt's virtual tokens; they grow N-fold here.
+        table: the N prompts one under another, [N * P, d].
+        members: number of prompts, N. Raises `SpotError` when the table doesn't divide by it.
+    """
+    rows, left = divmod(table.shape[0], max(members, 1))
+    if members < 1 or left:
+        raise SpotError(
+            f"expected a table of {members} prompts of equal length, found {table.shape[0]} rows; "
+            "give the prompts' number and stack prompts of one length"
+        )
+    search = search or Search()
+    check_targets(targets, search.labels)
+    repeated = (repeat_for_members(batch, config.vocab_size, members, rows) for batch in batches)
+    texts, loss = predict(
+        params, config, repeated, vocabulary, table=table, search=search, place=place
+    )
+    each = [texts[member::members] for member in range(members)]
+    vote = ensemble_predictions(each)
+    own = [measure(metrics, targets, texts) for texts in each]
+    return EnsembleEvaluation(measure(metrics, targets, vote), own, vote, each, loss)
