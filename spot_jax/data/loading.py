@@ -1,18 +1,20 @@
 """Data by name, for a run: arrays in files without seqio, everything else through it.
 
-`FILE.npz` is what `Examples.save` wrote; `{split}` in the name stands for the split.
+`FILE.npz` is what `Examples.save` wrote; `{split}` in a file's name stands for the split.
 `FILE.npy:span_corruption` and `FILE.npy:prefix_lm` are flat tokens of text with an objective. Any
 other name is a seqio task or mixture. Only the last imports seqio and TensorFlow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
+from typing import Any
 
 from spot_jax.data.denoising import TokenSource, objective
 from spot_jax.data.examples import Examples
 from spot_jax.data.sources import Shuffled, Source
 from spot_jax.data.text_tokens import load_tokens
 from spot_jax.errors import SpotError
+from spot_jax.evaluation.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
 Lengths = Mapping[str, int]
@@ -23,18 +25,52 @@ def is_arrays(name: str) -> bool:
     return name.endswith(".npz") or ".npy:" in name
 
 
+def has_metrics(name: str) -> bool:
+    """Return whether predictions on `name` are scored; text without labels has only a loss."""
+    if is_arrays(name):
+        return name.endswith(".npz")
+    return bool(_seqio().metric_fns(name))
+
+
+def metric_fns(name: str) -> list[Metric]:
+    """Return the metrics of a task; arrays are compared as decoded text."""
+    return [accuracy] if is_arrays(name) else _seqio().metric_fns(name)
+
+
 def load_examples(
-    name: str, split: str, vocabulary: Vocabulary | None, *, limit: int | None = None
+    name: str,
+    split: str,
+    vocabulary: Vocabulary | None,
+    *,
+    limit: int | None = None,
+    lengths: Lengths | None = None,
 ) -> Examples:
-    """Return the examples of a split in order; see `seqio_tasks.load_examples` for tasks."""
+    """Return the examples of a split in order; see `seqio_tasks.load_examples` for tasks.
+
+    Of endless text in arrays the first `limit` examples are taken.
+    """
     if name.endswith(".npz"):
-        examples = Examples.load(_npz_path(name, split))
+        examples = Examples.load(_path(name, split))
         return examples if limit is None else examples.first(limit)
     if is_arrays(name):
-        raise SpotError(
-            f"expected examples to evaluate on, found the endless text {name}; give a .npz file"
-        )
-    return _seqio().load_examples(name, split, _needed(vocabulary, name), limit=limit)
+        if limit is None:
+            raise SpotError(f"expected a number of examples to take from {name}; give a limit")
+        source = training_source(name, vocabulary, 0, split=split, lengths=lengths)
+        return Examples.from_lists([source.next() for _ in range(limit)], task=name)
+    needed = _needed(vocabulary, name)
+    return _seqio().load_examples(name, split, needed, limit=limit, lengths=lengths)
+
+
+def load_evaluation(
+    name: str, split: str, vocabulary: Vocabulary | None, *, limit: int | None = None
+) -> tuple[Examples, list[Any]]:
+    """Return the examples of a split and their targets as the metrics compare them."""
+    needed = _needed(vocabulary, name)
+    if is_arrays(name):
+        examples = load_examples(name, split, vocabulary, limit=limit)
+        return examples, [needed.decode(targets.tolist()) for _, targets in examples]
+    found = _seqio().load_evaluation(name, split, needed, limit=limit)
+    return found.examples, found.targets
 
 
 def training_source(
@@ -44,22 +80,28 @@ def training_source(
     *,
     split: str = "train",
     lengths: Lengths | None = None,
+    use_cached: bool = False,
 ) -> Source:
     """Return an endless source of a split; see `seqio_tasks.training_source` for tasks."""
     if name.endswith(".npz"):
-        return Shuffled(Examples.load(_npz_path(name, split)), seed)
+        return Shuffled(Examples.load(_path(name, split)), seed)
     if is_arrays(name):
-        path, _, kind = name.rpartition(":")
+        path, _, kind = _path(name, split).rpartition(":")
         if not lengths:
             raise SpotError(f"expected feature lengths to cut {name} by, found none; give them")
         made = objective(kind, _needed(vocabulary, name).size, lengths.get("targets"))
         return TokenSource(load_tokens(path), made, lengths["inputs"], seed)
     return _seqio().training_source(
-        name, _needed(vocabulary, name), seed, split=split, lengths=lengths
+        name,
+        _needed(vocabulary, name),
+        seed,
+        split=split,
+        lengths=lengths,
+        use_cached=use_cached,
     )
 
 
-def _npz_path(name: str, split: str) -> str:
+def _path(name: str, split: str) -> str:
     if "{split}" not in name and split != "train":
         raise SpotError(
             f"expected {{split}} in the file name {name} to read split {split!r}, found a file for "
@@ -86,3 +128,23 @@ def _seqio() -> ModuleType:
             "install them with `pip install seqio`, or give arrays (.npz)"
         ) from error
     return seqio_tasks
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import the Python modules that register tasks; `SpotError` for one that cannot be."""
+    _seqio().import_all(modules)
+
+
+def register_text(directory: str) -> None:
+    """Register `span_corruption` and `prefix_lm` over the plain text in a directory."""
+    _seqio()
+    from tasks import text
+
+    text.register(directory)
+
+
+def labels_of(name: str) -> tuple[str, ...] | None:
+    """Return the label words of a task, or None where none are registered."""
+    from tasks import verbalizers
+
+    return verbalizers.of(name)
