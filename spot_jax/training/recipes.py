@@ -1,9 +1,7 @@
 """What a run is made of, as plain data: the dataclasses that a configuration file fills in."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -284,18 +282,3 @@ class EvaluationPlan:
     batch_size: int | None = None
     decoding: str = "auto"
     metric: str | None = None
-
-
-def run_path(model_dir: str | os.PathLike[str]) -> Path:
-    """The run directory, made if need be; `SpotError` if it cannot be written."""
-    path = Path(model_dir).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise SpotError(
-            f"cannot write the run directory {path}: {error.strerror}; give another MODEL_DIR"
-        ) from error
-    return path

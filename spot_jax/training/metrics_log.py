@@ -1,0 +1,117 @@
+"""Metrics of a run: JSON lines, which are exact, and TensorBoard events, to look at."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+FILE = "metrics.jsonl"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: arrays as lists, and NaN and infinities, which JSON lacks, as text.
+
+    The texts are "NaN", "Infinity" and "-Infinity", which Python's `float` reads back.
+    """
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events in one directory.
+
+    A line is `{"step": 10, "train/loss": 0.5, ...}`; the values of N prompts are a list. Lines are
+    whole and flushed when `write` returns. Process 0 writes, the others do nothing.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        """A log in the directory of a run; its files are made at the first line."""
+        self.path = Path(directory) / FILE
+        self._on = jax.process_index() == 0
+        self._file: TextIO | None = None
+        self._events: SummaryWriter | None = None
+        self._kept: int | None = None
+
+    def truncate_after(self, step: int) -> None:
+        """Take out what was logged after the step a run goes on from: it will be logged again.
+
+        A last line that a kill cut short goes too. Call it before the first `write`.
+        """
+        if not self._on or not self.path.exists():
+            return
+        kept = [line for line in self.path.read_bytes().split(b"\n") if _is_upto(line, step)]
+        beside = self.path.with_suffix(".jsonl.part")
+        beside.write_bytes(b"".join(line + b"\n" for line in kept))
+        beside.replace(self.path)
+        self._kept = step
+
+    def _open(self) -> tuple[TextIO, SummaryWriter]:
+        if self._file is None or self._events is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+            # TensorBoard hides the events from this step on that earlier starts wrote.
+            purge = None if self._kept is None else self._kept + 1
+            self._events = SummaryWriter(str(self.path.parent), purge_step=purge)
+        return self._file, self._events
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log values of one step: numbers, texts, or arrays [n] of one number a prompt."""
+        if not self._on:
+            return
+        row = {"step": int(step), **{name: plain(value) for name, value in values.items()}}
+        file, events = self._open()
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        for name, value in values.items():
+            if value is None or isinstance(value, str):
+                continue
+            array = np.asarray(value)
+            for index in np.ndindex(array.shape):
+                tag = "/".join([name, *map(str, index)])
+                events.add_scalar(tag, float(array[index]), int(step))
+
+    def close(self) -> None:
+        """Flush and close both."""
+        if self._file is not None and self._events is not None:
+            self._file.close()
+            self._events.close()
+
+    def __enter__(self) -> "MetricsLog":
+        """The log itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the log."""
+        self.close()
+
+
+def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's log, the last one left out if a kill cut it short."""
+    path = Path(directory) / FILE
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return [json.loads(line) for line in lines if _is_upto(line, None)]
+
+
+def _is_upto(line: bytes, step: int | None) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return step is None or row["step"] <= step

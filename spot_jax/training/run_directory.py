@@ -1,0 +1,103 @@
+"""A run directory: what is in it, and whether a run may go on in it.
+
+checkpoints/STEP/        state and data position, one Orbax step each
+prompts/best-I.safetensors, last-I.safetensors   prompt I of the run, best by validation, last
+backbone/                the tuned weights, in our stored form (model tuning)
+run.json                 what the run is; a run of another kind is refused here
+environment.json         versions, devices and command of each start
+config.gin               the operative configuration
+metrics.jsonl            one line a report; TensorBoard's event files stand beside it
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from spot_jax.errors import SpotError
+
+
+def run_path(model_dir: str | os.PathLike[str]) -> Path:
+    """The run directory, made if need be; `SpotError` if it cannot be written."""
+    path = Path(model_dir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise SpotError(
+            f"cannot write the run directory {path}: {error.strerror}; give another MODEL_DIR"
+        ) from error
+    return path
+
+
+def check_same_run(directory: Path, description: Mapping[str, Any]) -> None:
+    """Writes run.json at the first start; afterwards refuses a run that is another.
+
+    Args:
+        directory: the run directory.
+        description: everything that decides the path of training, in JSON's types. What may
+            change between two starts (number of steps, periods, mesh) is not in it.
+
+    Raises:
+        SpotError: a field that differs, with both values.
+    """
+    path = directory / "run.json"
+    description = json.loads(json.dumps(description))
+    if not path.exists():
+        write_json(path, description)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise SpotError(f"{path} is damaged ({error}); choose another MODEL_DIR") from error
+    odd = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
+    if odd:
+        name = odd[0]
+        more = f" (and {len(odd) - 1} more: {', '.join(odd[1:4])})" if len(odd) > 1 else ""
+        raise SpotError(
+            f"{directory} holds a run with {name} = {_short(found.get(name))}, this one has "
+            f"{_short(description.get(name))}{more}; choose another MODEL_DIR, or the same settings"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON in one move."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)
+
+
+def write_environment(directory: Path) -> None:
+    """Adds this start to environment.json: command, versions, devices."""
+    path = directory / "environment.json"
+    starts = json.loads(path.read_text()) if path.exists() else []
+    names = ("spot-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    devices = [f"{d.platform}:{d.device_kind}" for d in jax.devices()]
+    start = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "versions": versions,
+        "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
+        "processes": jax.process_count(),
+    }
+    write_json(path, [*starts, start])

@@ -1,0 +1,139 @@
+"""Scores of a run's prompts on a split while it trains, and which checkpoint was best."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from spot_jax.data import loading
+from spot_jax.data.batches import BatchShape, evaluation_batches
+from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.evaluate import Search, evaluate
+from spot_jax.evaluation.metrics import mean_of_metrics
+from spot_jax.methods.base import Method, Tree
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.recipes import DataSource, EvaluationPlan
+from spot_jax.training.sharding import BatchPlacement
+
+HELD_BACK_TEXTS = 256
+
+
+@dataclasses.dataclass
+class Best:
+    """The best checkpoint of one prompt so far: its step, score and all metrics."""
+
+    step: int = -1
+    score: float = float("-inf")
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Validation:
+    """Evaluates every prompt of a run on its own task's split.
+
+    Tasks with metrics are predicted and scored; where there is nothing but text, the score is the
+    negative mean loss of the first held-back examples.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        vocabulary: Vocabulary | None,
+        data: DataSource,
+        names: Sequence[str],
+        plan: EvaluationPlan,
+        mesh: Mesh,
+    ):
+        self.method, self.vocabulary, self.plan = method, vocabulary, plan
+        rows = plan.batch_size or data.batch_size
+        lengths = data.task_feature_lengths
+        self.shape = BatchShape(rows, lengths["inputs"], lengths["targets"])
+        self.place = BatchPlacement(mesh, rows)
+        self.tasks = {name: self._load(name, lengths) for name in dict.fromkeys(names)}
+        self.names = list(names)
+
+    def _load(self, name: str, lengths: Any) -> "_Task":
+        plan = self.plan
+        if not loading.has_metrics(name):
+            limit = plan.examples or HELD_BACK_TEXTS
+            pairs = loading.load_examples(
+                name, plan.split, self.vocabulary, limit=limit, lengths=lengths
+            )
+            return _Task(pairs, [], [], ())
+        examples, targets = loading.load_evaluation(
+            name, plan.split, self.vocabulary, limit=plan.examples
+        )
+        labels = loading.labels_of(name) if plan.decoding in ("auto", "rank") else None
+        if plan.decoding == "rank" and labels is None:
+            raise SpotError(
+                f"{name} has no verbalizers to rank; register them, or set decoding to 'greedy'"
+            )
+        return _Task(examples, targets, loading.metric_fns(name), labels or ())
+
+    def __call__(self, trainable: Tree, frozen: Tree) -> list[dict[str, float]]:
+        """Each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
+        table = self.method.prompt_table(trainable)
+        params = self.method.backbone_params(trainable, frozen)
+        return [self._score(i, params, table) for i in range(len(self.names))]
+
+    def _score(self, i: int, params: Tree, table: Any) -> dict[str, float]:
+        task, method = self.tasks[self.names[i]], self.method
+        config, length = method.config, method.prompt_length
+        write = None
+        if length:
+            # Each prompt alone, as prompt 0: one program serves every prompt of the run.
+            table = jax.lax.dynamic_slice_in_dim(table, i * length, length)
+            write = VirtualTokens(config.vocab_size, length)
+        batches = evaluation_batches(
+            task.examples, self.shape, write, host_rows=self.place.host_rows
+        )
+        search = Search(labels=task.labels, beams=4 if self.plan.decoding == "beam" else 1)
+        if not task.metrics:
+            # Text without metrics: its first token predicted by rank costs least; the loss counts.
+            search = Search(max_length=1)
+        found = evaluate(
+            params,
+            config,
+            batches,
+            self.vocabulary,
+            task.targets or [""] * len(task.examples),
+            task.metrics,
+            table=table,
+            search=search,
+            place=self.place,
+        )
+        values = dict(found.metrics)
+        loss = float("nan") if found.loss is None else found.loss
+        if not values:
+            score = -loss
+        elif self.plan.metric is None:
+            score = mean_of_metrics(values)
+        elif self.plan.metric in values:
+            score = values[self.plan.metric]
+        else:
+            raise SpotError(
+                f"no metric {self.plan.metric!r} for {self.names[i]}; it has "
+                f"{', '.join(sorted(values))}"
+            )
+        return {**values, "loss": loss, "score": score}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    examples: Any
+    targets: list[Any]
+    metrics: list[Callable[..., dict[str, float]]]
+    labels: tuple[str, ...]
+
+
+def prompt_of(method: Method, trainable: Tree, i: int) -> np.ndarray | None:
+    """Prompt i of a run as a float32 array [p, d]; None for methods without one."""
+    table = method.prompt_table(trainable)
+    if table is None:
+        return None
+    rows = slice(i * method.prompt_length, (i + 1) * method.prompt_length)
+    return np.asarray(jnp.asarray(table)[rows], np.float32)
