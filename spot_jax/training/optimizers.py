@@ -153,50 +153,6 @@ class AdamW:
         return optax.chain(optax.clip_by_global_norm(self.max_norm), adam)
 
 
-@dataclasses.dataclass(frozen=True)
-class Muon:
-    """Muon (Jordan 2024) on the layers' matrices, AdamW on the rest: for pre-training.
-
-    Attributes:
-        learning_rate: of both parts.
-        schedule: a factor on it by step.
-        weight_decay: scaled by the learning rate.
-        adam_factor: the learning rate of the rest, as a share of this one.
-        max_norm: of the whole gradient; None for no clip.
-    """
-
-    learning_rate: float = 0.01
-    schedule: Schedule = Constant()
-    weight_decay: float = 0.01
-    adam_factor: float = 0.3
-    max_norm: float | None = 1.0
-
-    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
-        """See the class."""
-        outside = ("embedding", "rel_embedding", "logits_dense")
-
-        def dimensions(params: Any) -> Any:
-            def of(path: Any, leaf: Any) -> Any:
-                names = [getattr(k, "key", "") for k in path]
-                matrix = leaf.ndim == 2 and not any(n in outside for n in names)
-                return optax.contrib.MuonDimensionNumbers() if matrix else None
-
-            return jax.tree_util.tree_map_with_path(of, params)
-
-        rate = lambda step: learning_rate * self.schedule(step)  # noqa: E731
-        muon = optax.contrib.muon(
-            rate,
-            weight_decay=self.weight_decay,
-            adam_learning_rate=lambda step: self.adam_factor * rate(step),
-            adam_b2=0.98,
-            muon_weight_dimension_numbers=dimensions,
-            consistent_rms=0.2,
-        )
-        if self.max_norm is None:
-            return muon
-        return optax.chain(optax.clip_by_global_norm(self.max_norm), muon)
-
-
 def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformation:
     """The optimizer of a run.
 
