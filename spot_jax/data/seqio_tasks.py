@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from spot_jax.data.examples import Examples, Ids
 from spot_jax.data.seqio_registry import (
+    import_all,
     import_module,
     metric_fns,
     names,
@@ -31,6 +32,7 @@ from tasks import verbalizers
 
 __all__ = [
     "Evaluation",
+    "import_all",
     "import_module",
     "load_evaluation",
     "load_examples",

@@ -95,6 +95,23 @@ def test_a_source_fits_its_lengths_covers_the_text_and_restores(name):
         assert again[0].tolist() == inputs.tolist() and again[1].tolist() == targets.tolist()
 
 
+def test_what_becomes_of_a_chunk_follows_from_seed_epoch_and_number_alone():
+    tokens, made = np.arange(3, 903), PrefixLM()
+    source = TokenSource(tokens, made, 40, seed=5)
+    seen = {}
+    for epoch in range(2):
+        offset = int(generator(5, epoch).integers(40))
+        for _ in range(source.chunks):
+            inputs, targets = source.next()
+            number, rest = divmod(int(inputs[0]) - 3 - offset, 40)
+            assert rest == 0
+            chunk = tokens[offset + number * 40 :][:40]
+            again = made.apply(chunk, generator(5, epoch, number))
+            assert again[0].tolist() == inputs.tolist() and again[1].tolist() == targets.tolist()
+            seen.setdefault(number, []).append(len(inputs))
+    assert len(seen) == source.chunks and any(a != b for a, b in seen.values())
+
+
 def test_mistakes_are_one_clear_line():
     with pytest.raises(SpotError, match="at least 80 tokens of text .* found 50"):
         TokenSource(np.zeros(50, np.int32), PrefixLM(), 40, 0)

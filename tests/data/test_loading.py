@@ -49,7 +49,7 @@ def test_a_split_without_a_file_of_its_own_is_refused(tmp_path):
 def test_other_mistakes(tmp_path):
     with pytest.raises(SpotError, match="a backbone with a vocabulary"):
         loading.load_examples("bundled_sms_spam", "train", None)
-    with pytest.raises(SpotError, match="found the endless text"):
+    with pytest.raises(SpotError, match="a number of examples to take"):
         loading.load_examples("t.npy:prefix_lm", "train", None)
     with pytest.raises(SpotError, match="feature lengths"):
         loading.training_source("t.npy:prefix_lm", None, 0)

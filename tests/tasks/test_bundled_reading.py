@@ -51,13 +51,16 @@ def test_equal_texts_of_different_sets_are_on_the_same_side():
 
 
 def test_linked_pairs_stay_together_and_the_order_of_rows_does_not_matter():
-    pairs = [("a b", "c"), ("C!", "d"), ("e", "d"), ("x", "y")]
+    def text(start, split):
+        return next(f"{start}{i}" for i in range(1000) if split_of(f"{start}{i}") == split)
+
+    a, b, c, d = text("a", "test"), text("b", "train"), text("c", "validation"), text("d", "train")
+    pairs = [(b, c), (f"{c.upper()}!", d), (a, d), ("x", "y")]
     table = [{"text1": first, "text2": second} for first, second in pairs]
     fields = ("text1", "text2")
-    splits = group_splits(table, fields)
-    assert splits[0] == splits[1] == splits[2] == split_of("a b")
-    assert splits[3] == split_of("x")
-    assert group_splits(table[::-1], fields) == splits[::-1]
+    assert group_splits(table, fields) == ["test", "test", "test", split_of("x")]
+    assert group_splits(table[::-1], fields) == [split_of("x"), "test", "test", "test"]
+    assert group_splits(table, ("text1",)) == [split_of(row["text1"]) for row in table]
 
 
 @pytest.mark.parametrize("name", ["sms_spam", "clinc150", "gap_coref"])
