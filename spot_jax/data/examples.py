@@ -33,7 +33,7 @@ class Examples:
 
     @classmethod
     def from_lists(
-        cls, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, task: str = ""
+        cls, pairs: Iterable[tuple[Sequence[int] | Ids, Sequence[int] | Ids]], *, task: str = ""
     ) -> "Examples":
         """Build from (inputs, targets) pairs; raises `SpotError` when there are none."""
         pairs = list(pairs)
@@ -105,7 +105,7 @@ class Examples:
         return cls(**arrays, task=task)
 
 
-def _flatten(lists: list[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _flatten(lists: list[Sequence[int] | Ids]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(ids) for ids in lists], out=offsets[1:])
     return np.concatenate([np.asarray(ids, np.int32) for ids in lists]), offsets
