@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from spot_jax.evaluation import metrics
-from tasks import verbalizers
+from tasks import formats, verbalizers
 from tasks.bundled.reading import SHOT_SUFFIX, SHOTS, SPLITS, rows
 from tasks.bundled.sets import SETS, BundledSet
 from tasks.t5_features import OUTPUT_FEATURES
@@ -53,6 +53,7 @@ def _add(item: BundledSet, name: str, sizes: dict[str, int]) -> str:
         metric_fns=[getattr(metrics, metric) for metric in item.metrics],
     )
     verbalizers.register(task, item.labels)
+    formats.register(task, formats.of_fields(item.fields))
     return task
 
 

@@ -5,7 +5,7 @@
 other name is a seqio task or mixture. Only the last imports seqio and TensorFlow.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -33,8 +33,21 @@ def has_metrics(name: str) -> bool:
 
 
 def metric_fns(name: str) -> list[Metric]:
-    """Return the metrics of a task; arrays are compared as decoded text."""
-    return [accuracy] if is_arrays(name) else _seqio().metric_fns(name)
+    """Return the metrics of (targets, predicted texts); arrays are compared as decoded text.
+
+    A task's own postprocessing turns predictions into what its metrics compare.
+    """
+    if is_arrays(name):
+        return [accuracy]
+    seqio_tasks = _seqio()
+
+    def of_texts(metric: Metric) -> Metric:
+        def measured(targets: Sequence[Any], texts: Sequence[Any]) -> dict[str, float]:
+            return metric(targets, [seqio_tasks.postprocess(name, text) for text in texts])
+
+        return measured
+
+    return [of_texts(metric) for metric in seqio_tasks.metric_fns(name)]
 
 
 def load_examples(
@@ -147,4 +160,17 @@ def labels_of(name: str) -> tuple[str, ...] | None:
     """Return the label words of a task, or None where none are registered."""
     from tasks import verbalizers
 
+    if is_arrays(name):
+        return None
+    _seqio().require(name)  # what ships registers its labels with its tasks
     return verbalizers.of(name)
+
+
+def template_of(name: str) -> str | None:
+    """Return how a task writes its fields as text (`tasks.formats`), or None where unknown."""
+    from tasks import formats
+
+    if is_arrays(name):
+        return None
+    _seqio().require(name)
+    return formats.of(name)

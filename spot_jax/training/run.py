@@ -38,6 +38,7 @@ from spot_jax.training.run_directory import (
     write_environment,
     write_json,
 )
+from spot_jax.training.run_setup import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import (
     BatchPlacement,
     MeshShape,
@@ -124,6 +125,8 @@ def train(
         if operative_config:
             (directory / "config.gin").write_text(operative_config)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
+    if jax.process_index() == 0:
+        setup.for_inference(backbone, data, plans[0]).save(directory)
     return _Run(directory, setup, data, *plans).go(train_steps, progress)
 
 
@@ -208,6 +211,27 @@ class _Setup:
             "optimizer_settings": _plain(optimizer),
             "seeds": self.seeds,
         }
+
+    def for_inference(
+        self,
+        backbone: StoredBackbone | RandomBackbone,
+        data: DataSource,
+        evaluation: EvaluationPlan,
+    ) -> RunSetup:
+        """What `spot eval` and `spot infer` need to know, for setup.json."""
+        return RunSetup(
+            backbone=absolute(getattr(backbone, "path", None)),
+            dtype=self.backbone.config.dtype,
+            parameter_dtype=getattr(backbone, "parameter_dtype", None),
+            method=type(self.method).__name__,
+            prompt_length=self.method.prompt_length,
+            tasks=task_facts(self.names),
+            lengths=dict(data.task_feature_lengths),
+            batch_size=evaluation.batch_size or data.batch_size,
+            metric=evaluation.metric,
+            modules=tuple(data.modules),
+            text_directory=absolute(data.text_directory),
+        )
 
     def first_state(self) -> tuple[State, Tree]:
         """Step 0 and the frozen tree, placed on the mesh."""

@@ -4,6 +4,7 @@ checkpoints/STEP/        state and data position, one Orbax step each
 prompts/best-I.safetensors, last-I.safetensors   prompt I of the run, best by validation, last
 backbone/                the tuned weights, in our stored form (model tuning)
 run.json                 what the run is; a run of another kind is refused here
+setup.json               what `spot eval` and `spot infer` need to know
 environment.json         versions, devices and command of each start
 config.gin               the operative configuration
 metrics.jsonl            one line a report; TensorBoard's event files stand beside it

@@ -1,7 +1,7 @@
 """Scores of a run's prompts on a split while it trains, and which checkpoint was best."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,18 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from spot_jax.data import loading
 from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.data.virtual_tokens import VirtualTokens
-from spot_jax.errors import SpotError
-from spot_jax.evaluation.evaluate import Search, evaluate
-from spot_jax.evaluation.metrics import mean_of_metrics
+from spot_jax.evaluation.evaluate import evaluate
+from spot_jax.evaluation.scored_task import load_task, score_of
 from spot_jax.methods.base import Method, Tree
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
-
-HELD_BACK_TEXTS = 256
 
 
 @dataclasses.dataclass
@@ -53,26 +49,18 @@ class Validation:
         lengths = data.task_feature_lengths
         self.shape = BatchShape(rows, lengths["inputs"], lengths["targets"])
         self.place = BatchPlacement(mesh, rows)
-        self.tasks = {name: self._load(name, lengths) for name in dict.fromkeys(names)}
+        self.tasks = {
+            name: load_task(
+                name,
+                plan.split,
+                vocabulary,
+                lengths=lengths,
+                decoding=plan.decoding,
+                limit=plan.examples,
+            )
+            for name in dict.fromkeys(names)
+        }
         self.names = list(names)
-
-    def _load(self, name: str, lengths: Any) -> "_Task":
-        plan = self.plan
-        if not loading.has_metrics(name):
-            limit = plan.examples or HELD_BACK_TEXTS
-            pairs = loading.load_examples(
-                name, plan.split, self.vocabulary, limit=limit, lengths=lengths
-            )
-            return _Task(pairs, [], [], ())
-        examples, targets = loading.load_evaluation(
-            name, plan.split, self.vocabulary, limit=plan.examples
-        )
-        labels = loading.labels_of(name) if plan.decoding in ("auto", "rank") else None
-        if plan.decoding == "rank" and labels is None:
-            raise SpotError(
-                f"{name} has no verbalizers to rank; register them, or set decoding to 'greedy'"
-            )
-        return _Task(examples, targets, loading.metric_fns(name), labels or ())
 
     def __call__(self, trainable: Tree, frozen: Tree) -> list[dict[str, float]]:
         """Each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
@@ -91,10 +79,6 @@ class Validation:
         batches = evaluation_batches(
             task.examples, self.shape, write, host_rows=self.place.host_rows
         )
-        search = Search(labels=task.labels, beams=4 if self.plan.decoding == "beam" else 1)
-        if not task.metrics:
-            # Text without metrics: its first token predicted by rank costs least; the loss counts.
-            search = Search(max_length=1)
         found = evaluate(
             params,
             config,
@@ -103,31 +87,13 @@ class Validation:
             task.targets or [""] * len(task.examples),
             task.metrics,
             table=table,
-            search=search,
+            search=task.search,
             place=self.place,
         )
         values = dict(found.metrics)
         loss = float("nan") if found.loss is None else found.loss
-        if not values:
-            score = -loss
-        elif self.plan.metric is None:
-            score = mean_of_metrics(values)
-        elif self.plan.metric in values:
-            score = values[self.plan.metric]
-        else:
-            raise SpotError(
-                f"no metric {self.plan.metric!r} for {self.names[i]}; it has "
-                f"{', '.join(sorted(values))}"
-            )
+        score = score_of(task.name, values, loss, self.plan.metric)
         return {**values, "loss": loss, "score": score}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    examples: Any
-    targets: list[Any]
-    metrics: list[Callable[..., dict[str, float]]]
-    labels: tuple[str, ...]
 
 
 def prompt_of(method: Method, trainable: Tree, i: int) -> np.ndarray | None:

@@ -1,0 +1,112 @@
+"""A split that predictions are scored on, and how they are made and scored there."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from spot_jax.data import loading
+from spot_jax.data.examples import Examples
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.evaluate import Search
+from spot_jax.evaluation.metrics import Metric, mean_of_metrics
+from spot_jax.t5.vocabulary import Vocabulary
+
+HELD_BACK_TEXTS = 256
+DECODINGS = ("auto", "rank", "greedy", "beam")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredTask:
+    """A split of a task in memory.
+
+    Attributes:
+        name: of the task.
+        split: of the task.
+        examples: its tokens, in order.
+        targets: what metrics compare predictions with; empty where only the loss counts.
+        metrics: of (targets, predicted texts).
+        search: how to predict.
+    """
+
+    name: str
+    split: str
+    examples: Examples
+    targets: list[Any]
+    metrics: list[Metric]
+    search: Search
+
+
+def load_task(
+    name: str,
+    split: str,
+    vocabulary: Vocabulary | None,
+    *,
+    lengths: Mapping[str, int] | None,
+    decoding: str = "auto",
+    beams: int = 4,
+    limit: int | None = None,
+) -> ScoredTask:
+    """Reads a split of a task, with verbalizers or without, or held-back text without metrics.
+
+    Args:
+        name: see `spot_jax.data.loading`.
+        split: of the task.
+        vocabulary: the backbone's.
+        lengths: feature lengths, which examples made of text depend on.
+        decoding: one of `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
+        beams: of "beam".
+        limit: examples at most; of text without metrics 256 by default.
+
+    Raises:
+        SpotError: an unknown task, split or decoding, or nothing to rank.
+    """
+    if not loading.has_metrics(name):
+        found = loading.load_examples(
+            name, split, vocabulary, limit=limit or HELD_BACK_TEXTS, lengths=lengths
+        )
+        # Nothing is predicted but one token: the loss counts.
+        return ScoredTask(name, split, found, [], [], Search(max_length=1))
+    examples, targets = loading.load_evaluation(name, split, vocabulary, limit=limit)
+    search = search_of(name, decoding, loading.labels_of(name), beams)
+    return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search)
+
+
+def search_of(
+    name: str, decoding: str, labels: tuple[str, ...] | None, beams: int = 4, **options: Any
+) -> Search:
+    """How predictions are made; `labels` are what "rank" and "auto" choose among.
+
+    Raises:
+        SpotError: an unknown decoding, fewer beams than one, or "rank" without labels.
+    """
+    if decoding not in DECODINGS:
+        raise SpotError(f"expected decoding {', '.join(DECODINGS)}, found {decoding!r}")
+    if beams < 1:
+        raise SpotError(f"expected at least one beam, found {beams}")
+    if decoding == "rank" and not labels:
+        raise SpotError(
+            f"{name} has no verbalizers to rank; register them, or set decoding to 'greedy'"
+        )
+    if labels and decoding in ("auto", "rank"):
+        return Search(labels=tuple(labels), **options)
+    return Search(beams=beams if decoding == "beam" else 1, **options)
+
+
+def score_of(
+    name: str, metrics: Mapping[str, float], loss: float | None, metric: str | None = None
+) -> float:
+    """What checkpoints are compared by: one metric, the mean of all, or minus the loss.
+
+    Args:
+        name: of the task, for the complaint.
+        metrics: all of the task's; empty where only the loss counts.
+        loss: the mean cross-entropy.
+        metric: which one counts; None for their mean.
+    """
+    if not metrics:
+        return float("nan") if loss is None else -loss
+    if metric is None:
+        return mean_of_metrics(metrics)
+    if metric not in metrics:
+        raise SpotError(f"no metric {metric!r} for {name}; it has {', '.join(sorted(metrics))}")
+    return metrics[metric]

@@ -1,0 +1,103 @@
+"""What inference must know about a run, in its directory as setup.json; read without TensorFlow."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from spot_jax.errors import SpotError
+from spot_jax.training.run_directory import write_json
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts:
+    """What is known of a task without reading it.
+
+    Attributes:
+        name: of the task.
+        labels: its verbalizers; empty without.
+        template: how its fields are written as text (`tasks.formats`); None if unknown.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+    template: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+    """What a run was made of, as far as its prompts' use needs it.
+
+    Attributes:
+        backbone: absolute path or URL of the stored backbone; None for random weights. A run that
+            tunes the weights keeps them in its directory.
+        dtype: of the activations.
+        parameter_dtype: of the weights in memory; None as stored.
+        method: its name.
+        prompt_length: 0 where the weights were tuned.
+        tasks: each prompt's.
+        lengths: of inputs and targets, in tokens of text.
+        batch_size: rows of an evaluation.
+        metric: what the best checkpoint is chosen by; None for the mean.
+        modules: register the tasks.
+        text_directory: plain text of pre-training tasks.
+    """
+
+    backbone: str | None
+    dtype: str
+    parameter_dtype: str | None
+    method: str
+    prompt_length: int
+    tasks: tuple[TaskFacts, ...]
+    lengths: dict[str, int]
+    batch_size: int
+    metric: str | None = None
+    modules: tuple[str, ...] = ()
+    text_directory: str | None = None
+
+    def save(self, directory: Path) -> None:
+        """Writes setup.json."""
+        write_json(directory / "setup.json", {"format": FORMAT, **dataclasses.asdict(self)})
+
+
+def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
+    """What `train` wrote; `SpotError` where there is no run, or it cannot be read."""
+    directory = Path(run_dir).expanduser()
+    path = directory / "setup.json"
+    if not directory.is_dir():
+        raise SpotError(f"no run directory at {directory}; give the MODEL_DIR of a `spot train`")
+    try:
+        fields = json.loads(path.read_text())
+        if fields.pop("format") != FORMAT:
+            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+        tasks = [TaskFacts(**{**t, "labels": tuple(t["labels"])}) for t in fields.pop("tasks")]
+        modules = tuple(fields.pop("modules"))
+        return RunSetup(**fields, tasks=tuple(tasks), modules=modules)
+    except FileNotFoundError as error:
+        raise SpotError(
+            f"{directory} holds no run (no setup.json in it); give the MODEL_DIR of a `spot train`"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpotError(
+            f"{path} is damaged ({error}); start its `spot train` again, which writes it anew"
+        ) from error
+
+
+def absolute(path: str | os.PathLike[str] | None) -> str | None:
+    """An absolute path; URLs of buckets stay as they are."""
+    if path is None or "://" in os.fspath(path):
+        return None if path is None else os.fspath(path)
+    return str(Path(path).expanduser().absolute())
+
+
+def task_facts(names: Sequence[str]) -> tuple[TaskFacts, ...]:
+    """Labels and templates of tasks by name, from the registries."""
+    from spot_jax.data import loading
+
+    return tuple(
+        TaskFacts(name, tuple(loading.labels_of(name) or ()), loading.template_of(name))
+        for name in names
+    )

@@ -1,0 +1,46 @@
+"""How the fields of an example are written as text, by task: what `spot infer` writes too.
+
+A template is the text with fields in braces, such as "text1: {text1} text2: {text2}".
+"""
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from spot_jax.errors import SpotError
+
+_TEMPLATES: dict[str, str] = {}
+
+
+def register(task: str, template: str) -> None:
+    """Name the template of a task's inputs. Registering again replaces it."""
+    fields(template)
+    _TEMPLATES[task] = template
+
+
+def of(task: str) -> str | None:
+    """Return the template of a task, or None when it has none registered."""
+    return _TEMPLATES.get(task)
+
+
+def of_fields(names: tuple[str, ...]) -> str:
+    """Return the template that writes each field after its name, as T5's tasks do."""
+    return " ".join(f"{name}: {{{name}}}" for name in names)
+
+
+def fields(template: str) -> tuple[str, ...]:
+    """Return the names of a template's fields; `SpotError` when it has none or odd ones."""
+    try:
+        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise SpotError(f"{template!r} is no template ({error}); write {{field}}") from error
+    if not found or not all(name.isidentifier() for name in found):
+        raise SpotError(
+            f"expected a template with named fields, such as 'text: {{text}}', found {template!r}"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def write(template: str, row: Mapping[str, Any]) -> str:
+    """Return the text of one example; `KeyError` for a field that is missing."""
+    return template.format_map({name: row[name] for name in fields(template)})
