@@ -1,0 +1,117 @@
+"""The one table of what gin can configure, and the step from settings to a call.
+
+Library modules know nothing of gin. A name here is what gin files write; the path beside it is
+imported only when a run uses the name.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+
+from spot_jax.cli import gin_checks, gin_files
+from spot_jax.cli.gin_files import Settings
+from spot_jax.errors import SpotError
+
+CONFIGURABLES = {
+    # What `spot train` calls; `spot eval` and `spot infer` read the run directory instead.
+    "train": "spot_jax.training.run:train",
+    # The backbone.
+    "StoredBackbone": "spot_jax.training.recipes:StoredBackbone",
+    "RandomBackbone": "spot_jax.training.recipes:RandomBackbone",
+    "T5Config": "spot_jax.t5.config:T5Config",
+    # Methods.
+    "PromptTuning": "spot_jax.training.recipes:PromptTuningRecipe",
+    "ModelTuning": "spot_jax.training.recipes:ModelTuningRecipe",
+    # Optimizers and learning rates.
+    "Adafactor": "spot_jax.training.optimizers:Adafactor",
+    "AdamW": "spot_jax.training.optimizers:AdamW",
+    "Constant": "spot_jax.training.optimizers:Constant",
+    "WarmupDecay": "spot_jax.training.optimizers:WarmupDecay",
+    # Data, evaluation, checkpoints, devices.
+    "DataSource": "spot_jax.training.recipes:DataSource",
+    "EvaluationPlan": "spot_jax.training.recipes:EvaluationPlan",
+    "CheckpointPlan": "spot_jax.training.checkpoints:CheckpointPlan",
+    "mesh": "spot_jax.cli.values:mesh",
+    "shipped": "spot_jax.cli.values:shipped",
+}
+
+
+def target(name: str) -> Callable[..., Any]:
+    """What a name of the table stands for, or a configurable that a user's module registered."""
+    if name not in CONFIGURABLES:
+        return gin.get_configurable(name)
+    module, _, attribute = CONFIGURABLES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def configured(
+    root: str,
+    files: Sequence[str],
+    flags: Sequence[tuple[str, str]] = (),
+    search_paths: Sequence[str] = (),
+) -> tuple[Callable[..., Any], dict[str, Any], str]:
+    """What a command calls, its arguments, and the configuration as one text.
+
+    Args:
+        root: a command's name in the table, such as "train".
+        files: see `gin_files.read`.
+        flags: see `gin_files.read`.
+        search_paths: see `gin_files.read`.
+
+    Raises:
+        SpotError: anything that `gin_files` and `gin_checks` refuse, before a JAX backend starts.
+    """
+    settings = gin_files.read(files, flags, search_paths)
+    gin_checks.check_macros(settings, root)
+    gin.clear_config()
+    gin_files.import_modules(settings)
+    own = {name for name in _selectors(settings) if _registered(name)}
+    gin_checks.check_configurables(settings, root, {*CONFIGURABLES, *own})
+    used = gin_checks.reached(settings, root)[0]
+    targets = {name: target(name) for name in used}
+    gin_checks.check_parameters(settings, root, targets)
+    return targets[root], _arguments(settings, root, targets), settings.text()
+
+
+def _selectors(settings: Settings) -> set[str]:
+    names = {binding.selector for binding in settings.bindings.values() if binding.parameter}
+    for binding in settings.bindings.values():
+        references = gin_files.parts(binding.value)
+        names |= {part.selector for part in references if isinstance(part, gin_files.Reference)}
+    return names
+
+
+def _registered(name: str) -> bool:
+    try:
+        gin.get_configurable(name)
+    except ValueError:
+        return False
+    return name not in CONFIGURABLES
+
+
+def _arguments(
+    settings: Settings, root: str, targets: dict[str, Callable[..., Any]]
+) -> dict[str, Any]:
+    """The root's arguments, made by gin; the root itself is left to the caller."""
+    for name, what in targets.items():
+        # Registering again is an error to gin, so what an earlier call registered stays.
+        if name in CONFIGURABLES and name not in _ours:
+            gin.external_configurable(what, name=name, module="spot")
+            _ours.add(name)
+    used, macros = gin_checks.reached(settings, root)
+    kept = {
+        key: binding
+        for key, binding in settings.bindings.items()
+        if (binding.selector in used if binding.parameter else key in macros)
+    }
+    gin.parse_config(Settings(kept).text())
+    try:
+        return gin.get_bindings(root)
+    except (TypeError, ValueError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise SpotError(f"{', '.join(settings.files)} does not fit together: {line}") from error
+
+
+_ours: set[str] = set()

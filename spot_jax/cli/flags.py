@@ -1,0 +1,73 @@
+"""Command line flags as T5X has them, and an argument parser that complains in one line."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from spot_jax.errors import SpotError
+
+GIN_HELP = """\
+settings (as in T5X; any order):
+  --gin_file=FILE          a run: one file in gin_configs/runs/, or your own; repeatable
+  --gin.NAME=VALUE         a setting over the file's; VALUE is Python, so text needs quotes that
+                           the shell leaves: --gin.MODEL_DIR="'runs/first'"
+  --gin_bindings=LINE      the same, as a line of gin: "NAME = VALUE"; repeatable
+  --gin_search_paths=DIRS  where else to look for files, comma-separated
+"""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are a `SpotError`, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """See the class."""
+        raise SpotError(f"{message}; see {self.prog} --help")
+
+
+def parser(verb: str, description: str, *, settings: bool = False) -> OneLineParser:
+    """A verb's parser, with T5X's flags for gin if it takes settings."""
+    made = OneLineParser(
+        prog=f"spot {verb}",
+        description=description,
+        epilog=GIN_HELP if settings else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if settings:
+        made.usage = f"spot {verb} --gin_file=FILE [--gin.NAME=VALUE ...]"
+        hidden = argparse.SUPPRESS
+        made.add_argument("--gin_file", action="append", default=[], help=hidden)
+        made.add_argument("--gin_bindings", action="append", default=[], help=hidden)
+        made.add_argument("--gin_search_paths", action="append", default=[], help=hidden)
+    return made
+
+
+def split_gin(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The arguments without `--gin.NAME=VALUE`, and each of those as (typed, gin text)."""
+    others, flags = [], []
+    for argument in arguments:
+        if not argument.startswith("--gin."):
+            others.append(argument)
+            continue
+        found = re.fullmatch(r"--gin\.([\w./]+)=(.*)", argument, re.DOTALL)
+        if not found:
+            raise SpotError(f"{argument} has no value; write --gin.NAME=VALUE without spaces")
+        flags.append((argument, f"{found[1]} = {found[2]}"))
+    return others, flags
+
+
+def gin_flags(
+    made: OneLineParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, list]]:
+    """A verb's own flags, and the arguments that `configurables.configured` takes from the rest."""
+    others, flags = split_gin(arguments)
+    known = made.parse_args(others)
+    if not known.gin_file:
+        raise SpotError(
+            f"{made.prog} needs a run to do: add --gin_file=gin_configs/runs/prompt_tuning.gin, or "
+            f"another file of gin_configs/runs; see {made.prog} --help"
+        )
+    lines = [(f"--gin_bindings={line!r}", line) for line in known.gin_bindings]
+    paths = [path for group in known.gin_search_paths for path in group.split(",") if path]
+    return known, {"files": known.gin_file, "flags": [*flags, *lines], "search_paths": paths}

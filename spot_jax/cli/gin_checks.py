@@ -1,0 +1,209 @@
+"""What can be wrong with settings, found before anything is built: names, parameters, values.
+
+The checks on names need no import of what is configured; those on parameters import it, but start
+no JAX backend.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from spot_jax.cli.gin_files import COMMAND_LINE, REQUIRED, Binding, Macro, Settings, parts
+from spot_jax.errors import SpotError
+
+EXAMPLES = {
+    "MIXTURE_OR_TASK_NAME": "'bundled_sms_spam'",
+    "MIXTURE_OR_TASK_MODULE": "'tasks.bundled_tasks'",
+    "TASK_FEATURE_LENGTHS": "{'inputs': 256, 'targets': 16}",
+    "TRAIN_STEPS": "2000",
+    "MODEL_DIR": "'runs/first'",
+    "INITIAL_CHECKPOINT_PATH": "'backbones/t5_1_1_lm100k_small'",
+    "BATCH_SIZE": "32",
+    "EVAL_PERIOD": "500",
+    "DROPOUT_RATE": "0.1",
+    "USE_CACHED_TASKS": "False",
+    "PROMPT_LENGTH": "100",
+    "LEARNING_RATE": "0.3",
+    "SEEDS": "[0, 1, 2]",
+    "SOURCE_PROMPT": "'runs/source/best.safetensors'",
+    "MESH": "'1x8'",
+    "PACK": "True",
+}
+"""A value one might give each macro; shown when it is missing."""
+
+GIVEN = ("lines",)
+"""Parameters that a command gives and a file does not."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing if no known name is near."""
+    lower = {item.lower(): item for item in sorted(known)}
+    near = difflib.get_close_matches(name.lower(), lower, 2, cutoff=0.5)
+    return f"; did you mean {' or '.join(lower[item] for item in near)}?" if near else ""
+
+
+def _place(settings: Settings) -> str:
+    return ", ".join(settings.files) or COMMAND_LINE
+
+
+def reached(settings: Settings, root: str) -> tuple[set[str], set[str]]:
+    """The configurables and the macros that `root` uses, directly or by way of others."""
+    configurables, macros = {root}, set[str]()
+    todo = list(settings.of(root))
+    while todo:
+        for part in parts(todo.pop().value):
+            if isinstance(part, Macro):
+                if part.name not in macros and part.name in settings.macros:
+                    todo.append(settings.macros[part.name])
+                macros.add(part.name)
+            elif part.selector not in configurables:
+                configurables.add(part.selector)
+                todo += settings.of(part.selector)
+    return configurables, macros - {REQUIRED.name}
+
+
+def check_macros(settings: Settings, root: str) -> None:
+    """Every macro that is set is used, every one that is used is set, none required is missing."""
+    used = {
+        part.name
+        for binding in settings.bindings.values()
+        for part in parts(binding.value)
+        if isinstance(part, Macro)
+    } - {REQUIRED.name}
+    for name, binding in settings.macros.items():
+        if name not in used:
+            raise SpotError(
+                f"{name} is set ({binding.where}) but nothing in {_place(settings)} uses it"
+                + nearest(name, used)
+            )
+    needed = reached(settings, root)[1]
+    unset = sorted(needed - settings.macros.keys())
+    missing = [name for name in needed & settings.macros.keys() if _is_required(settings, name)]
+    if unset and not missing:
+        raise SpotError(
+            f"%{unset[0]} is used in {_place(settings)} but never set"
+            + nearest(unset[0], settings.macros)
+        )
+    _refuse_missing(settings, sorted(missing))
+
+
+def _is_required(settings: Settings, name: str) -> bool:
+    return settings.macros[name].value == REQUIRED
+
+
+def _refuse_missing(settings: Settings, names: list[str]) -> None:
+    if names:
+        flags = " ".join(f'--gin.{name}="{EXAMPLES.get(name, "...")}"' for name in names)
+        raise SpotError(
+            f"{_place(settings)} leaves {', '.join(names)} to you; for example add {flags}"
+        )
+
+
+def check_configurables(settings: Settings, root: str, known: Iterable[str]) -> None:
+    """Every configurable that is bound or referred to is known; no flag sets an unused one."""
+    known = set(known)
+    if not settings.of(root):
+        near = [verb for verb in ("train", "evaluate", "infer") if settings.of(verb)]
+        found = f"it configures {', '.join(near)}" if near else "it configures none of our commands"
+        raise SpotError(f"{_place(settings)} says nothing about {root}: {found}; see gin_configs/")
+    use = reached(settings, root)[0]
+    for binding in settings.bindings.values():
+        names = [binding.selector] if binding.parameter else []
+        names += [part.selector for part in parts(binding.value) if not isinstance(part, Macro)]
+        for name in names:
+            if name not in known:
+                raise SpotError(
+                    f"there is nothing called {name} to configure ({binding.where})"
+                    + nearest(name, known)
+                )
+        if binding.parameter and binding.where == COMMAND_LINE and binding.selector not in use:
+            raise SpotError(
+                f"{binding.key} is set on the command line, but {root} does not use "
+                f"{binding.selector} here; it uses {', '.join(sorted(use - {root})) or 'no others'}"
+            )
+
+
+def check_parameters(
+    settings: Settings, root: str, targets: Mapping[str, Callable[..., object]]
+) -> None:
+    """Every bound parameter exists and can have its value, and what `root` uses lacks none.
+
+    Args:
+        settings: whose other checks have passed.
+        root: the configurable that a command calls.
+        targets: each configurable that is used, by name.
+    """
+    missing: list[str] = []
+    for name in sorted(reached(settings, root)[0]):
+        parameters = inspect.signature(targets[name]).parameters
+        hints = _hints(targets[name])
+        bound = {binding.parameter: binding for binding in settings.of(name)}
+        for binding in bound.values():
+            _check_parameter(binding, parameters)
+            _check_value(settings, binding, hints.get(binding.parameter, Any))
+        missing += [binding.key for binding in bound.values() if binding.value == REQUIRED]
+        missing += [
+            f"{name}.{parameter.name}"
+            for parameter in parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            and parameter.name not in (*bound, *GIVEN)
+        ]
+    _refuse_missing(settings, missing)
+
+
+def _check_parameter(binding: Binding, parameters: Mapping[str, inspect.Parameter]) -> None:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    if binding.parameter not in parameters:
+        raise SpotError(
+            f"{binding.selector} has no parameter {binding.parameter} ({binding.where})"
+            + nearest(binding.parameter, parameters)
+        )
+
+
+def _check_value(settings: Settings, binding: Binding, hint: Any) -> None:
+    value = binding.value
+    while isinstance(value, Macro) and value.name in settings.macros:
+        binding, value = settings.macros[value.name], settings.macros[value.name].value
+    if not any(parts(value)) and not fits(value, hint):
+        raise SpotError(
+            f"{binding.key} is {value!r} ({binding.where}), but {_written(hint)} is expected; "
+            f"for example {EXAMPLES.get(binding.key, 'a value of that type')}"
+        )
+
+
+def _hints(target: Callable[..., object]) -> Mapping[str, Any]:
+    what = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(what)
+    except NameError:  # a name that only type checkers see
+        return {}
+
+
+def _written(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("collections.abc.", "")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can be what a type hint says; true where the hint is none of Python's.
+
+    An int is a float, and a list is any sequence; True is no number.
+    """
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in typing.get_args(hint))
+    if hint in (int, float, str, bool, type(None)):
+        if isinstance(value, bool):
+            return hint is bool
+        return isinstance(value, (int, float) if hint is float else hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Sequence, list, tuple):
+        each = inner[0] if inner else Any
+        return isinstance(value, list | tuple) and all(fits(item, each) for item in value)
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping)
+    # A dataclass or a protocol: a reference makes those, so plain data is none.
+    return hint is Any or not inspect.isclass(hint) or isinstance(value, hint)

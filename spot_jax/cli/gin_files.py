@@ -1,0 +1,262 @@
+"""gin files and `--gin.NAME=value` flags, read into one set of bindings that has no order.
+
+This is gin's language with three rules of ours: what the command line says wins; a file wins over
+the files it includes; and two files (or two flags) that say different things about one name are a
+mistake, not a race. Nothing here imports JAX, so that a misspelt name costs no start-up.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gin import config_parser
+
+import spot_jax
+from spot_jax.errors import SpotError
+
+INSTALLED = Path(spot_jax.__file__).parent.parent
+"""Holds the `gin_configs/` that ships, so that `gin_configs/runs/x.gin` works anywhere."""
+
+COMMAND_LINE = "the command line"
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """`%NAME`; a flag or a file gives NAME its value."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        """As gin writes it."""
+        return f"%{self.name}"
+
+
+REQUIRED = Macro("gin.REQUIRED")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """`@name` or, called, `@name()`; the name may have scopes: `@small/T5Config()`."""
+
+    name: str
+    called: bool
+
+    @property
+    def selector(self) -> str:
+        """The name without its scopes."""
+        return self.name.rsplit("/", 1)[-1]
+
+    def __repr__(self) -> str:
+        """As gin writes it."""
+        return f"@{self.name}{'()' if self.called else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One `scope/selector.parameter = value`; a macro's has the parameter ""."""
+
+    scope: str
+    selector: str
+    parameter: str
+    value: Any
+    where: str
+
+    @property
+    def key(self) -> str:
+        """The left side, as gin writes it."""
+        scope = f"{self.scope}/" if self.scope else ""
+        return f"{scope}{self.selector}" + (f".{self.parameter}" if self.parameter else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that files and flags say.
+
+    Attributes:
+        bindings: by their left side.
+        imports: modules that the files import, in order.
+        files: the files given, not those that they include.
+    """
+
+    bindings: Mapping[str, Binding]
+    imports: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def macros(self) -> dict[str, Binding]:
+        """The macros that are set, by name."""
+        return {key: b for key, b in self.bindings.items() if not b.parameter}
+
+    def of(self, selector: str) -> list[Binding]:
+        """The bindings of a configurable's parameters, in any scope."""
+        return [b for b in self.bindings.values() if b.parameter and b.selector == selector]
+
+    def text(self) -> str:
+        """Everything as one gin file that needs no other: what a run directory keeps."""
+        lines = [f"import {module}" for module in self.imports]
+        for macros in (True, False):
+            lines += [
+                f"{key} = {binding.value!r}"
+                for key, binding in sorted(self.bindings.items())
+                if macros != bool(binding.parameter)
+            ]
+        return "\n".join(lines) + "\n"
+
+
+class _Values(config_parser.ParserDelegate):
+    """Builds plain records, so that files are read without knowing what they configure."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name, evaluate)
+
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)
+
+
+def parts(value: Any) -> Iterator[Macro | Reference]:
+    """The macros and references anywhere in a value."""
+    if isinstance(value, Macro | Reference):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from parts(key)
+            yield from parts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from parts(item)
+
+
+def find(name: str, search_paths: Iterable[str | Path]) -> Path:
+    """The file of this name: as it is, below each search path, or among the installed ones."""
+    roots = [Path(), *map(Path, search_paths), INSTALLED]
+    for root in roots:
+        if (root / name).is_file():
+            return root / name
+    looked = ", ".join(str(root.absolute()) for root in dict.fromkeys(roots))
+    known = {near for root in roots for near in _near(root, name)}
+    near = difflib.get_close_matches(name, sorted(known), 3, cutoff=0.5)
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    raise SpotError(f"there is no gin file {name}, looked for in {looked}{hint}")
+
+
+def _near(root: Path, name: str) -> list[str]:
+    """gin files that a misspelt name might have meant: in its own directory and in gin_configs."""
+    folders = [root / Path(name).parent, *sorted((root / "gin_configs").glob("*"))]
+    paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.gin")]
+    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
+
+
+def read(
+    files: Sequence[str],
+    flags: Sequence[tuple[str, str]] = (),
+    search_paths: Sequence[str] = (),
+) -> Settings:
+    """Read files with their includes, then the flags over them.
+
+    Args:
+        files: gin files, found by `find`.
+        flags: (what the user typed, the gin text of it) a flag.
+        search_paths: directories to find files in.
+
+    Raises:
+        SpotError: no such file, a line that is not gin, two values for one name.
+    """
+    imports: list[str] = []
+    bindings: dict[str, Binding] = {}
+    for name in files:
+        _join(bindings, _read_file(name, search_paths, imports, ()), "files")
+    given: dict[str, Binding] = {}
+    for typed, text in flags:
+        own, includes = _parse(text, typed, imports)
+        if includes:
+            raise SpotError(f"{typed}: give a file to read with --gin_file, not include")
+        _join(given, own, "flags")
+    for key, binding in given.items():
+        bindings[key] = dataclasses.replace(binding, where=COMMAND_LINE)
+    return Settings(bindings, tuple(dict.fromkeys(imports)), tuple(files))
+
+
+def _read_file(
+    name: str, search_paths: Sequence[str], imports: list[str], within: tuple[Path, ...]
+) -> dict[str, Binding]:
+    path = find(name, search_paths)
+    if path.resolve() in within:
+        raise SpotError(f"gin file {path} includes itself by way of {within[-1]}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpotError(f"gin file {path} is not text in UTF-8: {error.reason}") from error
+    own, includes = _parse(text, str(path), imports)
+    bindings: dict[str, Binding] = {}
+    for include in includes:
+        below = _read_file(include, search_paths, imports, (*within, path.resolve()))
+        # What this file says about a name settles whatever its includes say.
+        _join(bindings, {k: b for k, b in below.items() if k not in own}, "included files")
+    return bindings | own
+
+
+def _join(into: dict[str, Binding], more: Mapping[str, Binding], what: str) -> None:
+    for key, new in more.items():
+        old = into.setdefault(key, new)
+        if repr(old.value) != repr(new.value):
+            raise SpotError(
+                f"two {what} disagree about {key}: {old.value!r} ({old.where}) and "
+                f'{new.value!r} ({new.where}); decide with one --gin.{key}="..."'
+            )
+
+
+def _parse(text: str, where: str, imports: list[str]) -> tuple[dict[str, Binding], list[str]]:
+    """One text's bindings and the files it includes; its imports are appended to `imports`."""
+    bindings: dict[str, Binding] = {}
+    includes: list[str] = []
+    try:
+        for statement in config_parser.ConfigParser(text, _Values()):
+            if isinstance(statement, config_parser.ImportStatement):
+                imports.append(_importable(statement, where))
+            elif isinstance(statement, config_parser.IncludeStatement):
+                includes.append(statement.filename)
+            elif isinstance(statement, config_parser.BindingStatement):
+                scope, selector, parameter, value, place = statement
+                line = where if where.startswith("--") else f"{where}:{place.line_num}"
+                new = Binding(scope, selector, parameter, value, line)
+                _join(bindings, {new.key: new}, "lines" if line != where else "flags")
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        raise SpotError(_syntax(error, text, where)) from error
+    return bindings, includes
+
+
+def _importable(statement: config_parser.ImportStatement, where: str) -> str:
+    if statement.module.startswith("__gin__") or statement.is_from or statement.alias:
+        raise SpotError(
+            f"{where}: '{statement.format()}' belongs to T5X's own gin files, which name T5X's "
+            "Python; start from gin_configs/runs/ (the macros have the same names)"
+        )
+    return statement.module
+
+
+def import_modules(settings: Settings) -> None:
+    """Import what the files import: modules that register configurables of the user's own."""
+    for module in settings.imports:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise SpotError(f"a gin file says 'import {module}', but: {error}") from error
+
+
+def _syntax(error: Exception, text: str, where: str) -> str:
+    reason = str(error.args[0] if error.args else error).split("\n")[0].rstrip(".")
+    if where.startswith("--"):
+        value = text.partition("=")[2].strip()
+        hint = ""
+        if value and all(character.isalnum() or character in "_./:- " for character in value):
+            name = text.partition("=")[0].strip()
+            hint = f"; text needs quotes that the shell leaves: --gin.{name}=\"'{value}'\""
+        return f"{where} is not a Python value{hint or f': {reason}'}"
+    place = error.args[1] if isinstance(error, SyntaxError) and len(error.args) > 1 else None
+    if place is None:
+        return f"{where} ends inside a bracket or a quoted text: {reason}"
+    return f"{where}:{place[1]} is not gin: {reason}, in: {str(place[3]).strip()}"

@@ -1,0 +1,103 @@
+"""The console command `spot VERB`: finds the verb, runs it, turns mistakes into one line."""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from spot_jax.cli.flags import OneLineParser
+from spot_jax.errors import SpotError
+from spot_jax.version import __version__
+
+VERBS = {
+    "train": "tune a prompt (or a whole model) on a task; goes on where it stopped",
+    "eval": "metrics of a prompt on a split of a task",
+    "infer": "predictions for lines of text or JSON, from a file or standard input",
+    "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
+    "tasks": "list the tasks that can be trained on",
+    "demo": "the whole story in minutes, on what ships with the package",
+}
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+PATH_ERRORS = (errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def help_text() -> str:
+    """What `spot --help` prints."""
+    verbs = "\n".join(f"  {verb:9}{line}" for verb, line in VERBS.items())
+    return (
+        "usage: spot VERB [...]\n\n"
+        "Adapt one frozen T5 to many tasks with soft prompts.\n\n"
+        f"{verbs}\n\n"
+        "`spot VERB --help` says more about each. `spot --version` prints the version."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+    # TensorFlow reads tasks only; its greeting helps nobody.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except SpotError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("spot: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`spot infer | head`); a second write at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        mistake = disk_mistake(error)
+        if mistake is None:
+            raise
+        return _complain(mistake)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] == "--version":
+        print(f"spot-jax {__version__}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        OneLineParser(prog="spot").error(f"there is no command {verb!r}, but {', '.join(VERBS)}")
+    try:
+        module = importlib.import_module(f"spot_jax.cli.{verb}")
+        return int(module.main(rest) or 0)
+    except SystemExit as leaving:  # argparse's way out after --help
+        return int(leaving.code or 0)
+
+
+def _complain(message: str) -> int:
+    print(f"spot: {message.strip().splitlines()[0]}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def disk_mistake(error: BaseException) -> str | None:
+    """One line for what a disk refused, however deep it is wrapped; None for other errors."""
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its rights"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            where = f"{cause.filename}: " if cause.filename else "cannot write: "
+            return f"{where}{cause.strerror}; free space or give another directory"
+        # TensorStore reports the disk's words inside errors of its own.
+        for number in DISK_ERRORS:
+            if os.strerror(number) in str(cause):
+                what = os.strerror(number)
+                return f"cannot write: {what}; free space or give another directory"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

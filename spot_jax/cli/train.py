@@ -1,0 +1,34 @@
+"""`spot train`: one run, as a gin file describes it."""
+
+from collections.abc import Sequence
+
+from spot_jax.cli.flags import gin_flags, parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; see `spot train --help`."""
+    made = parser(
+        "train",
+        "Tune a prompt, or a whole model, as a run file says. The same command again goes on\n"
+        "where the run stopped.",
+        settings=True,
+    )
+    _, settings = gin_flags(made, arguments)
+
+    from spot_jax.cli.configurables import configured
+
+    train, given, text = configured("train", **settings)
+    found = train(operative_config=text, **given)
+    if not found.finished:
+        print(f"stopped and saved at step {found.step}; the same command goes on from there")
+        return 0
+    print(f"step {found.step} of {found.directory} done")
+    if found.truncated_inputs:
+        share = f"{found.truncated_inputs} of {found.examples}"
+        print(f"{share} inputs were longer than TASK_FEATURE_LENGTHS allows, and cut")
+    for best in found.best:
+        if best.step >= 0:
+            print(f"best at step {best.step}: score {best.score:.4g}")
+    for path in found.prompts:
+        print(path)
+    return 0

@@ -1,0 +1,28 @@
+"""What people write in short, as what the library takes: a mesh `2x4`, a file that ships."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import spot_jax
+from spot_jax.errors import SpotError
+
+
+def mesh(shape: str = "1x1") -> Any:
+    """The `MeshShape` of "DATAxMODEL": batches in DATA parts, each weight in MODEL parts.
+
+    "*xMODEL" gives `data` all the devices that `model` leaves.
+    """
+    from spot_jax.training.sharding import MeshShape
+
+    found = re.fullmatch(r"\s*(\d+|\*)\s*x\s*(\d+)\s*", shape)
+    if not found:
+        raise SpotError(f"a mesh is written DATAxMODEL, such as '1x8' or '*x1', found {shape!r}")
+    data, model = found.groups()
+    return MeshShape(data=None if data == "*" else int(data), model=int(model))
+
+
+def shipped(path: str) -> str:
+    """The path, or the file of that name that ships with the package: `tasks/t5_spiece.model`."""
+    ours = Path(spot_jax.__file__).parent.parent / path
+    return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)

@@ -1,0 +1,290 @@
+"""What gin files and flags come to, and every mistake in them as one line and exit code 2."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import pytest
+
+from spot_jax.cli import configurables, gin_files
+from spot_jax.cli.gin_checks import fits
+from spot_jax.cli.gin_files import Macro, Reference, read
+from spot_jax.cli.main import main
+from spot_jax.errors import SpotError
+
+RUN = "gin_configs/runs/prompt_tuning.gin"
+RUNS = sorted((gin_files.INSTALLED / "gin_configs" / "runs").glob("*.gin"))
+FULL = {
+    "MODEL_DIR": "'runs/x'",
+    "INITIAL_CHECKPOINT_PATH": "'nowhere'",
+    "MIXTURE_OR_TASK_NAME": "'bundled_sms_spam'",
+    "TASK_FEATURE_LENGTHS": "{'inputs': 8, 'targets': 4}",
+}
+
+
+def as_flags(**values):
+    return [f"--gin.{name}={value}" for name, value in values.items()]
+
+
+def as_pairs(**values):
+    return [(f"--gin.{name}={value}", f"{name} = {value}") for name, value in values.items()]
+
+
+@pytest.fixture
+def complaint(capsys, monkeypatch):
+    """Runs `spot train` to its mistake: the one line, nothing on stdout, exit code 2."""
+
+    from spot_jax.training import run as training
+
+    @functools.wraps(training.train)
+    def started(*args, **kwargs):
+        raise AssertionError("training was reached")
+
+    monkeypatch.setattr("spot_jax.training.run.train", started)
+
+    def run(*arguments: str) -> str:
+        assert main(["train", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("spot: ") and err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+# Reading.
+
+
+def test_flags_win_over_the_file_and_a_file_over_its_includes(tmp_path):
+    write(tmp_path / "base.gin", "A = 1\nB = 1\nC = 1\n")
+    top = write(tmp_path / "top.gin", "B = 2\nC = 2\ninclude 'base.gin'\n")
+    found = read([top], [("--gin.C=3", "C = 3")], [str(tmp_path)])
+    assert {name: found.bindings[name].value for name in "ABC"} == {"A": 1, "B": 2, "C": 3}
+
+
+def test_the_order_of_files_and_flags_is_nothing(tmp_path):
+    one = write(tmp_path / "one.gin", "A = %B\nx.y = @z()\n")
+    two = write(tmp_path / "two.gin", "B = 2\n")
+    flags = [("--gin.C=3", "C = 3"), ("--gin.D=4", "D = 4")]
+    assert read([one, two], flags).text() == read([two, one], flags[::-1]).text()
+
+
+def test_text_is_gin_that_reads_back_as_the_same(tmp_path):
+    text = "A = {'k': [1, -2.5, (None, True)], 's': \"it's\"}\na/b.c = @d/e()\nb.c = [%A, @e]\n"
+    found = read([write(tmp_path / "a.gin", text)])
+    again = read([write(tmp_path / "b.gin", found.text())])
+    assert found.text() == again.text()
+    assert again.bindings["b.c"].value == [Macro("A"), Reference("e", False)]
+    assert again.bindings["a/b.c"].scope == "a"
+
+
+def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert gin_files.find(RUN, []).is_file()
+    write(tmp_path / "elsewhere" / "own.gin", "A = 1\n")
+    assert gin_files.find("own.gin", ["elsewhere"]) == Path("elsewhere/own.gin")
+    write(tmp_path / "own.gin", "A = 2\n")
+    assert gin_files.find("own.gin", ["elsewhere"]) == Path("own.gin")
+
+
+def test_a_loop_of_includes_is_refused(tmp_path):
+    write(tmp_path / "a.gin", "include 'b.gin'\n")
+    write(tmp_path / "b.gin", "include 'a.gin'\n")
+    with pytest.raises(SpotError, match="includes itself"):
+        read(["a.gin"], [], [str(tmp_path)])
+
+
+# What comes of it.
+
+
+def test_arguments_are_the_library_s_own_classes():
+    from spot_jax.training.recipes import DataSource, StoredBackbone
+    from spot_jax.training.run import train
+
+    called, given, text = configurables.configured(
+        "train", [RUN], as_pairs(**FULL, LEARNING_RATE="[0.1, 0.3]", MESH="'2x4'", PACK="True")
+    )
+    assert called is train
+    assert type(given["data"]) is DataSource and given["data"].pack is True
+    assert given["backbone"] == StoredBackbone("nowhere")
+    assert given["optimizer"].learning_rate == [0.1, 0.3]
+    assert (given["mesh"].data, given["mesh"].model) == (2, 4)
+    assert given["train_steps"] == 30000
+    assert "LEARNING_RATE = [0.1, 0.3]\n" in text
+
+
+def test_one_call_leaves_nothing_to_the_next():
+    configurables.configured("train", [RUN], as_pairs(**FULL, PROMPT_LENGTH="7"))
+    _, given, _ = configurables.configured("train", [RUN], as_pairs(**FULL))
+    assert given["method"].length == 100
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_file_is_complete(path):
+    settings = read([str(path)])
+    required = [name for name, b in settings.macros.items() if b.value == gin_files.REQUIRED]
+    values = FULL | {"TEXT_DIRECTORY": "'t'", "VOCABULARY": "'v'", "TRAIN_STEPS": "3"}
+    roots = [verb for verb in ("train", "evaluate", "infer") if settings.of(verb)]
+    assert len(roots) == 1
+    flags = as_pairs(**{name: values[name] for name in required})
+    _, given, _ = configurables.configured(roots[0], [str(path)], flags)
+    assert given
+    header = path.read_text().split("\n\n")[0]
+    assert f"--gin_file=gin_configs/runs/{path.name}" in header
+    assert all(f"--gin.{name}=" in header for name in required), "its command gives what it needs"
+
+
+def test_a_user_s_module_can_register_more(tmp_path, monkeypatch):
+    write(tmp_path / "my_optimizers.py", "import gin\n@gin.configurable\ndef mine(x): return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = f"import my_optimizers\ninclude '{RUN}'\ntrain.optimizer = @mine()\nmine.x = 5\n"
+    own = write(tmp_path / "own.gin", text)
+    _, given, _ = configurables.configured("train", [own], as_pairs(**FULL))
+    assert given["optimizer"] == 5
+    gin.clear_config()
+
+
+# Mistakes, each one line.
+
+
+def test_no_file_at_all(complaint):
+    assert "--gin_file=gin_configs/runs/prompt_tuning.gin" in complaint("--gin.TRAIN_STEPS=3")
+
+
+def test_a_file_that_does_not_exist(complaint):
+    line = complaint("--gin_file=gin_configs/runs/promt_tuning.gin")
+    assert "no gin file gin_configs/runs/promt_tuning.gin" in line
+    assert "nearest are gin_configs/runs/prompt_tuning.gin" in line
+    assert str(Path().absolute()) in line
+
+
+def test_an_included_file_that_does_not_exist(complaint, tmp_path):
+    own = write(tmp_path / "own.gin", "include 'gin_configs/models/t5_1_1_smal.gin'\n")
+    assert "t5_1_1_small.gin" in complaint(f"--gin_file={own}")
+
+
+def test_a_misspelt_macro(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL, TRAIN_STEP="5"))
+    assert "TRAIN_STEP is set (the command line)" in line
+    assert "did you mean TRAIN_STEPS" in line
+
+
+def test_a_macro_in_a_file_that_nothing_sets(complaint, tmp_path):
+    own = write(tmp_path / "own.gin", f"include '{RUN}'\ntrain.train_steps = %TRAIN_STEP\n")
+    line = complaint(f"--gin_file={own}", *as_flags(**FULL))
+    assert "TRAIN_STEPS" in line
+
+
+def test_all_missing_macros_are_named_at_once(complaint):
+    line = complaint(f"--gin_file={RUN}", "--gin.MODEL_DIR='x'")
+    left = {"INITIAL_CHECKPOINT_PATH", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"}
+    assert all(name in line and f"--gin.{name}=" in line for name in left)
+    assert "--gin.MODEL_DIR" not in line
+
+
+def test_an_unknown_configurable(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL), "--gin.Adafacter.decay_rate=0.9")
+    assert "nothing called Adafacter" in line and "did you mean Adafactor" in line
+
+
+def test_an_unknown_parameter(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL), "--gin.Adafactor.decay_rat=0.9")
+    assert "Adafactor has no parameter decay_rat" in line and "did you mean decay_rate" in line
+
+
+def test_a_setting_of_something_that_the_run_does_not_use(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL), "--gin.AdamW.b1=0.5")
+    assert "does not use AdamW" in line and "Adafactor" in line
+
+
+@pytest.mark.parametrize("value", ["bundled_sms_spam", "10x", "[1, 2", "'open", "", "{'a' 1}"])
+def test_a_value_that_is_not_python(complaint, value):
+    flags = as_flags(**{**FULL, "MIXTURE_OR_TASK_NAME": value})
+    line = complaint(f"--gin_file={RUN}", *flags)
+    assert f"--gin.MIXTURE_OR_TASK_NAME={value} is not a Python value" in line
+    if value == "bundled_sms_spam":
+        assert "\"'bundled_sms_spam'\"" in line
+
+
+def test_a_value_of_the_wrong_type(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL, TRAIN_STEPS="'2000'"))
+    assert "TRAIN_STEPS is '2000'" in line and "int is expected" in line
+
+
+def test_a_flag_without_a_value(complaint):
+    assert "--gin.NAME=VALUE" in complaint(f"--gin_file={RUN}", "--gin.TRAIN_STEPS", "5")
+
+
+def test_a_file_that_is_not_gin(complaint, tmp_path):
+    own = write(tmp_path / "own.gin", "A = 1\ntrain steps are 5\n")
+    assert f"{own}:2 is not gin" in complaint(f"--gin_file={own}")
+    (tmp_path / "bytes.gin").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in complaint(f"--gin_file={tmp_path / 'bytes.gin'}")
+
+
+def test_two_files_that_disagree(complaint, tmp_path):
+    one, two = (write(tmp_path / f"{n}.gin", f"TRAIN_STEPS = {n}\n") for n in (1, 2))
+    line = complaint(f"--gin_file={one}", f"--gin_file={two}")
+    assert f"1 ({one}:1)" in line and f"2 ({two}:1)" in line
+
+
+def test_a_file_of_t5x(complaint, tmp_path):
+    text = "from __gin__ import dynamic_registration\nimport __main__ as train_script\n"
+    assert "gin_configs/runs/" in complaint(f"--gin_file={write(tmp_path / 't5x.gin', text)}")
+
+
+def test_an_import_that_fails(complaint, tmp_path):
+    own = write(tmp_path / "own.gin", f"import no_such_module\ninclude '{RUN}'\n")
+    assert "no_such_module" in complaint(f"--gin_file={own}", *as_flags(**FULL))
+
+
+def test_a_file_for_another_command(complaint):
+    line = complaint("--gin_file=gin_configs/models/tiny.gin")
+    assert "T5Config" in line or "says nothing about train" in line
+
+
+def test_a_mesh_that_is_not_one(complaint):
+    assert "DATAxMODEL" in complaint(f"--gin_file={RUN}", *as_flags(**FULL, MESH="'eight'"))
+
+
+def test_bindings_flag_is_a_line_of_gin(complaint):
+    line = complaint(f"--gin_file={RUN}", *as_flags(**FULL), "--gin_bindings", "TRAIN_STEP = 5")
+    assert "TRAIN_STEP is set" in line
+
+
+def test_names_are_checked_before_jax_is_imported():
+    """A misspelt macro costs no start-up, so it is found in a process that never imports JAX."""
+    code = (
+        "import sys; from spot_jax.cli.main import main\n"
+        f"code = main(['train', '--gin_file={RUN}', '--gin.TRAIN_STEP=1'])\n"
+        "sys.exit(code if 'jax' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (1, int, True),
+        (1, float, True),
+        (1.0, int, False),
+        (True, int, False),
+        (None, int | None, True),
+        ("1", int | None, False),
+        ([1, 2], int | list[int], True),
+        (["a"], int | list[int], False),
+        ({"inputs": 1}, dict[str, int], True),
+        (5, gin_files.Settings, False),
+    ],
+)
+def test_values_and_type_hints(value, hint, expected):
+    assert fits(value, hint) is expected
