@@ -1,4 +1,4 @@
-"""Adapt one frozen T5 to many tasks with soft prompts, and carry what one task has learnt to the next.
+"""Adapt one frozen T5 to many tasks with soft prompts; carry what one task learnt to the next.
 
 Importing this package imports neither JAX nor TensorFlow; its modules import what they use.
 """

@@ -1,1 +1,1 @@
-
+"""Methods: what is trained, how the loss comes about, one file each."""

@@ -1,1 +1,1 @@
-
+"""T5: its shape, its arithmetic, its checkpoints, its vocabulary, decoding."""

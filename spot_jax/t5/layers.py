@@ -3,6 +3,8 @@
 Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head width, d model width.
 """
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -208,12 +210,12 @@ class MLP(nn.Module):
         """Product of the activations' branches, dropout, and back to width d."""
         c = self.config
         gates = len(c.mlp_activations)
-        hidden = None
+        branches = []
         for i, activation in enumerate(c.mlp_activations):
             name = "wi" if gates == 1 else f"wi_{i}"
             branch = Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x)
-            branch = _ACTIVATIONS[activation](branch)
-            hidden = branch if hidden is None else hidden * branch
+            branches.append(_ACTIVATIONS[activation](branch))
+        hidden = functools.reduce(operator.mul, branches)
         hidden = dropout(hidden, dropout_keys, c.dropout_rate, site=0)
         return Dense(c.emb_dim, c.dtype, _fan_in_truncated, name="wo")(hidden)
 

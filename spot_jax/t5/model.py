@@ -11,7 +11,7 @@ The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -241,8 +241,7 @@ def encode(
     Returns:
         Activations in `config.dtype`; at padding they are without meaning.
     """
-    variables = {"params": params}
-    return T5(config).apply(variables, tokens, table, segment_ids, dropout_keys, method=T5.encode)
+    return _apply(T5.encode, params, config, tokens, table, segment_ids, dropout_keys)
 
 
 def decode(
@@ -270,8 +269,10 @@ def decode(
         decoder_segment_ids: the same for targets; a segment attends to its own inputs only.
         dropout_keys: one key a row; None for no dropout.
     """
-    return T5(config).apply(
-        {"params": params},
+    return _apply(
+        T5.decode,
+        params,
+        config,
         encoded,
         encoder_tokens,
         decoder_input_tokens,
@@ -279,8 +280,12 @@ def decode(
         encoder_segment_ids,
         decoder_segment_ids,
         dropout_keys,
-        method=T5.decode,
     )
+
+
+def _apply(method: Callable[..., Any], params: Params, config: T5Config, *arguments: Any) -> Any:
+    # Flax types every result as "anything, perhaps with variables"; callers say what it is.
+    return T5(config).apply({"params": params}, *arguments, method=method)
 
 
 @struct.dataclass
@@ -307,7 +312,7 @@ def start_cache(
 ) -> Cache:
     """An empty cache for `max_length` target positions."""
     params, config = _for_decoding(params, config)
-    cross = T5(config).apply({"params": params}, encoded, method=T5.cross)
+    cross = _apply(T5.cross, params, config, encoded)
     shape = (encoded.shape[0], max_length, config.num_heads, config.head_dim)
     empty = jnp.zeros(shape, config.dtype)
     own = [(empty, empty) for _ in range(config.num_decoder_layers)]
@@ -327,16 +332,17 @@ def decode_step(
         The logits, and the cache with this position filled in.
     """
     params, config = _for_decoding(params, config)
-    logits, own = T5(config).apply(
-        {"params": params},
+    logits, own = _apply(
+        T5.step,
+        params,
+        config,
         tokens[:, None],
         cache.self_attention,
         cache.cross_attention,
         jnp.asarray(position, jnp.int32),
         cache.encoder_mask,
-        method=T5.step,
     )
-    return logits[:, 0], cache.replace(self_attention=own)
+    return logits[:, 0], dataclasses.replace(cache, self_attention=own)
 
 
 def _for_decoding(params: Params, config: T5Config) -> tuple[Params, T5Config]:

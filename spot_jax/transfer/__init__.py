@@ -1,1 +1,1 @@
-
+"""What one task's prompt gives to another."""
