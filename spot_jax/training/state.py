@@ -63,7 +63,7 @@ def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) 
         (loss, metrics), grads = grad(state.trainable, frozen, batch, keys if dropout else None)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = State(state.step + 1, trainable, opt_state, state.keys)
         return new, {**metrics, "grad_norm": norm, "finite": finite}
