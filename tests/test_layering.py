@@ -21,7 +21,8 @@ LAYERS = {
     "methods": {"t5"},
     "evaluation": {"t5", "data", "methods"},
     "training": {"t5", "data", "methods", "evaluation"},
-    "transfer": {"t5", "data", "methods", "evaluation", "training"},
+    "inference": {"t5", "data", "methods", "evaluation", "training"},
+    "transfer": {"t5", "data", "methods", "evaluation", "training", "inference"},
 }
 
 

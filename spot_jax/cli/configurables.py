@@ -34,6 +34,7 @@ CONFIGURABLES = {
     "EvaluationPlan": "spot_jax.training.recipes:EvaluationPlan",
     "CheckpointPlan": "spot_jax.training.checkpoints:CheckpointPlan",
     "mesh": "spot_jax.cli.values:mesh",
+    "modules": "spot_jax.cli.values:modules",
     "shipped": "spot_jax.cli.values:shipped",
 }
 

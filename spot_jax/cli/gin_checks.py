@@ -34,9 +34,6 @@ EXAMPLES = {
 }
 """A value one might give each macro; shown when it is missing."""
 
-GIVEN = ("lines",)
-"""Parameters that a command gives and a file does not."""
-
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing if no known name is near."""
@@ -106,9 +103,7 @@ def check_configurables(settings: Settings, root: str, known: Iterable[str]) -> 
     """Every configurable that is bound or referred to is known; no flag sets an unused one."""
     known = set(known)
     if not settings.of(root):
-        near = [verb for verb in ("train", "evaluate", "infer") if settings.of(verb)]
-        found = f"it configures {', '.join(near)}" if near else "it configures none of our commands"
-        raise SpotError(f"{_place(settings)} says nothing about {root}: {found}; see gin_configs/")
+        raise SpotError(f"{_place(settings)} says nothing about {root}; see gin_configs/runs/")
     use = reached(settings, root)[0]
     for binding in settings.bindings.values():
         names = [binding.selector] if binding.parameter else []
@@ -150,7 +145,7 @@ def check_parameters(
             for parameter in parameters.values()
             if parameter.default is parameter.empty
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            and parameter.name not in (*bound, *GIVEN)
+            and parameter.name not in bound
         ]
     _refuse_missing(settings, missing)
 

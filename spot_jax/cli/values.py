@@ -1,6 +1,7 @@
-"""What people write in short, as what the library takes: a mesh `2x4`, a file that ships."""
+"""What people write in short, as what the library takes: a mesh `2x4`, a module, our files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,8 @@ def shipped(path: str) -> str:
     """The path, or the file of that name that ships with the package: `tasks/t5_spiece.model`."""
     ours = Path(spot_jax.__file__).parent.parent / path
     return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)
+
+
+def modules(names: str | Sequence[str] = ()) -> tuple[str, ...]:
+    """One module's name, as T5X gives it, or several."""
+    return (names,) if isinstance(names, str) else tuple(names)
