@@ -26,6 +26,11 @@ class Method(Protocol):
     """The interface of `methods/`; adding a method is adding one file that fulfils it."""
 
     @property
+    def config(self) -> T5Config:
+        """The backbone's shape, with this run's dropout and dtype."""
+        ...
+
+    @property
     def num_prompts(self) -> int:
         """N, how many prompts are tuned in one program; 1 for methods without a prompt axis."""
         ...

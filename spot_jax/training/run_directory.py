@@ -86,7 +86,7 @@ def write_environment(directory: Path) -> None:
     path = directory / "environment.json"
     starts = json.loads(path.read_text()) if path.exists() else []
     names = ("spot-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
             versions[name] = importlib.metadata.version(name)

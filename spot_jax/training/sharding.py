@@ -176,7 +176,8 @@ class BatchPlacement:
         def one(array: np.ndarray) -> jax.Array:
             spec = PartitionSpec("data", *(None,) * (array.ndim - 1))
 
-            def rows(index: tuple[slice, ...]) -> np.ndarray:
+            def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None  # None is for shapes without axes
                 start, stop, _ = index[0].indices(self.rows)
                 return array[start - first : stop - first]
 
