@@ -17,8 +17,9 @@ def main(arguments: Sequence[str]) -> int:
         "  spot eval --backbone DIR --prompt FILE --task NAME     without a run directory",
     )
     made.add_argument("--split", default="test", help="default: test")
-    made.add_argument("--task", nargs="+", default=[], metavar="NAME", help="default: the prompts'")
-    made.add_argument("--prompt", nargs="+", default=[], metavar="FILE", help="default: the run's")
+    many = {"nargs": "+", "action": "extend", "default": []}
+    made.add_argument("--task", **many, metavar="NAME", help="default: the prompts'")
+    made.add_argument("--prompt", **many, metavar="FILE", help="default: the run's")
     made.add_argument("--ensemble", action="store_true", help="the prompts of a task also vote")
     made.add_argument("--examples", type=int, metavar="N", help="the first N only")
     made.add_argument("--output", metavar="FILE", help="write predictions, a JSON object a line")

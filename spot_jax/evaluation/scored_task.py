@@ -26,6 +26,7 @@ class ScoredTask:
         targets: what metrics compare predictions with; empty where only the loss counts.
         metrics: of (targets, predicted texts).
         search: how to predict.
+        labels: the task's verbalizers, ranked or not; empty without.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ScoredTask:
     targets: list[Any]
     metrics: list[Metric]
     search: Search
+    labels: tuple[str, ...] = ()
 
 
 def load_task(
@@ -67,12 +69,13 @@ def load_task(
         # Nothing is predicted but one token: the loss counts.
         return ScoredTask(name, split, found, [], [], Search(max_length=1))
     examples, targets = loading.load_evaluation(name, split, vocabulary, limit=limit)
-    search = search_of(name, decoding, loading.labels_of(name), beams)
-    return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search)
+    labels = loading.labels_of(name) or ()
+    search = search_of(name, decoding, labels, beams)
+    return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search, labels)
 
 
 def search_of(
-    name: str, decoding: str, labels: tuple[str, ...] | None, beams: int = 4, **options: Any
+    name: str, decoding: str, labels: tuple[str, ...], beams: int = 4, **options: Any
 ) -> Search:
     """How predictions are made; `labels` are what "rank" and "auto" choose among.
 

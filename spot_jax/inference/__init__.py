@@ -1,0 +1,1 @@
+"""Using what was tuned: scores on tasks, predictions for lines of text."""

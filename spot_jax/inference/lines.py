@@ -1,0 +1,207 @@
+"""Predictions for lines of text or JSON, as they come; nothing here needs TensorFlow."""
+
+import difflib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from spot_jax.data.batches import BatchShape, truncated
+from spot_jax.data.examples import Examples
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.evaluate import Search, predict
+from spot_jax.evaluation.scored_task import search_of
+from spot_jax.inference.tuned import Prompt, Tuned
+from spot_jax.t5.vocabulary import EOS
+from spot_jax.training.run_setup import TaskFacts
+from tasks import formats
+
+DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
+DEFAULT_ROWS = 32
+# Batches that are predicted before the first of their results is written.
+BATCHES_AT_ONCE = 8
+SHORTEST = 32
+
+
+class Predictor:
+    """Predicts line after line with one prompt.
+
+    Attributes:
+        examples: lines predicted so far.
+        truncated_inputs: how many of them were cut.
+    """
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        *,
+        task: str | None = None,
+        decoding: str = "auto",
+        beams: int = 4,
+        labels: Sequence[str] = (),
+        batch_size: int | None = None,
+        lengths: Mapping[str, int] | None = None,
+    ):
+        """Chooses the prompt, and what a line means to it.
+
+        Args:
+            tuned: of several prompts for the task the one of the best validation score is taken.
+            task: which one, where a run has several.
+            decoding: "rank" among labels, "greedy", "beam", or "auto": rank where there are labels.
+            beams: of "beam".
+            labels: to choose among; the task's by default, of which they must be some.
+            batch_size: rows; the run's by default.
+            lengths: of inputs and targets in tokens of text; the run's by default.
+
+        Raises:
+            SpotError: a task that the run does not have, or a label that the task does not have.
+        """
+        self.tuned = tuned
+        self.prompt, self.task = _choose(tuned, task)
+        allowed = _labels(self.task, labels)
+        setup = tuned.setup
+        known = setup.lengths if setup else DEFAULT_LENGTHS
+        self.fixed = bool(setup or (lengths and "inputs" in lengths))
+        self.lengths = {**known, **(lengths or {})}
+        self.rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
+        name = self.task.name or "this prompt's task"
+        if labels and decoding in ("greedy", "beam"):
+            raise SpotError(f"labels are for ranking, {decoding} writes freely; leave one out")
+        self.search: Search = search_of(
+            name, decoding, allowed, beams, max_length=self.lengths["targets"]
+        )
+        self.table = tuned.table([self.prompt])
+        self.examples = self.truncated_inputs = 0
+
+    def __call__(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The fields of each line that is not blank, with its "prediction".
+
+        If the first line begins with "{" all are JSON objects: the task's fields, or "inputs" with
+        the whole text. Otherwise each is a text.
+
+        Raises:
+            SpotError: no line at all, or the number of a line that is malformed or lacks a field.
+        """
+        rows = read_rows(lines, self.task)
+        while block := list(itertools.islice(rows, self.rows * BATCHES_AT_ONCE)):
+            texts = self._predict([text for _, text in block])
+            for (fields, _), prediction in zip(block, texts, strict=True):
+                yield {**fields, "prediction": prediction}
+        if not self.examples:
+            raise SpotError("the input has no lines; give one text or JSON object a line")
+
+    def _predict(self, texts: list[str]) -> list[str]:
+        tuned, vocabulary = self.tuned, self.tuned.vocabulary
+        encoded = vocabulary.encode_all(texts)
+        examples = Examples.from_lists([([*ids, EOS], []) for ids in encoded])
+        longest, _ = examples.longest()
+        room = self.lengths["inputs"]
+        if not self.fixed:
+            # Few lengths, each of which is compiled once.
+            room = min(room, max(SHORTEST, 1 << (longest - 1).bit_length()))
+        shape = BatchShape(self.rows, room, self.lengths["targets"])
+        self.examples += len(texts)
+        self.truncated_inputs += truncated(examples, shape)[0]
+        batches, place = tuned.batches(examples, shape, self.prompt)
+        # Without targets there is no loss.
+        kept = ("encoder_input_tokens", "row_valid")
+        found = predict(
+            tuned.backbone.params,
+            tuned.backbone.config,
+            ({name: batch[name] for name in kept} for batch in batches),
+            vocabulary,
+            table=self.table,
+            search=self.search,
+            place=place,
+        )
+        return found.texts
+
+
+def read_rows(lines: Iterable[str], task: TaskFacts) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each line's fields and its text as the task writes it; see `Predictor.__call__`."""
+    as_json = None
+    for number, line in enumerate(lines, start=1):
+        line = line.strip("\r\n")
+        if not line.strip():
+            continue
+        if as_json is None:
+            as_json = line.lstrip().startswith("{")
+        fields = _object(line, number) if as_json else _text_field(line, number, task)
+        yield fields, _written(fields, number, task)
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise SpotError(f"line {number} is not JSON: {error}; the first line was") from error
+    if not isinstance(found, dict):
+        raise SpotError(f"line {number}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
+    names = formats.fields(task.template) if task.template else ("inputs",)
+    if len(names) > 1:
+        raise SpotError(
+            f"line {number}: {task.name} has the fields {', '.join(names)}; give a JSON object "
+            "with them a line"
+        )
+    return {names[0]: line}
+
+
+def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
+    names = formats.fields(task.template) if task.template else ("inputs",)
+    if "inputs" in fields:
+        names, template = ("inputs",), "{inputs}"
+    else:
+        template = task.template or "{inputs}"
+    for name in names:
+        if name not in fields:
+            found = ", ".join(fields) or "none"
+            more = "" if names == ("inputs",) else ' (or "inputs" with the whole text)'
+            raise SpotError(
+                f"line {number} lacks the field {name}; expected {', '.join(names)}{more}, "
+                f"found {found}"
+            )
+        if not isinstance(fields[name], str):
+            kind = type(fields[name]).__name__
+            raise SpotError(f"line {number}: expected text in the field {name}, found {kind}")
+    return formats.write(template, fields)
+
+
+def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
+    """The prompt to predict with and its task."""
+    setup = tuned.setup
+    known = {} if setup is None else {facts.name: facts for facts in setup.tasks}
+    if task is not None and known and task not in known:
+        near = difflib.get_close_matches(task, known, 3, cutoff=0.0)
+        raise SpotError(
+            f"the run has no task {task!r} (nearest: {', '.join(near)}); name one of its own"
+        )
+    if task is None:
+        # A file of elsewhere says which task it is for.
+        own = {prompt.task for prompt in tuned.prompts} & known.keys()
+        names = sorted(own or known)
+        if len(names) > 1:
+            raise SpotError(f"the run has {len(names)} tasks, {', '.join(names)}; add --task NAME")
+        task = names[0] if names else tuned.prompts[0].task
+    prompts = tuned.prompts
+    if tuned.own and setup is not None and setup.prompt_length:
+        pairs = zip(prompts, setup.tasks, strict=True)
+        prompts = tuple(prompt for prompt, facts in pairs if facts.name == task)
+    return max(prompts, key=lambda prompt: prompt.score), known.get(task, TaskFacts(task))
+
+
+def _labels(task: TaskFacts, labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels to choose among: those given, which must be the task's if it has any."""
+    for label in labels if task.labels else ():
+        if label not in task.labels:
+            near = difflib.get_close_matches(label, task.labels, 3) or list(task.labels[:3])
+            raise SpotError(
+                f"{label!r} is none of the {len(task.labels)} labels of {task.name} (nearest: "
+                f"{', '.join(near)}); give some of those, or leave them out for all"
+            )
+    if len(labels) == 1 or len(set(labels)) < len(labels):
+        raise SpotError(f"expected at least two different labels, found {', '.join(labels)}")
+    return tuple(labels) or task.labels

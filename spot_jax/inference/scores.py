@@ -1,0 +1,255 @@
+"""Scores of prompts on splits of tasks: each alone, and as an ensemble."""
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spot_jax.data import loading
+from spot_jax.data.batches import BatchShape, truncated
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.ensemble import evaluate_ensemble
+from spot_jax.evaluation.evaluate import evaluate
+from spot_jax.evaluation.metrics import accuracy
+from spot_jax.evaluation.scored_task import ScoredTask, load_task, score_of
+from spot_jax.inference.lines import DEFAULT_LENGTHS, DEFAULT_ROWS
+from spot_jax.inference.tuned import Prompt, Tuned
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a prompt, or a vote of several, comes to on a split.
+
+    Attributes:
+        task: the task.
+        split: of the task.
+        prompt: the file, "no prompt", or "vote of N".
+        examples: in the split.
+        metrics: the task's.
+        loss: mean cross-entropy of the target tokens.
+        score: what checkpoints are chosen by.
+        truncated_inputs: how many examples were cut.
+        majority: accuracy of always answering the split's most frequent label; None without labels.
+        predictions: one an example; empty where only the loss counts.
+        targets: what they are compared with.
+        inputs: the examples' texts.
+    """
+
+    task: str
+    split: str
+    prompt: str
+    examples: int
+    metrics: dict[str, float]
+    loss: float | None
+    score: float
+    truncated_inputs: int
+    majority: float | None
+    predictions: list[str]
+    targets: list[Any]
+    inputs: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the examples, in JSON's types."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in fields.items() if k not in ("predictions", "targets", "inputs")}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One JSON object an example, for a file of predictions."""
+        for text, target, prediction in zip(
+            self.inputs, self.targets, self.predictions, strict=True
+        ):
+            plain = target if isinstance(target, str | int | float | None) else repr(target)
+            row = {"task": self.task, "split": self.split, "prompt": self.prompt, "inputs": text}
+            yield {**row, "target": plain, "prediction": prediction}
+
+
+def score(
+    tuned: Tuned,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] = (),
+    ensemble: bool = False,
+    decoding: str = "auto",
+    beams: int = 4,
+    batch_size: int | None = None,
+    lengths: Mapping[str, int] | None = None,
+    examples: int | None = None,
+) -> list[Score]:
+    """Scores every prompt on its task.
+
+    Args:
+        tuned: of `open_tuned`.
+        split: of the tasks.
+        tasks: instead of the prompts' own. Of a run's prompts those tuned on a task are scored
+            on it, or all where none was; prompt files given by name are scored on every task.
+        ensemble: all prompts of a task also vote (Lester 2021, section 6).
+        decoding: see `scored_task.load_task`.
+        beams: of "beam".
+        batch_size: rows; the run's by default.
+        lengths: of inputs and targets in tokens of text; the run's by default, and without a run
+            the longest example's, at most 512 and 32.
+        examples: the first ones only; all by default.
+
+    Raises:
+        SpotError: no task known, an unknown task or split, a target outside the labels, or an
+            ensemble of one.
+    """
+    setup = tuned.setup
+    if setup is not None:
+        if setup.modules:
+            loading.import_modules(setup.modules)
+        if setup.text_directory:
+            loading.register_text(setup.text_directory)
+    rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
+    known = {**(setup.lengths if setup else DEFAULT_LENGTHS), **(lengths or {})}
+    scores = []
+    for name, prompts in _jobs(tuned, tasks):
+        if ensemble and len(prompts) < 2:
+            raise SpotError(
+                f"an ensemble needs at least two prompts for {name}, found {len(prompts)}; "
+                "add --prompt FILE"
+            )
+        task = load_task(
+            name,
+            split,
+            tuned.vocabulary,
+            lengths=known,
+            decoding=decoding,
+            beams=beams,
+            limit=examples,
+        )
+        if ensemble and not task.metrics:
+            raise SpotError(f"{name} has no answers to vote on; leave --ensemble out")
+        shape = BatchShape(rows, *_lengths(task, known, fitted=setup is None and not lengths))
+        if ensemble:
+            scores += _vote(tuned, task, prompts, shape)
+        else:
+            scores += [_alone(tuned, task, prompt, shape) for prompt in prompts]
+    return scores
+
+
+def write_predictions(path: Path, scores: Sequence[Score]) -> None:
+    """Writes every example's prediction, one JSON object a line, in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8") as file:
+        for found in scores:
+            for row in found.rows():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _jobs(tuned: Tuned, tasks: Sequence[str]) -> Iterator[tuple[str, list[Prompt]]]:
+    setup, prompts = tuned.setup, list(tuned.prompts)
+    if setup is None:
+        own = [prompt.task for prompt in prompts]
+    elif tuned.own and len(prompts) == len(setup.tasks):
+        own = [facts.name for facts in setup.tasks]
+    else:
+        tasks = tasks or list(dict.fromkeys(facts.name for facts in setup.tasks))
+        own = [""] * len(prompts)
+    if not tasks and not all(own):
+        raise SpotError(
+            "a prompt file that does not say its task needs one; add --task NAME"
+            if any(prompt.file for prompt in prompts)
+            else "the backbone alone needs a task to be scored on; add --task NAME"
+        )
+    by_task: dict[str, list[Prompt]] = collections.defaultdict(list)
+    for prompt, name in zip(prompts, own, strict=True):
+        by_task[name].append(prompt)
+    for name in tasks or by_task:
+        chosen = by_task.get(name, prompts) if tuned.own else prompts if tasks else by_task[name]
+        yield name, chosen
+
+
+def _lengths(task: ScoredTask, known: Mapping[str, int], *, fitted: bool) -> tuple[int, int]:
+    if not fitted:
+        return known["inputs"], known["targets"]
+    inputs, targets = task.examples.longest()
+    return min(inputs, known["inputs"]), min(targets, known["targets"])
+
+
+def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) -> Score:
+    batches, place = tuned.batches(task.examples, shape, prompt)
+    found = evaluate(
+        tuned.backbone.params,
+        tuned.backbone.config,
+        batches,
+        tuned.vocabulary,
+        task.targets or [""] * len(task.examples),
+        task.metrics,
+        table=tuned.table([prompt]),
+        search=task.search,
+        place=place,
+    )
+    return _score(tuned, task, shape, prompt.name, found.metrics, found.loss, found.predictions)
+
+
+def _vote(
+    tuned: Tuned, task: ScoredTask, prompts: Sequence[Prompt], shape: BatchShape
+) -> list[Score]:
+    """The members' scores, and that of their vote; ties go to the best by validation."""
+    prompts = sorted(prompts, key=lambda prompt: -prompt.score)
+    table = tuned.table(prompts)
+    if table is None:
+        raise SpotError("an ensemble is of prompts, the backbone alone has none; add --prompt FILE")
+    batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts))
+    found = evaluate_ensemble(
+        tuned.backbone.params,
+        tuned.backbone.config,
+        batches,
+        tuned.vocabulary,
+        task.targets,
+        task.metrics,
+        table=table,
+        members=len(prompts),
+        search=task.search,
+        place=place,
+    )
+    members = zip(prompts, found.members, found.member_predictions, strict=True)
+    rows = [(prompt.name, metrics, texts) for prompt, metrics, texts in members]
+    rows.append((f"vote of {len(prompts)}", found.metrics, found.predictions))
+    # One pass knows one loss, the mean over the members'.
+    losses = [None] * len(prompts) + [found.loss]
+    return [
+        _score(tuned, task, shape, name, metrics, loss, texts)
+        for (name, metrics, texts), loss in zip(rows, losses, strict=True)
+    ]
+
+
+def _score(
+    tuned: Tuned,
+    task: ScoredTask,
+    shape: BatchShape,
+    prompt: str,
+    metrics: dict[str, float],
+    loss: float | None,
+    predictions: list[str],
+) -> Score:
+    choice = tuned.setup.metric if tuned.setup else None
+    return Score(
+        task=task.name,
+        split=task.split,
+        prompt=prompt,
+        examples=len(task.examples),
+        metrics=metrics,
+        loss=loss,
+        score=score_of(task.name, metrics, loss, choice if choice in metrics else None),
+        truncated_inputs=truncated(task.examples, shape)[0],
+        majority=_majority(task),
+        predictions=predictions if task.metrics else [],
+        targets=task.targets,
+        inputs=[tuned.vocabulary.decode(ids.tolist()) for ids, _ in task.examples]
+        if task.metrics
+        else [],
+    )
+
+
+def _majority(task: ScoredTask) -> float | None:
+    if not task.labels or not all(isinstance(target, str) for target in task.targets):
+        return None
+    most = collections.Counter(task.targets).most_common(1)[0][0]
+    return accuracy(task.targets, [most] * len(task.targets))["accuracy"]

@@ -1,0 +1,49 @@
+"""Scores as a small table for people."""
+
+from collections.abc import Sequence
+
+from spot_jax.inference.scores import Score
+
+
+def table(scores: Sequence[Score]) -> str:
+    """One line a score, aligned; then majority classes and what was cut, where there is any."""
+    names = list(dict.fromkeys(name for score in scores for name in score.metrics))
+    head = ["task", "split", "prompt", "examples", *names, "loss"]
+    rows = [head]
+    for i, score in enumerate(scores):
+        values = [score.metrics.get(name) for name in names]
+        rows.append(
+            [score.task, score.split, score.prompt, str(score.examples)]
+            + [_number(value, 2) for value in values]
+            + [_number(score.loss, 4)]
+        )
+        last = i + 1 == len(scores) or scores[i + 1].task != score.task
+        if last and score.majority is not None and "accuracy" in names:
+            values = [score.majority if name == "accuracy" else None for name in names]
+            rows.append(
+                [score.task, score.split, "majority class", ""]
+                + [_number(value, 2) for value in values]
+                + [""]
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *_cut(scores)])
+
+
+def _cut(scores: Sequence[Score]) -> list[str]:
+    cut = {score.task: score for score in scores if score.truncated_inputs}
+    return [
+        f"{s.truncated_inputs} of {s.examples} inputs of {s.task} were longer than the lengths "
+        "allow, and cut"
+        for s in cut.values()
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,202 @@
+"""A backbone and the prompts to run it with, from a run directory or from files."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from spot_jax.data.batches import Batch, BatchShape, evaluation_batches
+from spot_jax.data.examples import Examples
+from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.metrics import mean_of_metrics
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.run_setup import RunSetup, read_setup
+from spot_jax.training.sharding import BatchPlacement, MeshShape, make_mesh, replicated
+
+Path_ = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt file that was read; without a file, the backbone alone.
+
+    Attributes:
+        name: what results call it.
+        file: its contents.
+    """
+
+    name: str
+    file: PromptFile | None = None
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens, P."""
+        return 0 if self.file is None else len(self.file.prompt)
+
+    @property
+    def task(self) -> str:
+        """The task it was tuned on, "" if unknown (T5X's files do not say)."""
+        return self.file.task if self.file is not None and self.file.backbone else ""
+
+    @property
+    def score(self) -> float:
+        """The validation score it was stored with; minus infinity if unknown."""
+        metrics = {} if self.file is None else dict(self.file.metrics)
+        metrics.pop("loss", None)
+        return metrics.get("score", mean_of_metrics(metrics) if metrics else float("-inf"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """Everything that predictions need, on the mesh.
+
+    Attributes:
+        backbone: the model.
+        vocabulary: its vocabulary.
+        mesh: where it lies.
+        prompts: to run it with; at least one, which may be no prompt at all.
+        setup: of the run they come from, if they do.
+        own: whether the prompts are those of the run.
+    """
+
+    backbone: Backbone
+    vocabulary: Vocabulary
+    mesh: Mesh
+    prompts: tuple[Prompt, ...]
+    setup: RunSetup | None = None
+    own: bool = False
+
+    def table(self, prompts: Sequence[Prompt]) -> jax.Array | None:
+        """Prompts of one length, one under another: float32 [N * P, d], or None without."""
+        lengths = sorted({prompt.length for prompt in prompts})
+        if len(lengths) > 1:
+            raise SpotError(
+                f"an ensemble needs prompts of one length, found {lengths}; leave some out"
+            )
+        rows = [prompt.file.prompt for prompt in prompts if prompt.file is not None]
+        if not rows:
+            return None
+        return jax.device_put(jnp.asarray(np.concatenate(rows)), replicated(self.mesh))
+
+    def batches(
+        self, examples: Examples, shape: BatchShape, prompt: Prompt, members: int = 1
+    ) -> tuple[Iterator[Batch], Callable[..., dict[str, jax.Array]]]:
+        """Padded batches that begin with a prompt's virtual tokens, and how to place them.
+
+        Args:
+            examples: the tokens.
+            shape: rows and lengths in tokens of text.
+            prompt: whose virtual tokens; any of those that are stacked in one table.
+            members: how many times each row will be repeated.
+        """
+        write = None
+        if prompt.length:
+            write = VirtualTokens(self.backbone.config.vocab_size, prompt.length)
+        rows = BatchPlacement(self.mesh, shape.batch_size).host_rows
+        made = evaluation_batches(examples, shape, write, host_rows=rows)
+        return made, BatchPlacement(self.mesh, shape.batch_size * members)
+
+
+def open_tuned(
+    run_dir: Path_ | None = None,
+    *,
+    backbone: Path_ | None = None,
+    prompts: Sequence[Path_] = (),
+    which: str = "best",
+    mesh: MeshShape | None = None,
+) -> Tuned:
+    """Loads a backbone and prompts.
+
+    Args:
+        run_dir: of `train`; its prompts on its backbone, or the weights it tuned.
+        backbone: a stored backbone, instead of the run's where that has moved, or without a run.
+        prompts: prompt files, instead of the run's.
+        which: "best" by validation (the last ones where nothing was evaluated), or "last".
+        mesh: how devices are arranged; one device by default.
+
+    Raises:
+        SpotError: no run, no prompt in it yet, no backbone, or a prompt of another backbone.
+    """
+    if run_dir is None and backbone is None:
+        raise SpotError("expected a run directory, or --backbone DIR with --prompt FILE")
+    setup = None if run_dir is None else read_setup(run_dir)
+    own = setup is not None and not prompts
+    if own:
+        prompts = _own_prompts(Path(run_dir or "").expanduser(), setup, which)
+    where = backbone or _own_backbone(Path(run_dir or "").expanduser(), setup)
+    built = make_mesh(mesh or MeshShape(data=1, model=1))
+    loaded = _load(str(where), setup, built)
+    if loaded.vocabulary_path is None:
+        raise SpotError(f"the backbone {where} has no vocabulary; convert it with one")
+    read = tuple(_read(path, loaded) for path in prompts)
+    vocabulary = Vocabulary(loaded.vocabulary_path)
+    return Tuned(loaded, vocabulary, built, read or (Prompt("no prompt"),), setup, own)
+
+
+def _own_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
+    if which not in ("best", "last"):
+        raise SpotError(f"expected 'best' or 'last', found {which!r}")
+    if setup is None or not setup.prompt_length:
+        return []
+    found = []
+    for i in range(len(setup.tasks)):
+        best, last = (directory / "prompts" / f"{w}-{i}.safetensors" for w in ("best", "last"))
+        path = best if which == "best" and best.exists() else last
+        if not path.exists():
+            other = "; --which best is there already" if best.exists() else ""
+            raise SpotError(
+                f"the run in {directory} is not finished and has no {which} prompt {i} yet{other}; "
+                "start its `spot train` again, which goes on, or give --prompt FILE"
+            )
+        found.append(path)
+    return found
+
+
+def _own_backbone(directory: Path, setup: RunSetup | None) -> Path_:
+    if setup is not None and not setup.prompt_length:
+        if not (directory / "backbone" / "backbone.json").exists():
+            raise SpotError(
+                f"the run in {directory} tunes the weights and is not finished, so it has none "
+                "yet; start its `spot train` again, which goes on"
+            )
+        return directory / "backbone"
+    path = None if setup is None else setup.backbone
+    if path is None:
+        raise SpotError(
+            f"the run in {directory} had random weights, which are not stored; give --backbone DIR"
+        )
+    if not (epath.Path(path) / "backbone.json").exists():
+        raise SpotError(
+            f"the backbone of {directory} is no longer at {path}; give its place: --backbone DIR"
+        )
+    return path
+
+
+def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
+    recipe = StoredBackbone(path, dropout_rate=0.0)
+    if setup is not None:
+        # Weights that a run tuned are stored as they were in memory.
+        stored = setup.parameter_dtype if setup.prompt_length else None
+        recipe = dataclasses.replace(recipe, dtype=setup.dtype, parameter_dtype=stored)
+    return recipe.load(mesh)
+
+
+def _read(path: Path_, backbone: Backbone) -> Prompt:
+    file = load_prompt(path, backbone=backbone.fingerprint)
+    width = backbone.config.emb_dim
+    if file.prompt.shape[1] != width:
+        raise SpotError(
+            f"{path}: a prompt of width {file.prompt.shape[1]} cannot go with this backbone of "
+            f"width {width}; load the backbone it was tuned on"
+        )
+    return Prompt(os.fspath(path), file)

@@ -1,0 +1,150 @@
+"""Lines of text and JSON are predicted as the same texts in a split are; mistakes name the line."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spot_jax.cli.main import main
+from spot_jax.errors import SpotError
+from spot_jax.inference.lines import Predictor, read_rows
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.training.run_setup import TaskFacts
+from tasks.bundled.reading import rows
+
+TASK = "bundled_vader_tweets"
+PAIR = TaskFacts("pair", ("no", "yes"), "text1: {text1} text2: {text2}")
+BARE = TaskFacts("bare")
+
+
+@pytest.fixture(scope="session")
+def texts():
+    return [row["text"] for row in rows("vader_tweets", "validation")]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "inputs"])
+def test_lines_are_predicted_as_the_split_is(world, texts, form):
+    tuned = open_tuned(world.run, prompts=world.prompts[:1])
+    (scored,) = score(tuned, split="validation")
+    assert len(set(scored.predictions)) > 1
+    make = {
+        "text": lambda text: text,
+        "json": lambda text: json.dumps({"text": text, "number": 5}),
+        "inputs": lambda text: json.dumps({"inputs": f"text: {text}"}),
+    }[form]
+    predictor = Predictor(tuned)
+    found = list(predictor([f"{make(text)}\n" for text in texts]))
+    assert [row["prediction"] for row in found] == scored.predictions
+    assert (predictor.examples, predictor.truncated_inputs) == (404, scored.truncated_inputs)
+    kept = {"text": {"text"}, "json": {"text", "number"}, "inputs": {"inputs"}}[form]
+    assert set(found[0]) == {*kept, "prediction"}
+
+
+def test_predictions_come_before_the_input_ends(world, texts):
+    predictor = Predictor(open_tuned(world.run), batch_size=2)
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield texts[0]
+
+    found = predictor(endless())
+    first = next(found)
+    assert read <= 20 and first["prediction"] in ("negative", "neutral", "positive")
+
+
+def test_of_several_prompts_for_a_task_the_best_predicts(world):
+    tuned = open_tuned(world.run)
+    scores = [load_prompt(prompt.name).metrics["score"] for prompt in tuned.prompts]
+    assert Predictor(tuned).prompt is tuned.prompts[scores.index(max(scores))]
+
+
+def test_a_run_of_two_tasks_is_asked_which(two_tasks):
+    tuned = open_tuned(two_tasks)
+    with pytest.raises(SpotError, match="the run has 2 tasks.*--task NAME"):
+        Predictor(tuned)
+    found = Predictor(tuned, task="bundled_gap_coref")
+    assert Path(found.prompt.name).stem == "last-1" and found.search.labels == ("no", "yes")
+    with pytest.raises(SpotError, match="nearest: bundled_gap_coref"):
+        Predictor(tuned, task="gap_coref")
+
+
+def test_labels_can_be_fewer_but_no_others(world):
+    tuned = open_tuned(world.run)
+    found = list(Predictor(tuned, labels=["neutral", "negative"])(["good", "bad", "so so"]))
+    assert {row["prediction"] for row in found} <= {"neutral", "negative"}
+    with pytest.raises(SpotError, match=r"'postive' is none of the 3 labels.*nearest: positive"):
+        Predictor(tuned, labels=["postive", "negative"])
+    with pytest.raises(SpotError, match="two different labels"):
+        Predictor(tuned, labels=["negative"])
+    with pytest.raises(SpotError, match="labels are for ranking"):
+        Predictor(tuned, labels=["negative", "neutral"], decoding="greedy")
+
+
+def test_what_lines_come_to():
+    assert list(read_rows(['{"text1": "a", "text2": "{b}"}', "", " "], PAIR)) == [
+        ({"text1": "a", "text2": "{b}"}, "text1: a text2: {b}")
+    ]
+    assert list(read_rows(["as it is\r\n"], BARE)) == [({"inputs": "as it is"}, "as it is")]
+    # Only the first line decides, so a text may begin with a brace.
+    assert list(read_rows(["a", "{b"], BARE))[1] == ({"inputs": "{b"}, "{b")
+
+
+@pytest.mark.parametrize(
+    ("lines", "task", "expected"),
+    [
+        (["", '{"text1": "a", "text2": "b"}', '{"text1": '], PAIR, "line 3 is not JSON"),
+        (['{"inputs": "a"}', "[1]"], PAIR, "line 2: expected a JSON object, found list"),
+        (['{"text1": "a"}'], PAIR, r"line 1 lacks the field text2.*found text1"),
+        (['{"text": "a"}'], BARE, "line 1 lacks the field inputs"),
+        (['{"text1": "a", "text2": 5}'], PAIR, "line 1: expected text in the field text2"),
+        (["plain"], PAIR, "line 1: pair has the fields text1, text2; give a JSON object"),
+    ],
+)
+def test_lines_that_are_refused(lines, task, expected):
+    with pytest.raises(SpotError, match=expected):
+        list(read_rows(lines, task))
+
+
+def test_the_command_s_mistakes(world, capsys, monkeypatch, tmp_path):
+    def complaint(*arguments, given=""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        assert main(["infer", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("spot: ") and err.count("\n") == 1, err
+        return err
+
+    assert "the input has no lines" in complaint(world.run, given="\n \n")
+    assert "line 2 is not JSON" in complaint(world.run, given='{"text": "a"}\n{"text": \n')
+    assert "lacks the field text" in complaint(world.run, given='{"txt": "a"}\n')
+    assert "none.txt" in complaint(world.run, "--input", str(tmp_path / "none.txt"))
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in complaint(world.run, "--input", str(tmp_path / "bytes.txt"))
+    assert "none of the 3 labels" in complaint(world.run, "--labels", "postive, negative")
+    other = ["--backbone", world.other, "--prompt", world.prompts[0]]
+    assert "another backbone" in complaint(*other, given="a\n")
+    assert "no run directory" in complaint(str(tmp_path / "none"), given="a\n")
+
+
+def test_neither_tensorflow_nor_seqio_is_needed(world):
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None\n"
+        "from spot_jax.cli.main import main\n"
+        "sys.exit(main(['infer', *sys.argv[1:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, world.run, "--labels", "negative,neutral"],
+        input="what a day\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["text"] == "what a day" and row["prediction"] in ("negative", "neutral")
