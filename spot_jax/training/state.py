@@ -48,8 +48,8 @@ def init_state(trainable: Tree, tx: optax.GradientTransformation, keys: Key[Arra
 def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) -> StepFunction:
     """The jitted step (state, frozen, batch) -> (state, metrics), compiled once a batch shape.
 
-    `finite` in the metrics says whether loss and gradient were; the loop looks at it before it
-    saves anything.
+    `finite` in the metrics says whether loss, gradient and result were; the loop looks at it
+    before it saves anything.
 
     Args:
         method: gives the loss.
@@ -64,7 +64,9 @@ def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) 
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # The new state too: a step that is saved must be one to go on from.
+        whole = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), trainable)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jax.tree.reduce(jnp.logical_and, whole)
         new = State(state.step + 1, trainable, opt_state, state.keys)
         return new, {**metrics, "grad_norm": norm, "finite": finite}
 
