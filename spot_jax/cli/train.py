@@ -29,6 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     for best in found.best:
         if best.step >= 0:
             print(f"best at step {best.step}: score {best.score:.4g}")
-    for path in found.prompts:
+    for path in found.prompts or [found.directory / "backbone"]:
         print(path)
     return 0
