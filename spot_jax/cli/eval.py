@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spot_jax.cli.inference_flags import how, inference_parser, opened
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
         "  spot eval --backbone DIR --prompt FILE --task NAME     without a run directory",
     )
     made.add_argument("--split", default="test", help="default: test")
-    many = {"nargs": "+", "action": "extend", "default": []}
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     made.add_argument("--task", **many, metavar="NAME", help="default: the prompts'")
     made.add_argument("--prompt", **many, metavar="FILE", help="default: the run's")
     made.add_argument("--ensemble", action="store_true", help="the prompts of a task also vote")
