@@ -13,11 +13,21 @@ def main(arguments: Sequence[str]) -> int:
         "where the run stopped.",
         settings=True,
     )
-    _, settings = gin_flags(made, arguments)
+    together = made.add_argument_group("several processes (a TPU pod or SLURM needs none of these)")
+    together.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    together.add_argument("--process_count", type=int, metavar="N", help="processes")
+    together.add_argument(
+        "--process_index", "--process_id", dest="process_id", type=int, metavar="I", help="0 to N-1"
+    )
+    flags, settings = gin_flags(made, arguments)
 
     from spot_jax.cli.configurables import configured
 
     train, given, text = configured("train", **settings)
+
+    from spot_jax.training.distributed import start
+
+    start(flags.coordinator_address, flags.process_count, flags.process_id)
     found = train(operative_config=text, **given)
     if not found.finished:
         print(f"stopped and saved at step {found.step}; the same command goes on from there")

@@ -70,8 +70,7 @@ def test_prompt_loss_and_gradient_are_googles(golden_backbone, z):
 
 def test_five_adafactor_steps_are_googles(golden_backbone, z):
     method, keys, trainable, frozen = prompt_tuning(golden_backbone, z)
-    # T5X restored its backbone at step 2 and counted on from there.
-    tx = build(Adafactor(0.3, first_step=2), 1)
+    tx = build(Adafactor(0.3), 1)
     state, step = init_state(trainable, tx, keys), train_step(method, tx, dropout=False)
     for i in range(5):
         state, metrics = step(state, frozen, golden_batch(z, 7))

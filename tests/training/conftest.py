@@ -3,14 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from spot_jax.data.examples import Examples
-from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
-from spot_jax.t5.config import T5Config
-from spot_jax.t5.model import init_params
+from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone, unflatten
+from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.recipes import (
@@ -28,15 +26,20 @@ CONFIG = T5Config(
     num_heads=6,
     head_dim=8,
     mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
     dropout_rate=0.0,
 )
 
 
-def store(directory: Path, config: T5Config, seed: int = 0) -> str:
-    params = init_params(jax.random.key(seed), config)
-    save_backbone(directory, Backbone(config, params, fingerprint(config, params)))
+def store(directory: Path, config: T5Config, seed: int = 0, vocabulary=None) -> str:
+    """A stored backbone of random weights, without compiling the model's own initialisers."""
+    rng, flat = np.random.default_rng(seed), {}
+    for name, shape in parameter_shapes(config).items():
+        scale = shape[0] ** -0.5 if len(shape) > 1 and "embed" not in name else 1.0
+        flat[name] = (rng.normal(size=shape) * scale).astype(np.float32)
+    params = unflatten(flat)
+    save_backbone(directory, Backbone(config, params, fingerprint(config, params), vocabulary))
     return str(directory)
 
 

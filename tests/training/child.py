@@ -1,0 +1,76 @@
+"""A run in a process of its own: `child.py OPTIONS` with `Tiny.train`'s arguments as JSON.
+
+With "kills" it starts itself again and again by fork, kills each at a random moment, and says
+what was saved; with "processes" it joins others.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from conftest import Tiny
+
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.sharding import MeshShape
+
+
+def run(options):
+    tiny = Tiny(options["backbone"], tuple(options["tasks"]))
+    return tiny.train(
+        Path(options["directory"]),
+        options["steps"],
+        backbone=StoredBackbone(tiny.backbone, dropout_rate=options.get("dropout", 0.0)),
+        checkpoints=CheckpointPlan(period=options["period"]),
+        mesh=MeshShape(*options.get("mesh", (1, 1))),
+    )
+
+
+def newest(directory):
+    steps = [int(p.name) for p in (directory / "checkpoints").glob("*") if p.name.isdigit()]
+    return max(steps, default=0)
+
+
+def seen(directory):
+    log = directory / "metrics.jsonl"
+    lines = log.read_bytes().split(b"\n")[:-1] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def kill_again_and_again(options):
+    """Forks a run, lets it come a few steps further, and kills it without warning."""
+    directory, rng = Path(options["directory"]), random.Random(options["kills"])
+    for _ in range(options["kills"]):
+        goal = min(newest(directory) + rng.randrange(0, 9), options["steps"] - 1)
+        child = os.fork()
+        if child == 0:
+            run(options)
+            os._exit(0)
+        while seen(directory) < goal:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.2))
+        reached = seen(directory)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed = os.WIFSIGNALED(status)
+        print(json.dumps({"killed": killed, "reached": reached, "saved": newest(directory)}))
+
+
+def main():
+    options = json.loads(sys.argv[1])
+    if "processes" in options:
+        from spot_jax.training import distributed
+
+        assert distributed.start(*options["processes"])
+    if "kills" in options:
+        kill_again_and_again(options)
+    found = run(options)
+    print(json.dumps({"step": found.step, "finished": found.finished}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A run that stops, by whatever way, goes on as if it had not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.training import loop
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import Adafactor
+from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
+
+CHILD = Path(__file__).with_name("child.py")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def losses(directory):
+    return [(line["step"], line["train/loss"]) for line in read_metrics(directory)]
+
+
+def last_prompt(directory):
+    return load_prompt(directory / "prompts" / "last-0.safetensors").prompt
+
+
+def same(one, other):
+    """Bit for bit the same prompt and the same log, each step once."""
+    np.testing.assert_array_equal(last_prompt(one), last_prompt(other))
+    assert losses(one) == losses(other)
+    steps = [step for step, _ in losses(one)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_run_in_two_parts_equals_one_run(tiny, tmp_path):
+    options = {
+        "backbone": StoredBackbone(tiny.backbone, dropout_rate=0.1),
+        "checkpoints": CheckpointPlan(period=3),
+        # Packed, so that an example waits between batches.
+        "data": tiny.data(batch_size=4, pack=True, packed_lengths={"inputs": 30, "targets": 6}),
+    }
+    whole = tiny.train(tmp_path / "whole", 11, **options)
+    tiny.train(tmp_path / "parts", 7, **options)
+    again = tiny.train(tmp_path / "parts", 11, **options)
+    same(tmp_path / "whole", tmp_path / "parts")
+    assert (again.step, again.examples) == (11, whole.examples)
+    # Nothing left to do: the run is as it was.
+    assert tiny.train(tmp_path / "parts", 11, **options).finished
+    with pytest.raises(SpotError, match="is at step 11 already, TRAIN_STEPS is 5"):
+        tiny.train(tmp_path / "parts", 5, **options)
+
+
+def test_a_signal_saves_and_ends_cleanly(tiny, tmp_path, monkeypatch):
+    # The signal comes while step 4 is under way.
+    step_functions = loop.fit
+
+    def fit(state, frozen, step_function, *rest):
+        def step(state, frozen, batch):
+            if int(state.step) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step_function(state, frozen, batch)
+
+        return step_functions(state, frozen, step, *rest)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr("spot_jax.training.run.fit", fit)
+        stopped = tiny.train(tmp_path / "run", 9)
+    assert (stopped.step, stopped.finished) == (4, False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert tiny.train(tmp_path / "run", 9).finished
+    tiny.train(tmp_path / "whole", 9)
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tiny, tmp_path):
+    class At6:
+        """An infinite factor at the sixth step, as a bad schedule gives."""
+
+        def __call__(self, step):
+            return jnp.where(step == 5, jnp.inf, 1.0)
+
+        def __repr__(self):
+            return "Constant()"
+
+    plan = {"checkpoints": CheckpointPlan(period=2)}
+    with pytest.raises(SpotError, match="^step 6: .* not finite .* last saved step is kept"):
+        tiny.train(tmp_path / "run", 9, optimizer=Adafactor(0.3, schedule=At6()), **plan)
+    saved = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == [2, 4]
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("seeds", {"seeds": 1}),
+        ("optimizer_settings", {"optimizer": Adafactor(0.2)}),
+        ("method_settings", {"method": PromptTuningRecipe(length=5, init="uniform")}),
+        ("batch_size", {"data": {"batch_size": 4}}),
+    ],
+)
+def test_a_run_directory_of_another_configuration_is_refused(field, options, tiny, tmp_path):
+    directory = tmp_path / "run"
+    if "data" in options:
+        options = {"data": tiny.data(**options["data"])}
+    with pytest.raises(SpotError, match=f"holds a run with {field} = ") as caught:
+        _refuse(tiny, directory, options)
+    assert "\n" not in str(caught.value)
+
+
+def _refuse(tiny, directory, options):
+    # The description alone decides: no step is needed to see it.
+    from spot_jax.training import run
+
+    class Stop(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "_Run", stop)
+        with pytest.raises(Stop):
+            tiny.train(directory, 5)
+        kept = (directory / "run.json").read_text()
+        try:
+            tiny.train(directory, 5, **options)
+        finally:
+            assert (directory / "run.json").read_text() == kept
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_line(tiny, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(SpotError, match="cannot write the run directory") as caught:
+        tiny.train(tmp_path / "file" / "run", 5)
+    assert "\n" not in str(caught.value)
+
+
+def options(tiny, directory, **more):
+    given = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
+    return json.dumps({**given, "steps": 60, "period": 5, "dropout": 0.1, **more})
+
+
+def start(text):
+    command = [sys.executable, str(CHILD), text]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+@pytest.mark.slow
+def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path):
+    whole = start(options(tiny, tmp_path / "whole"))
+    killed = start(options(tiny, tmp_path / "killed", kills=10))
+    out, _ = killed.communicate(timeout=600)
+    assert whole.wait(timeout=600) == killed.returncode == 0
+    *kills, end = map(json.loads, out.splitlines())
+    assert len(kills) == 10
+    assert sum(kill["killed"] for kill in kills) == 10
+    for kill in kills:
+        assert kill["saved"] >= kill["reached"] - 5
+    assert end == {"step": 60, "finished": True}
+    same(tmp_path / "whole", tmp_path / "killed")
+
+    ended = start(options(tiny, tmp_path / "ended"))
+    while len(losses(tmp_path / "ended")) < 7:
+        time.sleep(0.005)
+    ended.send_signal(signal.SIGTERM)
+    out, _ = ended.communicate(timeout=300)
+    found = json.loads(out)
+    assert ended.returncode == 0
+    assert not found["finished"]
+    assert (tmp_path / "ended" / "checkpoints" / str(found["step"])).is_dir()
+    assert start(options(tiny, tmp_path / "ended")).wait(timeout=300) == 0
+    same(tmp_path / "whole", tmp_path / "ended")

@@ -1,0 +1,220 @@
+"""The same run on any mesh, and who holds what."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from spot_jax.errors import SpotError
+from spot_jax.training.distributed import start
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.sharding import (
+    BatchPlacement,
+    MeshShape,
+    make_mesh,
+    parameter_sharding,
+    tree_shardings,
+)
+
+STEPS = 20
+CHILD = Path(__file__).with_name("child.py")
+
+
+def losses(directory):
+    found = read_metrics(directory)
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    return np.array([line["train/loss"] for line in found])
+
+
+@pytest.fixture(scope="module")
+def one_device(tiny, tmp_path_factory):
+    """The losses without any mesh to speak of."""
+    directory = tmp_path_factory.mktemp("one")
+    tiny.train(directory, STEPS)
+    return losses(directory)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (2, 4)])
+def test_every_mesh_gives_the_same_losses(shape, one_device, tiny, tmp_path):
+    tiny.train(tmp_path, STEPS, mesh=MeshShape(*shape))
+    np.testing.assert_allclose(losses(tmp_path), one_device, rtol=1e-5)
+    assert len(set(one_device.tolist())) == STEPS
+
+
+def held_bytes(params, device):
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(params)
+        for shard in leaf.addressable_shards
+        if shard.device == device
+    )
+
+
+def test_each_of_eight_devices_holds_an_eighth_of_the_frozen_weights(tiny):
+    mesh = make_mesh(MeshShape(1, 8))
+    loaded = StoredBackbone(tiny.backbone).load(mesh)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.params))
+    # What is not split: norms and position biases, 6 heads by 32 buckets on either side.
+    kept = sum(
+        leaf.nbytes
+        for leaf in jax.tree.leaves(loaded.params)
+        if leaf.sharding.spec == PartitionSpec() or not any(leaf.sharding.spec)
+    )
+    assert kept < 0.1 * whole
+    for device in mesh.devices.flat:
+        assert held_bytes(loaded.params, device) == (whole - kept) // 8 + kept
+    biggest = loaded.params["token_embedder"]["embedding"]
+    assert {shard.data.shape for shard in biggest.addressable_shards} == {(8, 16)}
+
+
+def test_stacked_layers_are_split_as_single_ones_are(tiny):
+    mesh = make_mesh(MeshShape(2, 4))
+    plain, scanned = (
+        StoredBackbone(tiny.backbone, scan_layers=scan).load(mesh).params for scan in (False, True)
+    )
+    for device in mesh.devices.flat:
+        assert held_bytes(plain, device) == held_bytes(scanned, device)
+    kernel = scanned["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    assert kernel.sharding.spec == PartitionSpec(None, None, "model")
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("token_embedder/embedding", (64, 16), ("model", None)),
+        ("decoder/logits_dense/kernel", (16, 64), (None, "model")),
+        ("encoder/layers_3/attention/query/kernel", (16, 48), (None, "model")),
+        ("decoder/layers_0/encoder_decoder_attention/out/kernel", (48, 16), ("model", None)),
+        ("encoder/layers/mlp/wo/kernel", (2, 32, 16), (None, "model", None)),
+        ("decoder/layers_0/mlp/wi/kernel", (16, 32), (None, "model")),
+        ("encoder/relpos_bias/rel_embedding", (6, 32), (None, None)),
+        ("encoder/encoder_norm/scale", (16,), (None,)),
+        ("prompt", (1, 4, 16), ()),
+    ],
+)
+def test_where_parameters_live(path, shape, spec):
+    mesh = make_mesh(MeshShape(2, 4))
+    assert parameter_sharding(mesh, path, shape).spec == PartitionSpec(*spec)
+
+
+def test_an_axis_that_the_mesh_does_not_divide_is_named():
+    with pytest.raises(SpotError, match="query/kernel: its axis joined_kv of 36 .* 8 devices"):
+        name = "encoder/layers_0/attention/query/kernel"
+        parameter_sharding(make_mesh(MeshShape(1, 8)), name, (16, 36))
+
+
+def test_moments_live_with_their_parameters_and_reduced_ones_everywhere():
+    mesh = make_mesh(MeshShape(1, 8))
+    kernel = {"encoder": {"layers_0": {"mlp": {"wo": {"kernel": np.zeros((32, 16))}}}}}
+    row = {"encoder": {"layers_0": {"mlp": {"wo": {"kernel": np.zeros(32)}}}}}
+    found = tree_shardings(mesh, (kernel, [row], np.zeros(())))
+    specs = [s.spec for s in jax.tree.leaves(found)]
+    assert specs == [PartitionSpec("model", None), PartitionSpec(), PartitionSpec()]
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        (MeshShape(3, 4), "data=3 x model=4 needs 12 devices, found 8"),
+        (MeshShape(None, 16), "data=1 x model=16 needs 16 devices, found 8"),
+        (MeshShape(0, 1), "at least 1, found data=0"),
+        (MeshShape(1, -2), "at least 1, found data=1, model=-2"),
+    ],
+)
+def test_meshes_that_cannot_be(shape, match):
+    with pytest.raises(SpotError, match=match):
+        make_mesh(shape)
+
+
+def test_a_mesh_takes_what_model_leaves():
+    assert dict(make_mesh(MeshShape(None, 2)).shape) == {"data": 4, "model": 2}
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_loading(tiny, tmp_path):
+    with pytest.raises(SpotError, match="batch of 6 rows cannot be divided over data=4"):
+        tiny.train(
+            tmp_path,
+            STEPS,
+            backbone=StoredBackbone("/nowhere"),
+            data=tiny.data(batch_size=6),
+            mesh=MeshShape(4, 1),
+        )
+
+
+def test_a_batch_is_placed_row_by_row():
+    mesh = make_mesh(MeshShape(4, 2))
+    placement = BatchPlacement(mesh, 8)
+    assert placement.host_rows == slice(0, 8)
+    array = np.arange(24).reshape(8, 3)
+    placed = placement({"x": array})["x"]
+    np.testing.assert_array_equal(placed, array)
+    for shard in placed.addressable_shards:
+        row = 2 * int(np.argwhere(mesh.devices == shard.device)[0][0])
+        np.testing.assert_array_equal(shard.data, array[row : row + 2])
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (("localhost:1", None, None), "process_count, process_id is not given"),
+        ((None, 2, 0), "coordinator_address is not given"),
+        (("localhost:1", 2, 2), "process_id is 0 to 1 with process_count=2, found 2"),
+    ],
+)
+def test_half_an_address_is_refused(given, match):
+    with pytest.raises(SpotError, match=match):
+        start(*given)
+
+
+def test_a_process_that_is_not_told_of_others_is_alone(monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    assert start() is False
+
+
+def children(count, tiny, directory, **more):
+    """Runs of `count` processes with one device each, or one with as many devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    given = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
+    given |= {"steps": STEPS, "period": 7, **more}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(CHILD),
+                json.dumps({**given, "processes": (address, count, number)}),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for number in range(count)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    for process, (_, errors) in zip(started, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
+def test_two_processes_give_the_same_losses_and_resume(mesh, one_device, tiny, tmp_path):
+    found = children(2, tiny, tmp_path, mesh=mesh, steps=9)
+    assert found == [{"step": 9, "finished": True}] * 2
+    # Each has saved its part, and goes on from there.
+    found = children(2, tiny, tmp_path, mesh=mesh)
+    assert found == [{"step": STEPS, "finished": True}] * 2
+    np.testing.assert_allclose(losses(tmp_path), one_device, rtol=1e-5)
+    assert (tmp_path / "prompts" / "last-0.safetensors").is_file()
