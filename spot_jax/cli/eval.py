@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 from spot_jax.cli.inference_flags import how, inference_parser, opened
 
