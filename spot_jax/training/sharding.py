@@ -127,7 +127,7 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     def of(path: Any, leaf: Any) -> NamedSharding:
         name = path_of(path)
         axes = _axes(name)
-        if axes is None or leaf.ndim - len(axes) not in (0, 1) or 1 in leaf.shape:
+        if axes is None or leaf.ndim != len(axes) + ("/layers/" in name):
             return replicated(mesh)
         return parameter_sharding(mesh, name, leaf.shape)
 

@@ -1,8 +1,11 @@
 """A tiny stored backbone, tiny arrays, and runs of them."""
 
 import dataclasses
+import os
+import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +21,15 @@ from spot_jax.training.recipes import (
     StoredBackbone,
 )
 from spot_jax.training.run import TrainResult, train
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+# Most of a tiny run's time is compiling the programs that the run before it had. Only of this
+# session: what another machine compiled may not run on this one.
+_COMPILED = tempfile.TemporaryDirectory(prefix="spot-jax-compiled-")
+jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE, _COMPILED.name))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Like `small`: 6 heads, which 8 devices do not divide, while joined_kv (48), mlp and vocab do.
 CONFIG = T5Config(
@@ -36,8 +48,13 @@ def store(directory: Path, config: T5Config, seed: int = 0, vocabulary=None) -> 
     """A stored backbone of random weights, without compiling the model's own initialisers."""
     rng, flat = np.random.default_rng(seed), {}
     for name, shape in parameter_shapes(config).items():
-        scale = shape[0] ** -0.5 if len(shape) > 1 and "embed" not in name else 1.0
-        flat[name] = (rng.normal(size=shape) * scale).astype(np.float32)
+        array = rng.normal(size=shape)
+        if name.endswith("scale"):
+            array = 1.0 + 0.1 * array
+        elif name.endswith("kernel"):
+            # As T5 begins: queries are small because its attention is not scaled.
+            array *= (shape[0] * (config.head_dim if "query" in name else 1)) ** -0.5
+        flat[name] = array.astype(np.float32)
     params = unflatten(flat)
     save_backbone(directory, Backbone(config, params, fingerprint(config, params), vocabulary))
     return str(directory)
@@ -84,3 +101,10 @@ def tiny(tmp_path_factory) -> Tiny:
     directory = tmp_path_factory.mktemp("tiny")
     backbone = store(directory / "backbone", CONFIG)
     return Tiny(backbone, (arrays(directory / "a.npz", 0), arrays(directory / "b.npz", 1)))
+
+
+@pytest.fixture(scope="session")
+def child_environment(tmp_path_factory) -> dict[str, str]:
+    """What `child.py` needs; the programs of killed processes are kept apart from ours."""
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), CACHE: compiled}

@@ -21,7 +21,6 @@ from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
 
 CHILD = Path(__file__).with_name("child.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def losses(directory):
@@ -151,15 +150,15 @@ def options(tiny, directory, **more):
     return json.dumps({**given, "steps": 60, "period": 5, "dropout": 0.1, **more})
 
 
-def start(text):
+def start(text, environment):
     command = [sys.executable, str(CHILD), text]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.slow
-def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path):
-    whole = start(options(tiny, tmp_path / "whole"))
-    killed = start(options(tiny, tmp_path / "killed", kills=10))
+def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path, child_environment):
+    whole = start(options(tiny, tmp_path / "whole"), child_environment)
+    killed = start(options(tiny, tmp_path / "killed", kills=10), child_environment)
     out, _ = killed.communicate(timeout=600)
     assert whole.wait(timeout=600) == killed.returncode == 0
     *kills, end = map(json.loads, out.splitlines())
@@ -170,7 +169,7 @@ def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path)
     assert end == {"step": 60, "finished": True}
     same(tmp_path / "whole", tmp_path / "killed")
 
-    ended = start(options(tiny, tmp_path / "ended"))
+    ended = start(options(tiny, tmp_path / "ended"), child_environment)
     while len(losses(tmp_path / "ended")) < 7:
         time.sleep(0.005)
     ended.send_signal(signal.SIGTERM)
@@ -179,5 +178,5 @@ def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path)
     assert ended.returncode == 0
     assert not found["finished"]
     assert (tmp_path / "ended" / "checkpoints" / str(found["step"])).is_dir()
-    assert start(options(tiny, tmp_path / "ended")).wait(timeout=300) == 0
+    assert start(options(tiny, tmp_path / "ended"), child_environment).wait(timeout=300) == 0
     same(tmp_path / "whole", tmp_path / "ended")

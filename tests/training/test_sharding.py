@@ -1,7 +1,6 @@
 """The same run on any mesh, and who holds what."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -111,13 +110,22 @@ def test_an_axis_that_the_mesh_does_not_divide_is_named():
         parameter_sharding(make_mesh(MeshShape(1, 8)), name, (16, 36))
 
 
-def test_moments_live_with_their_parameters_and_reduced_ones_everywhere():
-    mesh = make_mesh(MeshShape(1, 8))
-    kernel = {"encoder": {"layers_0": {"mlp": {"wo": {"kernel": np.zeros((32, 16))}}}}}
-    row = {"encoder": {"layers_0": {"mlp": {"wo": {"kernel": np.zeros(32)}}}}}
-    found = tree_shardings(mesh, (kernel, [row], np.zeros(())))
-    specs = [s.spec for s in jax.tree.leaves(found)]
-    assert specs == [PartitionSpec("model", None), PartitionSpec(), PartitionSpec()]
+@pytest.mark.parametrize(
+    ("layers", "leaf", "spec"),
+    [
+        ("layers_0", (32, 16), ("model", None)),
+        ("layers_0", (32,), ()),
+        ("layers", (1, 32, 16), (None, "model", None)),
+        # Three stacked layers' row means: no axis of it is the one that is split.
+        ("layers", (3, 32), ()),
+        ("layers", (1,), ()),
+    ],
+)
+def test_moments_live_with_their_parameters_and_reduced_ones_everywhere(layers, leaf, spec):
+    tree = {"encoder": {layers: {"mlp": {"wo": {"kernel": np.zeros(leaf)}}}}}
+    (found, count) = tree_shardings(make_mesh(MeshShape(1, 8)), (tree, np.zeros(())))
+    assert [s.spec for s in jax.tree.leaves(found)] == [PartitionSpec(*spec)]
+    assert count.spec == PartitionSpec()
 
 
 @pytest.mark.parametrize(
@@ -180,14 +188,13 @@ def test_a_process_that_is_not_told_of_others_is_alone(monkeypatch):
     assert start() is False
 
 
-def children(count, tiny, directory, **more):
+def children(count, tiny, directory, environment, **more):
     """Runs of `count` processes with one device each, or one with as many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     given = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
     given |= {"steps": STEPS, "period": 7, **more}
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     started = [
         subprocess.Popen(
             [
@@ -210,11 +217,13 @@ def children(count, tiny, directory, **more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
-def test_two_processes_give_the_same_losses_and_resume(mesh, one_device, tiny, tmp_path):
-    found = children(2, tiny, tmp_path, mesh=mesh, steps=9)
+def test_two_processes_give_the_same_losses_and_resume(
+    mesh, one_device, tiny, tmp_path, child_environment
+):
+    found = children(2, tiny, tmp_path, child_environment, mesh=mesh, steps=9)
     assert found == [{"step": 9, "finished": True}] * 2
     # Each has saved its part, and goes on from there.
-    found = children(2, tiny, tmp_path, mesh=mesh)
+    found = children(2, tiny, tmp_path, child_environment, mesh=mesh)
     assert found == [{"step": STEPS, "finished": True}] * 2
     np.testing.assert_allclose(losses(tmp_path), one_device, rtol=1e-5)
     assert (tmp_path / "prompts" / "last-0.safetensors").is_file()
