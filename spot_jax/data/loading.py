@@ -5,7 +5,10 @@
 other name is a seqio task or mixture. Only the last imports seqio and TensorFlow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -132,9 +135,32 @@ def _needed(vocabulary: Vocabulary | None, name: str) -> Vocabulary:
     return vocabulary
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ says while it is imported off the terminal.
+
+    It looks for GPUs, which only JAX uses here, and no setting stops it from telling.
+    """
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+        sys.modules["tensorflow"].config.set_visible_devices([], "GPU")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def _seqio() -> ModuleType:
     try:
-        from spot_jax.data import seqio_tasks
+        with _quiet():
+            from spot_jax.data import seqio_tasks
     except ImportError as error:
         raise SpotError(
             f"expected seqio and tensorflow to read tasks by name, found {error}; "

@@ -129,6 +129,8 @@ class AdamW:
         b1: decay of the first moment.
         b2: decay of the second.
         weight_decay: scaled by the learning rate; on matrices only.
+        parameter_scale: multiply the update by the parameter's root mean square, as Adafactor
+            does: T5's embeddings begin at 1 and its matrices near 0.1, one rate fits both so.
         max_norm: of the gradient of everything trainable; None for no clip.
     """
 
@@ -137,20 +139,24 @@ class AdamW:
     b1: float = 0.9
     b2: float = 0.98
     weight_decay: float = 0.01
+    parameter_scale: bool = False
     max_norm: float | None = 1.0
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         """See the class."""
-        adam = optax.adamw(
-            lambda step: learning_rate * self.schedule(step),
-            self.b1,
-            self.b2,
-            weight_decay=self.weight_decay,
-            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
-        )
-        if self.max_norm is None:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.max_norm), adam)
+
+        def matrices(params: Any) -> Any:
+            return jax.tree.map(lambda x: x.ndim > 1, params)
+
+        parts = [optax.scale_by_adam(self.b1, self.b2)]
+        if self.max_norm is not None:
+            parts.insert(0, optax.clip_by_global_norm(self.max_norm))
+        if self.parameter_scale:
+            parts.append(optax.scale_by_param_block_rms(1e-3))
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay, matrices))
+        parts.append(optax.scale_by_schedule(lambda step: -learning_rate * self.schedule(step)))
+        return optax.chain(*parts)
 
 
 def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformation:

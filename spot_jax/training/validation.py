@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import load_task, score_of
 from spot_jax.methods.base import Method, Tree
@@ -44,6 +45,11 @@ class Validation:
         plan: EvaluationPlan,
         mesh: Mesh,
     ):
+        if vocabulary is None:
+            raise SpotError(
+                "evaluation reads and writes text, but the backbone has no vocabulary; convert it "
+                "with one, or set EvaluationPlan.period = 0"
+            )
         self.method, self.vocabulary, self.plan = method, vocabulary, plan
         rows = plan.batch_size or data.batch_size
         lengths = data.task_feature_lengths
