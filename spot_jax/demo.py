@@ -1,0 +1,151 @@
+"""The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
+
+Everything is real and ships with the package: a small T5 that was pre-trained with `spot train`,
+labelled text that people wrote. What the demo does is what `spot train` and `spot eval` do.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import spot_jax
+from spot_jax.inference.scores import Score, score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import Adafactor
+from spot_jax.training.recipes import (
+    DataSource,
+    EvaluationPlan,
+    PromptTuningRecipe,
+    StoredBackbone,
+)
+from spot_jax.training.run import TrainResult, train
+
+SHIPPED = Path(spot_jax.__file__).parent.parent
+BACKBONE = SHIPPED / "backbones" / "mini"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the demo runs; the defaults take some minutes on two cores.
+
+    Attributes:
+        backbone: a stored backbone.
+        source: the task whose prompt is carried on.
+        target: the task that it is carried to.
+        seeds: of the target's prompts, tuned together in one program.
+        source_steps: updates of the source prompt.
+        target_steps: updates of the target's prompts, from scratch and from the source alike.
+        length: virtual tokens, P.
+        lengths: of text, in tokens.
+        learning_rate: of Adafactor.
+        validation_examples: that choose a checkpoint.
+        evaluations: of each run.
+    """
+
+    backbone: str = str(BACKBONE)
+    source: str = "bundled_vader_movie"
+    target: str = "bundled_vader_amazon"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    source_steps: int = 600
+    target_steps: int = 200
+    length: int = 20
+    lengths: tuple[int, int] = (40, 4)
+    learning_rate: float = 0.3
+    validation_examples: int = 400
+    evaluations: int = 4
+
+
+def demo(
+    directory: Path, plan: Plan, say: Callable[[str], None], progress: bool | None = None
+) -> dict[str, list[Score]]:
+    """Runs the plan in `directory` and tells of it line by line.
+
+    A demo that was stopped goes on, one that is finished only shows its results again.
+
+    Returns:
+        The target's test scores, one a seed, by where its prompts began.
+    """
+    say(f"source: one prompt on {plan.source}, {plan.source_steps} steps")
+    source = _tune(directory / "source", plan, plan.source, plan.source_steps, [0], None, progress)
+    say(_rise(source, plan))
+    origins = {"scratch": None, "source prompt": str(source.prompts[0])}
+    found = {}
+    for name, prompt in origins.items():
+        say(
+            f"target: {len(plan.seeds)} prompts on {plan.target} from "
+            f"{'the source prompt' if prompt else 'scratch'}, {plan.target_steps} steps, "
+            "in one program"
+        )
+        run = directory / name.replace(" ", "_")
+        steps, seeds = plan.target_steps, plan.seeds
+        result = _tune(run, plan, plan.target, steps, seeds, prompt, progress)
+        tuned = open_tuned(result.directory)
+        found[name] = score(tuned, split="test", batch_size=100)
+    say("")
+    for line in _table(found, plan):
+        say(line)
+    say("")
+    say(f"files: {directory}/*/prompts/best-*.safetensors, metrics.jsonl and TensorBoard's beside")
+    return found
+
+
+def _tune(
+    directory: Path,
+    plan: Plan,
+    task: str,
+    steps: int,
+    seeds: Sequence[int],
+    prompt: str | None,
+    progress: bool | None,
+) -> TrainResult:
+    init = "class_labels" if prompt is None else "prompt"
+    period = max(steps // plan.evaluations, 1)
+    return train(
+        model_dir=str(directory),
+        backbone=StoredBackbone(plan.backbone, dropout_rate=0.0),
+        method=PromptTuningRecipe(length=plan.length, init=init, prompt=prompt),
+        data=DataSource(
+            task,
+            dict(zip(("inputs", "targets"), plan.lengths, strict=True)),
+            batch_size=32,
+            modules=("tasks.bundled_tasks",),
+        ),
+        optimizer=Adafactor(learning_rate=plan.learning_rate),
+        train_steps=steps,
+        seeds=list(seeds),
+        evaluation=EvaluationPlan(period=period, examples=plan.validation_examples, batch_size=100),
+        checkpoints=CheckpointPlan(period=period),
+        progress=progress,
+    )
+
+
+def _rise(result: TrainResult, plan: Plan) -> str:
+    """How the source prompt's validation accuracy rose, against always the commonest label."""
+    lines = [line for line in read_metrics(result.directory) if "validation/accuracy" in line]
+    steps = ", ".join(f"{line['validation/accuracy']:.1f} at {line['step']}" for line in lines)
+    tuned = open_tuned(result.directory)
+    first = plan.validation_examples
+    at_best = score(tuned, split="validation", batch_size=100, examples=first)[0]
+    return f"  validation accuracy {steps}; the commonest label alone {at_best.majority:.1f}"
+
+
+def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
+    scores = next(iter(found.values()))
+    names = [n for n in scores[0].metrics if n in ("accuracy", "macro_f1")]
+    head = f"{plan.target}, {scores[0].examples} test examples, {len(plan.seeds)} seeds"
+    rows = [[head, *names], ["commonest label", *[""] * len(names)]]
+    if scores[0].majority is not None:
+        rows[1][1 + names.index("accuracy")] = f"{scores[0].majority:.1f}"
+    for origin, each in found.items():
+        cells = []
+        for name in names:
+            values = [one.metrics[name] for one in each]
+            spread = statistics.stdev(values) if len(values) > 1 else math.nan
+            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
+        rows.append([f"prompt from {origin}", *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
