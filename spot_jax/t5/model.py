@@ -214,9 +214,10 @@ def _mask(queries, keys, query_segments, key_segments) -> Bool[Array, "b 1 t s"]
 
 
 def init_params(key: Key[Array, ""], config: T5Config) -> dict:
-    """Random float32 parameters with T5X's initialisers."""
+    """Random float32 parameters with T5X's initialisers, layers not stacked."""
     ones = jnp.ones((1, 1), jnp.int32)
-    return jax.jit(T5(config).init)(key, ones, ones)["params"]
+    plain = dataclasses.replace(config, scan_layers=False, remat=False)
+    return jax.jit(T5(plain).init)(key, ones, ones)["params"]
 
 
 def encode(

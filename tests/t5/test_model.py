@@ -134,8 +134,10 @@ def test_padding_changes_nothing_before_it(golden_backbone, z):
     assert farthest(wide[:, : tokens.shape[1]], short, tokens > 0) < 1e-5
 
 
-def test_random_parameters_have_t5x_names_and_shapes(golden_backbone):
+@pytest.mark.parametrize("scan", [False, True])
+def test_random_parameters_have_t5x_names_and_shapes(scan, golden_backbone):
     config, params = golden_backbone
+    config = dataclasses.replace(config, scan_layers=scan)
     made = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, dict(params))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from conftest import Tiny
 
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.recipes import EvaluationPlan, StoredBackbone
 from spot_jax.training.sharding import MeshShape
 
 
@@ -26,6 +26,7 @@ def run(options):
         options["steps"],
         backbone=StoredBackbone(tiny.backbone, dropout_rate=options.get("dropout", 0.0)),
         checkpoints=CheckpointPlan(period=options["period"]),
+        evaluation=EvaluationPlan(period=options.get("evaluate", 0)),
         mesh=MeshShape(*options.get("mesh", (1, 1))),
     )
 

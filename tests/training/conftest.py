@@ -22,6 +22,7 @@ from spot_jax.training.recipes import (
 )
 from spot_jax.training.run import TrainResult, train
 
+VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 # Most of a tiny run's time is compiling the programs that the run before it had. Only of this
@@ -101,6 +102,18 @@ def tiny(tmp_path_factory) -> Tiny:
     directory = tmp_path_factory.mktemp("tiny")
     backbone = store(directory / "backbone", CONFIG)
     return Tiny(backbone, (arrays(directory / "a.npz", 0), arrays(directory / "b.npz", 1)))
+
+
+@pytest.fixture(scope="session")
+def worded(tmp_path_factory) -> Tiny:
+    """The same with a vocabulary, and with validation splits to predict."""
+    directory = tmp_path_factory.mktemp("worded")
+    config = dataclasses.replace(CONFIG, vocab_size=8192, num_heads=2)
+    backbone = store(directory / "backbone", config, vocabulary=VOCABULARY)
+    for split in ("train", "validation"):
+        arrays(directory / f"task-{split}.npz", 0, count=20)
+    task = str(directory / "task-{split}.npz")
+    return Tiny(backbone, (task, task))
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import CONFIG, arrays, store
+from conftest import CONFIG, store
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation import evaluate
@@ -20,8 +19,6 @@ from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.recipes import EvaluationPlan, PromptTuningRecipe, StoredBackbone
-
-VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
 
 
 def prompt(result, i):
@@ -147,7 +144,7 @@ def test_a_saved_step_holds_the_state_alone_and_is_small(tmp_path, tiny):
     assert large[1] == "trainable.prompt"
 
 
-def test_evaluations_are_compiled_once(tiny, tmp_path, monkeypatch):
+def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
     sizes = []
 
     def counting(function, *args, **kwargs):
@@ -157,15 +154,10 @@ def test_evaluations_are_compiled_once(tiny, tmp_path, monkeypatch):
 
     counted = functools.partial(counting, evaluate._predict_batch)
     monkeypatch.setattr(evaluate, "_predict_batch", counted)
-    read = dataclasses.replace(CONFIG, vocab_size=8192, num_heads=2)
-    backbone = StoredBackbone(store(tmp_path / "backbone", read, vocabulary=VOCABULARY))
-    for split in ("train", "validation"):
-        arrays(tmp_path / f"task-{split}.npz", 0, count=20)
-    result = tiny.train(
-        tmp_path / "run",
+    result = worded.train(
+        tmp_path,
         6,
-        backbone=backbone,
-        data=tiny.data([str(tmp_path / "task-{split}.npz")] * 2, batch_size=4),
+        data=worded.data(worded.tasks, batch_size=4),
         evaluation=EvaluationPlan(period=2, batch_size=8),
     )
     # Three evaluations of two prompts, three batches each, the last filled up: one program.
