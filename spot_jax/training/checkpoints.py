@@ -6,6 +6,7 @@ so that a run killed at any moment leaves whole steps only.
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import orbax.checkpoint as ocp
 
 from spot_jax.errors import SpotError
 from spot_jax.training.state import State
+
+ROOM = 2**19  # bytes, for the files around the arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Checkpoints:
                 f"checkpoint period and keep are at least 1, found {plan.period} and {plan.keep}"
             )
         self.directory, self.plan = directory.absolute(), plan
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=plan.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
@@ -49,15 +52,32 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: State, data: dict[str, Any]) -> None:
-        """Saves one step, unless it is there; returns when it is whole on disk."""
+        """Saves one step, unless it is there; returns when it is whole on disk.
+
+        Raises:
+            SpotError: the disk is full or refuses; the step before stays as it was.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        # Asked before, because a disk that fills up while Orbax writes is told of at length.
+        needed = ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(_plain(state)))
+        if (free := shutil.disk_usage(self.directory).free) < needed:
+            raise self._not_saved(step, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} needed")
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_plain(state)), data=ocp.args.JsonSave(data)
         )
-        self._manager.save(step, args=items, force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=items, force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._not_saved(step, " ".join(str(error).split())[-200:]) from error
+
+    def _not_saved(self, step: int, reason: str) -> SpotError:
+        return SpotError(
+            f"cannot save step {step} in {self.directory}: {reason}; free space, then the same "
+            f"command goes on from step {self.newest() or 0}"
+        )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
         """The newest step, placed as `like` is, and the place in the data.

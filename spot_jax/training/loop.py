@@ -136,7 +136,7 @@ def fit(
 def _check_finite(step: int, scalars: Scalars) -> None:
     if not bool(scalars["finite"]):
         raise SpotError(
-            f"step {step}: the loss or its gradient is not finite (loss {scalars['loss']}, "
+            f"step {step}: loss, gradient or new state is not finite (loss {scalars['loss']}, "
             f"gradient norm {scalars['grad_norm']}); the last saved step is kept, try a lower "
             "learning rate"
         )

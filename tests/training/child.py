@@ -42,18 +42,25 @@ def seen(directory):
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+def file_number(path):
+    return path.stat().st_ino if path.exists() else None
+
+
 def kill_again_and_again(options):
     """Forks a run, lets it come a few steps further, and kills it without warning."""
     directory, rng = Path(options["directory"]), random.Random(options["kills"])
+    log = directory / "metrics.jsonl"
     for _ in range(options["kills"]):
-        goal = min(newest(directory) + rng.randrange(0, 9), options["steps"] - 1)
+        goal, before = newest(directory) + rng.randrange(1, 8), file_number(log)
         child = os.fork()
         if child == 0:
             run(options)
             os._exit(0)
-        while seen(directory) < goal:
+        # A run that goes on writes its log anew, without what it will do again.
+        while file_number(log) == before or seen(directory) < goal:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the run ended before it was killed"
             time.sleep(0.001)
-        time.sleep(rng.uniform(0.0, 0.2))
+        time.sleep(rng.uniform(0.0, 0.03))
         reached = seen(directory)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

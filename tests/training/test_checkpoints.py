@@ -1,6 +1,7 @@
 """Saved steps: whole or not there."""
 
 import gc
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,29 @@ def test_a_damaged_or_foreign_step_is_one_line(tmp_path):
         opened(tmp_path).restore(state())
     assert "\n" not in str(caught.value)
     gc.collect()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_step_before(tmp_path, monkeypatch):
+    saved = opened(tmp_path)
+    saved.save(state(1), {"at": 1})
+    with monkeypatch.context() as full:
+        usage = shutil.disk_usage(tmp_path)
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(SpotError, match="cannot save step 2 .* from step 1$") as caught:
+            saved.save(state(2), {})
+        assert "\n" not in str(caught.value)
+
+    def refuse(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write\n to file 12: No space left")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(saved._manager, "save", refuse)
+        with pytest.raises(SpotError, match="cannot save step 2 .*No space left") as caught:
+            saved.save(state(2), {})
+        assert "\n" not in str(caught.value)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    saved.save(state(2), {"at": 2})
+    assert opened(tmp_path).restore(state())[1] == {"at": 2}
 
 
 @pytest.mark.parametrize("plan", [CheckpointPlan(0, 1), CheckpointPlan(5, 0)])
