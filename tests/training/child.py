@@ -48,10 +48,13 @@ def file_number(path):
 
 def kill_again_and_again(options):
     """Forks a run, lets it come a few steps further, and kills it without warning."""
-    directory, rng = Path(options["directory"]), random.Random(options["kills"])
+    directory, rng = Path(options["directory"]), random.Random(0)
     log = directory / "metrics.jsonl"
-    for _ in range(options["kills"]):
-        goal, before = newest(directory) + rng.randrange(1, 8), file_number(log)
+    kills = options["kills"]
+    part = (options["steps"] - 10) // kills
+    for i in range(kills):
+        goal = max(newest(directory) + 1, rng.randrange(part * i, part * (i + 1)))
+        before = file_number(log)
         child = os.fork()
         if child == 0:
             run(options)
