@@ -19,7 +19,14 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--vocabulary", metavar="FILE", help="a SentencePiece model to store with it")
     given = made.parse_args(arguments)
 
-    from spot_jax.t5.importing import convert
+    from spot_jax.t5.importing import MismatchError, convert
 
-    print(convert(given.source, given.dest, dtype=given.dtype, vocabulary=given.vocabulary))
+    try:
+        report = convert(given.source, given.dest, dtype=given.dtype, vocabulary=given.vocabulary)
+    except MismatchError as error:
+        print(error.report.table())
+        raise
+    print(report.table())
+    size = f"{report.stored_bytes / 2**20:.0f} MiB, {report.dtype}"
+    print(f"stored in {given.dest}: {size}, fingerprint {report.fingerprint[:12]}")
     return 0

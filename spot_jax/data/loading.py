@@ -6,6 +6,7 @@ other name is a seqio task or mixture. Only the last imports seqio and TensorFlo
 """
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -151,6 +152,8 @@ def _quiet() -> Iterator[None]:
         os.dup2(nothing, 2)
         yield
         sys.modules["tensorflow"].config.set_visible_devices([], "GPU")
+        # seqio warns of every task that is not cached, which ours never are.
+        logging.getLogger("absl").setLevel(logging.ERROR)
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -79,6 +79,9 @@ class MetricsLog:
                 continue
             array = np.asarray(value)
             for index in np.ndindex(array.shape):
+                if np.isnan(array[index]):
+                    # A metric that this prompt's task does not have.
+                    continue
                 tag = "/".join([name, *map(str, index)])
                 events.add_scalar(tag, float(array[index]), int(step))
 
