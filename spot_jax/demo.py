@@ -1,7 +1,7 @@
 """The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
 
-Everything is real and ships with the package: a small T5 that was pre-trained with `spot train`,
-labelled text that people wrote. What the demo does is what `spot train` and `spot eval` do.
+Everything is real and ships with the package: a small T5 that was pre-trained with `spot train`
+(docs/mini.md says on what), labelled text that people wrote. What the demo does is what `spot train` and `spot eval` do.
 """
 
 import dataclasses
@@ -42,20 +42,24 @@ class Plan:
         length: virtual tokens, P.
         lengths: of text, in tokens.
         learning_rate: of Adafactor.
+        decoding: how labels are predicted; writing them is cheaper than ranking 150 of them.
         validation_examples: that choose a checkpoint.
+        test_examples: that are scored, at most.
         evaluations: of each run.
     """
 
     backbone: str = str(BACKBONE)
-    source: str = "bundled_vader_movie"
-    target: str = "bundled_vader_amazon"
+    source: str = "bundled_banking77"
+    target: str = "bundled_clinc150"
     seeds: tuple[int, ...] = (0, 1, 2)
-    source_steps: int = 600
-    target_steps: int = 200
+    source_steps: int = 80
+    target_steps: int = 20
     length: int = 20
-    lengths: tuple[int, int] = (40, 4)
+    lengths: tuple[int, int] = (24, 8)
     learning_rate: float = 0.3
-    validation_examples: int = 400
+    decoding: str = "greedy"
+    validation_examples: int = 300
+    test_examples: int = 1000
     evaluations: int = 4
 
 
@@ -84,7 +88,13 @@ def demo(
         steps, seeds = plan.target_steps, plan.seeds
         result = _tune(run, plan, plan.target, steps, seeds, prompt, progress)
         tuned = open_tuned(result.directory)
-        found[name] = score(tuned, split="test", batch_size=100)
+        found[name] = score(
+            tuned,
+            split="test",
+            decoding=plan.decoding,
+            batch_size=100,
+            examples=plan.test_examples,
+        )
     say("")
     for line in _table(found, plan):
         say(line)
@@ -117,7 +127,12 @@ def _tune(
         optimizer=Adafactor(learning_rate=plan.learning_rate),
         train_steps=steps,
         seeds=list(seeds),
-        evaluation=EvaluationPlan(period=period, examples=plan.validation_examples, batch_size=100),
+        evaluation=EvaluationPlan(
+            period=period,
+            examples=plan.validation_examples,
+            batch_size=100,
+            decoding=plan.decoding,
+        ),
         checkpoints=CheckpointPlan(period=period),
         progress=progress,
     )
@@ -127,16 +142,22 @@ def _rise(result: TrainResult, plan: Plan) -> str:
     """How the source prompt's validation accuracy rose, against always the commonest label."""
     lines = [line for line in read_metrics(result.directory) if "validation/accuracy" in line]
     steps = ", ".join(f"{line['validation/accuracy']:.1f} at {line['step']}" for line in lines)
-    tuned = open_tuned(result.directory)
-    first = plan.validation_examples
-    at_best = score(tuned, split="validation", batch_size=100, examples=first)[0]
-    return f"  validation accuracy {steps}; the commonest label alone {at_best.majority:.1f}"
+    best = score(
+        open_tuned(result.directory),
+        split="validation",
+        decoding=plan.decoding,
+        batch_size=100,
+        examples=plan.validation_examples,
+    )[0]
+    return f"  validation accuracy {steps} steps; the commonest label alone {best.majority:.1f}"
 
 
 def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
     scores = next(iter(found.values()))
     names = [n for n in scores[0].metrics if n in ("accuracy", "macro_f1")]
-    head = f"{plan.target}, {scores[0].examples} test examples, {len(plan.seeds)} seeds"
+    head = (
+        f"{plan.target}, {scores[0].examples} test examples, mean and sd of {len(plan.seeds)} seeds"
+    )
     rows = [[head, *names], ["commonest label", *[""] * len(names)]]
     if scores[0].majority is not None:
         rows[1][1 + names.index("accuracy")] = f"{scores[0].majority:.1f}"

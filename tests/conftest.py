@@ -1,12 +1,25 @@
 """Strict settings for every test: 8 CPU devices, no rank promotion, no network."""
 
+import os
 import socket
 import tarfile
+import tempfile
 from pathlib import Path
 
-import jax
-import pytest
+# Compiling is most of the suite's time and its models are tiny: LLVM need not try hard.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Compiling is most of a test's time, and many compile what another has. Only of this
+# session: what another machine compiled may not run on this one.
+_COMPILED = tempfile.TemporaryDirectory(prefix="spot-jax-compiled-")
+jax.config.update(
+    "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

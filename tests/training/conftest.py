@@ -2,10 +2,8 @@
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -24,13 +22,6 @@ from spot_jax.training.run import TrainResult, train
 
 VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
-
-# Most of a tiny run's time is compiling the programs that the run before it had. Only of this
-# session: what another machine compiled may not run on this one.
-_COMPILED = tempfile.TemporaryDirectory(prefix="spot-jax-compiled-")
-jax.config.update("jax_compilation_cache_dir", os.environ.get(CACHE, _COMPILED.name))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Like `small`: 6 heads, which 8 devices do not divide, while joined_kv (48), mlp and vocab do.
 CONFIG = T5Config(
