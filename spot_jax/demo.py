@@ -1,7 +1,7 @@
 """The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
 
-Everything is real and ships with the package: a small T5 that was pre-trained with `spot train`
-(docs/mini.md says on what), labelled text that people wrote. What the demo does is what `spot train` and `spot eval` do.
+Everything is real and ships with the package: a small T5 that `spot train` made (docs/mini.md says
+on what), labelled text that people wrote. What happens is what `spot train` and `spot eval` do.
 """
 
 import dataclasses
