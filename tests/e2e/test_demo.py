@@ -1,0 +1,21 @@
+"""The demo, cut short: it runs, learns, and says the same when it is run again."""
+
+import dataclasses
+
+import pytest
+
+from spot_jax.demo import Plan, demo
+
+
+@pytest.mark.slow
+def test_the_demo_beats_the_commonest_label_and_repeats_itself(tmp_path):
+    plan = Plan(source_steps=20, target_steps=8, seeds=(0, 1), validation_examples=100)
+    plan = dataclasses.replace(plan, test_examples=200, evaluations=1)
+    said: list[list[str]] = [[], []]
+    found = [demo(tmp_path / str(i), plan, said[i].append, False) for i in (0, 1)]
+    # The last line names the directory.
+    assert said[0][:-1] == said[1][:-1]
+    for origin in ("scratch", "source prompt"):
+        first, second = (each[origin] for each in found)
+        assert [s.predictions for s in first] == [s.predictions for s in second]
+        assert all(s.metrics["accuracy"] > 10 * s.majority for s in first)
