@@ -171,7 +171,7 @@ class _Setup:
         loaded = backbone.load(mesh)
         path = loaded.vocabulary_path
         vocabulary = None if path is None else Vocabulary(path)
-        labels = [None if loading.is_arrays(n) else loading.labels_of(n) for n in names]
+        labels = [loading.labels_of(name) for name in names]
         built = method.build(loaded, vocabulary, labels)
         files = method.sources(loaded, count)
         ancestry = [
