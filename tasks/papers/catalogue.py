@@ -1,0 +1,33 @@
+"""Every data set of the papers, and how to find it. Imports neither seqio nor TensorFlow."""
+
+import difflib
+
+from spot_jax.errors import SpotError
+from tasks.papers.data_set import DataSet
+from tasks.papers.rows_tfds import TFDS_SETS
+
+CATALOGUE: tuple[DataSet, ...] = TFDS_SETS
+BY_NAME: dict[str, DataSet] = {item.name: item for item in CATALOGUE}
+NO_PREFIX = "_no_prefix"
+
+
+def find(task: str) -> DataSet:
+    """Return the record of a task, with or without `_no_prefix`; `SpotError` without one."""
+    name = task.removesuffix(NO_PREFIX)
+    if name not in BY_NAME:
+        near = difflib.get_close_matches(name, BY_NAME, 3)
+        raise SpotError(
+            f"expected a task over one of the papers' {len(BY_NAME)} data sets, found {task!r} "
+            f"(nearest: {', '.join(near) or 'none'}); `spot tasks list` shows them"
+        )
+    return BY_NAME[name]
+
+
+def in_family(family: str) -> tuple[DataSet, ...]:
+    """Return the records of a family, in the catalogue's order."""
+    return tuple(item for item in CATALOGUE if family in item.families)
+
+
+def with_role(role: str) -> tuple[DataSet, ...]:
+    """Return the records that play a role in a study: `source`, `target` or `shift`."""
+    return tuple(item for item in CATALOGUE if role in item.roles)
