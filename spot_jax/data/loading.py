@@ -29,6 +29,13 @@ def is_arrays(name: str) -> bool:
     return name.endswith(".npz") or ".npy:" in name
 
 
+def constituents(name: str) -> tuple[str, ...]:
+    """Return the tasks that a mixture consists of, mixtures within it too; of a task itself."""
+    if is_arrays(name):
+        return (name,)
+    return tuple(task.name for task in _seqio().tasks_of(name))
+
+
 def has_metrics(name: str) -> bool:
     """Return whether predictions on `name` are scored; text without labels has only a loss."""
     if is_arrays(name):

@@ -31,6 +31,7 @@ class PromptFile:
         backbone: fingerprint of the T5 it was tuned on; "" if unknown (imported prompts).
         vocabulary: sha256 of the SentencePiece model, or "".
         task: the seqio task or mixture.
+        tasks: the tasks that it consists of: itself, or a mixture's; empty if unknown.
         step: updates done.
         seed: of the run.
         metrics: scores at this step.
@@ -46,6 +47,7 @@ class PromptFile:
     seed: int = 0
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ancestry: tuple[Mapping[str, Any], ...] = ()
+    tasks: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Writes the file in one move: a reader never sees half of it."""
@@ -114,5 +116,6 @@ def _load_ours(path: Path) -> PromptFile:
         ) from error
     if fields.pop("format") != FORMAT:
         raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-    fields["ancestry"] = tuple(fields["ancestry"])
+    for name in ("ancestry", "tasks"):
+        fields[name] = tuple(fields.get(name, ()))
     return PromptFile(prompt, **fields)

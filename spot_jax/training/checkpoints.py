@@ -26,10 +26,13 @@ class CheckpointPlan:
     Attributes:
         period: steps between saves; at a prompt's size saving often is cheap.
         keep: how many of the newest steps stay.
+        embedding_step: the step whose prompts are kept besides, as task embeddings (SPoT, Vu 2022,
+            §3.2): 10,000 in the paper, the same for all tasks that are compared; 0 for none.
     """
 
     period: int = 1000
     keep: int = 2
+    embedding_step: int = 0
 
 
 class Checkpoints:

@@ -69,6 +69,9 @@ class Hooks:
         report: with step and a step's scalars, every step, one step late.
         save_period: in steps.
         evaluation_period: in steps; 0 for never.
+        keep: with step and state, at `keep_step`; before that step is saved, so that a run that
+            goes on from it has been there.
+        keep_step: 0 for never.
     """
 
     save: Callable[[State], None]
@@ -76,6 +79,8 @@ class Hooks:
     report: Callable[[int, Scalars], None]
     save_period: int
     evaluation_period: int
+    keep: Callable[[int, State], None] = lambda step, state: None
+    keep_step: int = 0
 
 
 def fit(
@@ -126,6 +131,9 @@ def fit(
             if measured or step == steps:
                 fetch()
                 hooks.evaluate(step, state)
+            if step == hooks.keep_step:
+                fetch()
+                hooks.keep(step, state)
             if step % hooks.save_period == 0 or step == steps:
                 fetch()
                 hooks.save(state)

@@ -8,21 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from spot_jax.data import loading
-from spot_jax.data.batches import Batches, BatchShape
-from spot_jax.data.lanes import Lanes
-from spot_jax.data.sources import Source
-from spot_jax.data.virtual_tokens import VirtualTokens
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Method, Tree
-from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
-from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
-from spot_jax.training.optimizers import Optimizer, build
+from spot_jax.training.optimizers import Optimizer
 from spot_jax.training.progress import Progress
 from spot_jax.training.recipes import (
     DataSource,
@@ -38,15 +31,12 @@ from spot_jax.training.run_directory import (
     write_environment,
     write_json,
 )
-from spot_jax.training.run_setup import RunSetup, absolute, task_facts
+from spot_jax.training.run_parts import RunParts, plain_fields
 from spot_jax.training.sharding import (
-    BatchPlacement,
     MeshShape,
     make_mesh,
-    place,
-    tree_shardings,
 )
-from spot_jax.training.state import State, init_state, train_step
+from spot_jax.training.state import State, train_step
 from spot_jax.training.validation import Best, Validation, prompt_of
 
 
@@ -62,6 +52,8 @@ class TrainResult:
         last: for each prompt the metrics of the last evaluation; empty if there was none.
         prompts: for each prompt the file of the best checkpoint (the last one's without
             evaluation); empty for model tuning.
+        embeddings: for each prompt the file of its embedding, once `CheckpointPlan.embedding_step`
+            is past; empty if there is none.
         truncated_inputs: examples whose text was cut, of `examples`.
         examples: examples trained on.
     """
@@ -72,6 +64,7 @@ class TrainResult:
     best: list[Best]
     last: list[dict[str, float]]
     prompts: list[Path]
+    embeddings: list[Path]
     truncated_inputs: int
     examples: int
 
@@ -114,174 +107,34 @@ def train(
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
     """
     directory = run_path(model_dir)
-    if train_steps < 1:
-        raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
+    plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
+    _check_steps(train_steps, plans[1].embedding_step, method)
     built = make_mesh(mesh or MeshShape(data=1, model=1))
-    setup = _Setup.make(backbone, method, data, optimizer, seeds, built)
-    description = setup.description(backbone, method, data, optimizer)
-    check_same_run(directory, description)
+    setup = RunParts.make(backbone, method, data, optimizer, seeds, built)
+    check_same_run(directory, setup.description(method, data, optimizer))
     if jax.process_index() == 0:
         write_environment(directory)
         if operative_config:
             (directory / "config.gin").write_text(operative_config)
-    plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
-    if jax.process_index() == 0:
         setup.for_inference(backbone, data, plans[0]).save(directory)
     return _Run(directory, setup, data, *plans).go(train_steps, progress)
 
 
-@dataclasses.dataclass
-class _Setup:
-    """The parts of a run, built and checked."""
-
-    mesh: Any
-    backbone: Backbone
-    vocabulary: Vocabulary | None
-    method: Method
-    names: list[str]
-    seeds: list[int]
-    ancestry: list[tuple[dict[str, Any], ...]]
-    tx: Any
-    batches: Lanes | Batches
-    placement: BatchPlacement
-
-    @classmethod
-    def make(cls, backbone, method, data, optimizer, seeds, mesh) -> "_Setup":
-        if data.modules or data.text_directory:
-            loading.import_modules(data.modules)
-            if data.text_directory:
-                loading.register_text(data.text_directory)
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        rates = optimizer.learning_rate
-        rates = list(rates) if isinstance(rates, Sequence) else [rates]
-        counts = {
-            "tasks": len(data.names),
-            "seeds": len(seeds),
-            "learning rates": len(rates),
-            "prompts to begin from": method.copies,
-        }
-        count = max(counts.values())
-        for what, number in counts.items():
-            if number not in (1, count):
-                raise SpotError(
-                    f"{number} {what} for {count} prompts; give one for all or one for each"
-                )
-        names, seeds = ([*x] * (count if len(x) == 1 else 1) for x in (data.names, seeds))
-        rows = BatchPlacement(mesh, data.batch_size * count)
-        loaded = backbone.load(mesh)
-        path = loaded.vocabulary_path
-        vocabulary = None if path is None else Vocabulary(path)
-        labels = [loading.labels_of(name) for name in names]
-        built = method.build(loaded, vocabulary, labels)
-        files = method.sources(loaded, count)
-        ancestry = [
-            () if files is None else (files[i][1].ancestor(files[i][0]), *files[i][1].ancestry)
-            for i in range(count)
-        ]
-        sources = [
-            loading.training_source(
-                name,
-                vocabulary,
-                seed,
-                split=data.split,
-                lengths=data.task_feature_lengths,
-                use_cached=data.use_cached_tasks,
-            )
-            for name, seed in zip(names, seeds, strict=True)
-        ]
-        batches = _batches(sources, data, built, loaded.config.vocab_size, rows.host_rows)
-        tx = build(optimizer, count)
-        return cls(mesh, loaded, vocabulary, built, names, seeds, ancestry, tx, batches, rows)
-
-    def description(self, backbone, method, data, optimizer) -> dict[str, Any]:
-        """What decides the run's path, for run.json."""
-        return {
-            "backbone": self.backbone.fingerprint,
-            "dtype": self.backbone.config.dtype,
-            "dropout_rate": self.backbone.config.dropout_rate,
-            "method": type(method).__name__,
-            "method_settings": _plain(method),
-            "tasks": self.names,
-            "lengths": dict(data.task_feature_lengths),
-            "batch_size": data.batch_size,
-            "pack": data.pack,
-            "packed_lengths": data.packed_lengths,
-            "split": data.split,
-            "optimizer": type(optimizer).__name__,
-            "optimizer_settings": _plain(optimizer),
-            "seeds": self.seeds,
-        }
-
-    def for_inference(
-        self,
-        backbone: StoredBackbone | RandomBackbone,
-        data: DataSource,
-        evaluation: EvaluationPlan,
-    ) -> RunSetup:
-        """What `spot eval` and `spot infer` need to know, for setup.json."""
-        return RunSetup(
-            backbone=absolute(getattr(backbone, "path", None)),
-            dtype=self.backbone.config.dtype,
-            parameter_dtype=getattr(backbone, "parameter_dtype", None),
-            method=type(self.method).__name__,
-            prompt_length=self.method.prompt_length,
-            tasks=task_facts(self.names),
-            lengths=dict(data.task_feature_lengths),
-            batch_size=evaluation.batch_size or data.batch_size,
-            metric=evaluation.metric,
-            modules=tuple(data.modules),
-            text_directory=absolute(data.text_directory),
+def _check_steps(
+    train_steps: int, embedding_step: int, method: PromptTuningRecipe | ModelTuningRecipe
+) -> None:
+    if train_steps < 1:
+        raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
+    if not 0 <= embedding_step <= train_steps:
+        raise SpotError(
+            f"embedding_step is {embedding_step}, but the run's steps are 1 to {train_steps}; "
+            "raise TRAIN_STEPS, or set CheckpointPlan.embedding_step to one of them, 0 for none"
         )
-
-    def first_state(self) -> tuple[State, Tree]:
-        """Step 0 and the frozen tree, placed on the mesh."""
-        keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
-        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 0xFFFFFFFF)
-        trainable, frozen = self.method.init(fresh, self.backbone)
-        state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
-        shardings = tree_shardings(self.mesh, state)
-        make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
-        return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
-
-
-def _plain(recipe: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {"type": type(value).__name__, **plain(dataclasses.asdict(value))}
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-    return {f.name: plain(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
-
-
-def _batches(
-    sources: Sequence[Source], data: DataSource, method: Method, vocab_size: int, host_rows: slice
-) -> Lanes | Batches:
-    lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
-    for name in ("inputs", "targets"):
-        if name not in lengths:
-            raise SpotError(
-                f"TASK_FEATURE_LENGTHS lacks {name!r}; give {{'inputs': .., 'targets': ..}}"
-            )
-    shape = BatchShape(
-        data.batch_size,
-        lengths["inputs"],
-        lengths["targets"],
-        data.pack,
-        packed.get("inputs"),
-        packed.get("targets"),
-    )
-    lanes = []
-    for i, source in enumerate(sources):
-        write = None
-        if method.prompt_length:
-            write = VirtualTokens(vocab_size, method.prompt_length, i)
-        one = host_rows if len(sources) == 1 else None
-        lanes.append(Batches(source, shape, write=write, host_rows=one))
-    return lanes[0] if len(lanes) == 1 else Lanes(lanes, host_rows=host_rows)
+    if embedding_step and isinstance(method, ModelTuningRecipe):
+        raise SpotError(
+            f"embedding_step is {embedding_step}, but model tuning has no prompt to embed a task "
+            "by; set CheckpointPlan.embedding_step = 0"
+        )
 
 
 class _Run:
@@ -312,6 +165,7 @@ class _Run:
                 f"{self.directory} is at step {first} already, TRAIN_STEPS is {steps}; raise it, "
                 "or choose another MODEL_DIR"
             )
+        self._check_embeddings(first)
         self.log = MetricsLog(self.directory)
         self.log.truncate_after(first)
         self.bar = Progress(steps, first, progress)
@@ -321,6 +175,8 @@ class _Run:
             self.report,
             self.saved.plan.period,
             self.plan.period,
+            self.keep_embeddings,
+            self.saved.plan.embedding_step,
         )
         setup = self.setup
         step = train_step(setup.method, setup.tx, setup.backbone.config.dropout_rate > 0)
@@ -369,10 +225,34 @@ class _Run:
         self.bar.update(step, float(np.mean(scalars["loss"])), batches.examples)
         self.log.write(step, values)
 
+    def keep_embeddings(self, step: int, state: State) -> None:
+        for i in range(len(self.setup.names)):
+            self._write_prompt("embedding", i, step, state, {})
+
+    def _embeddings(self) -> list[Path]:
+        """The embeddings' files, where each is there and of the step that was asked for."""
+        step = self.saved.plan.embedding_step
+        paths = [self._prompt_path("embedding", i) for i in range(len(self.setup.names))]
+        there = step and all(path.is_file() and load_prompt(path).step == step for path in paths)
+        return paths if there else []
+
+    def _check_embeddings(self, first: int) -> None:
+        """A run that is past the embedding's step must have been through it with this setting."""
+        step = self.saved.plan.embedding_step
+        if 0 < step <= first and not self._embeddings():
+            raise SpotError(
+                f"{self.directory} is at step {first} and kept no embedding at step {step}; "
+                "set CheckpointPlan.embedding_step as when the run began, or choose another "
+                "MODEL_DIR"
+            )
+
+    def _prompt_path(self, which: str, i: int) -> Path:
+        return self.directory / "prompts" / f"{which}-{i}.safetensors"
+
     def _write_prompt(self, which, i, step, state, metrics) -> Path | None:
         setup = self.setup
         prompt = prompt_of(setup.method, state.trainable, i)
-        path = self.directory / "prompts" / f"{which}-{i}.safetensors"
+        path = self._prompt_path(which, i)
         if prompt is not None and self.lead:
             PromptFile(
                 prompt,
@@ -384,6 +264,7 @@ class _Run:
                 seed=setup.seeds[i],
                 metrics=metrics,
                 ancestry=setup.ancestry[i],
+                tasks=setup.tasks[i],
             ).save(path)
         return None if prompt is None else path
 
@@ -394,7 +275,7 @@ class _Run:
             for i in range(len(setup.names)):
                 metrics = self.last[i] if self.last else {}
                 last = self._write_prompt("last", i, step, state, metrics)
-                best = self.directory / "prompts" / f"best-{i}.safetensors"
+                best = self._prompt_path("best", i)
                 if last is not None:
                     paths.append(best if self.best[i].step >= 0 else last)
             if not setup.method.prompt_length and self.lead:
@@ -406,11 +287,12 @@ class _Run:
             self.best,
             self.last,
             paths,
+            self._embeddings(),
             batches.truncated_inputs,
             batches.examples,
         )
         if finished and self.lead:
-            write_json(self.directory / "result.json", _plain(found))
+            write_json(self.directory / "result.json", plain_fields(found))
         return found
 
     def _write_backbone(self, state: State, step: int) -> None:

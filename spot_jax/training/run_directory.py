@@ -2,6 +2,7 @@
 
 checkpoints/STEP/        state and data position, one Orbax step each
 prompts/best-I.safetensors, last-I.safetensors   prompt I of the run, best by validation, last
+prompts/embedding-I.safetensors                  prompt I at an early step: its task's embedding
 backbone/                the tuned weights, in our stored form (model tuning)
 run.json                 what the run is; a run of another kind is refused here
 setup.json               what `spot eval` and `spot infer` need to know

@@ -19,13 +19,15 @@ class Recorder:
     def __init__(self):
         self.calls = []
 
-    def hooks(self, save_period, evaluation_period):
+    def hooks(self, save_period, evaluation_period, keep_step=0):
         return Hooks(
             lambda state: self.calls.append(("save", int(state.step))),
             lambda step, state: self.calls.append(("evaluate", step, int(state.step))),
             lambda step, scalars: self.calls.append(("report", step, float(scalars["loss"]))),
             save_period,
             evaluation_period,
+            lambda step, state: self.calls.append(("keep", step)),
+            keep_step,
         )
 
 
@@ -51,14 +53,14 @@ def batches():
 
 def test_order_of_everything():
     recorder = Recorder()
-    end, finished = fit(state(), {}, stepping(), batches(), dict, 5, recorder.hooks(2, 3))
+    end, finished = fit(state(), {}, stepping(), batches(), dict, 5, recorder.hooks(2, 3, 4))
     assert finished
     assert end.step == 5
     reports = [call for call in recorder.calls if call[0] == "report"]
     assert reports == [("report", i + 1, float(i)) for i in range(5)]
     others = [call for call in recorder.calls if call[0] != "report"]
-    expected = [("save", 2), ("evaluate", 3, 3), ("save", 4), ("evaluate", 5, 5), ("save", 5)]
-    assert others == expected
+    expected = [("save", 2), ("evaluate", 3, 3), ("keep", 4), ("save", 4)]
+    assert others == [*expected, ("evaluate", 5, 5), ("save", 5)]
     # Whatever is saved or measured has been reported, so found finite, before.
     for i, call in enumerate(recorder.calls):
         if call[0] != "report":

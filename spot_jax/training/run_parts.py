@@ -1,0 +1,245 @@
+"""The parts of a run: backbone, method, data and optimizer, built and checked together."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from spot_jax.data import loading
+from spot_jax.data.batches import Batches, BatchShape
+from spot_jax.data.examples import Examples
+from spot_jax.data.lanes import Lanes
+from spot_jax.data.sources import Shuffled, Source
+from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.errors import SpotError
+from spot_jax.methods.base import Method, Tree
+from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.optimizers import Optimizer, build
+from spot_jax.training.recipes import (
+    DataSource,
+    EvaluationPlan,
+    ModelTuningRecipe,
+    PromptTuningRecipe,
+    RandomBackbone,
+    StoredBackbone,
+)
+from spot_jax.training.run_setup import RunSetup, absolute, task_facts
+from spot_jax.training.sharding import BatchPlacement, place, tree_shardings
+from spot_jax.training.state import State, init_state
+
+Recipe = PromptTuningRecipe | ModelTuningRecipe
+
+
+@dataclasses.dataclass
+class RunParts:
+    """What a run works with; where it says "each prompt's", lists have one entry a prompt.
+
+    Attributes:
+        mesh: of the devices.
+        backbone: the loaded model, its config set for this run.
+        vocabulary: of the backbone; None where it has none.
+        method: what is trained.
+        names: each prompt's task or mixture.
+        tasks: the tasks that each of these consists of.
+        seeds: each prompt's.
+        ancestry: the prompts that each prompt begins from, nearest first.
+        tx: the optimizer of all prompts.
+        batches: the data of all prompts.
+        placement: puts a batch on the mesh.
+    """
+
+    mesh: Any
+    backbone: Backbone
+    vocabulary: Vocabulary | None
+    method: Method
+    names: list[str]
+    tasks: list[tuple[str, ...]]
+    seeds: list[int]
+    ancestry: list[tuple[Mapping[str, Any], ...]]
+    tx: Any
+    batches: Lanes | Batches
+    placement: BatchPlacement
+
+    @classmethod
+    def make(
+        cls,
+        backbone: StoredBackbone | RandomBackbone,
+        method: Recipe,
+        data: DataSource,
+        optimizer: Optimizer,
+        seeds: int | Sequence[int],
+        mesh: Mesh,
+    ) -> "RunParts":
+        """Builds the parts; `SpotError` for recipes that do not fit together."""
+        if data.modules or data.text_directory:
+            loading.import_modules(data.modules)
+            if data.text_directory:
+                loading.register_text(data.text_directory)
+        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        count = _number_of_prompts(method, data, optimizer, seeds)
+        names = [*data.names] * (count if len(data.names) == 1 else 1)
+        seeds = seeds * (count if len(seeds) == 1 else 1)
+        rows = BatchPlacement(mesh, data.batch_size * count)
+        loaded = backbone.load(mesh)
+        path = loaded.vocabulary_path
+        vocabulary = None if path is None else Vocabulary(path)
+        labels = [loading.labels_of(name) for name in names]
+        built = method.build(loaded, vocabulary, labels)
+        files = method.sources(loaded, count)
+        ancestry = [
+            () if files is None else (files[i][1].ancestor(files[i][0]), *files[i][1].ancestry)
+            for i in range(count)
+        ]
+        sources = _sources(data, names, seeds, vocabulary)
+        return cls(
+            mesh,
+            loaded,
+            vocabulary,
+            built,
+            names,
+            [loading.constituents(name) for name in names],
+            seeds,
+            ancestry,
+            build(optimizer, count),
+            _batches(sources, data, built, loaded.config.vocab_size, rows.host_rows),
+            rows,
+        )
+
+    def description(self, method: Recipe, data: DataSource, optimizer: Optimizer) -> dict[str, Any]:
+        """What decides the run's path, for run.json."""
+        return {
+            "backbone": self.backbone.fingerprint,
+            "dtype": self.backbone.config.dtype,
+            "dropout_rate": self.backbone.config.dropout_rate,
+            "method": type(method).__name__,
+            "method_settings": plain_fields(method),
+            "tasks": self.names,
+            "lengths": dict(data.task_feature_lengths),
+            "batch_size": data.batch_size,
+            "pack": data.pack,
+            "packed_lengths": data.packed_lengths,
+            "split": data.split,
+            "optimizer": type(optimizer).__name__,
+            "optimizer_settings": plain_fields(optimizer),
+            "seeds": self.seeds,
+        }
+
+    def for_inference(
+        self,
+        backbone: StoredBackbone | RandomBackbone,
+        data: DataSource,
+        evaluation: EvaluationPlan,
+    ) -> RunSetup:
+        """What `spot eval` and `spot infer` need to know, for setup.json."""
+        return RunSetup(
+            backbone=absolute(getattr(backbone, "path", None)),
+            dtype=self.backbone.config.dtype,
+            parameter_dtype=getattr(backbone, "parameter_dtype", None),
+            method=type(self.method).__name__,
+            prompt_length=self.method.prompt_length,
+            tasks=task_facts(self.names),
+            lengths=dict(data.task_feature_lengths),
+            batch_size=evaluation.batch_size or data.batch_size,
+            metric=evaluation.metric,
+            modules=tuple(data.modules),
+            text_directory=absolute(data.text_directory),
+        )
+
+    def first_state(self) -> tuple[State, Tree]:
+        """Step 0 and the frozen tree, placed on the mesh."""
+        keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
+        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 0xFFFFFFFF)
+        trainable, frozen = self.method.init(fresh, self.backbone)
+        state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
+        shardings = tree_shardings(self.mesh, state)
+        make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
+        return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
+
+
+def _number_of_prompts(
+    method: Recipe, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
+) -> int:
+    rates = optimizer.learning_rate
+    counts = {
+        "tasks": len(data.names),
+        "seeds": len(seeds),
+        "learning rates": len(rates) if isinstance(rates, Sequence) else 1,
+        "prompts to begin from": method.copies,
+    }
+    count = max(counts.values())
+    for what, number in counts.items():
+        if number not in (1, count):
+            raise SpotError(
+                f"{number} {what} for {count} prompts; give one for all or one for each"
+            )
+    return count
+
+
+def _sources(
+    data: DataSource, names: Sequence[str], seeds: Sequence[int], vocabulary: Vocabulary | None
+) -> list[Source]:
+    """Each prompt's data; prompts of one task share its examples in memory, not their order."""
+    held: dict[str, Examples] = {}
+    sources: list[Source] = []
+    for name, seed in zip(names, seeds, strict=True):
+        if name in held:
+            sources.append(Shuffled(held[name], seed))
+            continue
+        source = loading.training_source(
+            name,
+            vocabulary,
+            seed,
+            split=data.split,
+            lengths=data.task_feature_lengths,
+            use_cached=data.use_cached_tasks,
+        )
+        if isinstance(source, Shuffled):
+            held[name] = source.examples
+        sources.append(source)
+    return sources
+
+
+def plain_fields(recipe: Any) -> dict[str, Any]:
+    """A dataclass as JSON's types; what JSON lacks is written as Python would."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {"type": type(value).__name__, **plain(dataclasses.asdict(value))}
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+    return {f.name: plain(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+
+
+def _batches(
+    sources: Sequence[Source], data: DataSource, method: Method, vocab_size: int, host_rows: slice
+) -> Lanes | Batches:
+    lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
+    for name in ("inputs", "targets"):
+        if name not in lengths:
+            raise SpotError(
+                f"TASK_FEATURE_LENGTHS lacks {name!r}; give {{'inputs': .., 'targets': ..}}"
+            )
+    shape = BatchShape(
+        data.batch_size,
+        lengths["inputs"],
+        lengths["targets"],
+        data.pack,
+        packed.get("inputs"),
+        packed.get("targets"),
+    )
+    lanes = []
+    for i, source in enumerate(sources):
+        write = None
+        if method.prompt_length:
+            write = VirtualTokens(vocab_size, method.prompt_length, i)
+        one = host_rows if len(sources) == 1 else None
+        lanes.append(Batches(source, shape, write=write, host_rows=one))
+    return lanes[0] if len(lanes) == 1 else Lanes(lanes, host_rows=host_rows)
