@@ -1,0 +1,135 @@
+"""Metrics of labels: accuracy, F1 by class, Matthews; see `spot_jax.evaluation.metrics`."""
+
+import math
+import warnings
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+
+from spot_jax.evaluation.compared import Metric, check, codes, golds_of, mean
+
+
+def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
+    """Share of predictions equal to their targets."""
+    gold, found = codes(targets, predictions)
+    return {"accuracy": 100.0 * float(sklearn.metrics.accuracy_score(gold, found))}
+
+
+def accuracy_without_case(
+    targets: Sequence[str | Sequence[str]], predictions: Sequence[str]
+) -> dict[str, float]:
+    """CrossFit's "ACC": share of predictions equal to one of their golds but for case."""
+    check(targets, predictions)
+    hits = []
+    for target, prediction in zip(targets, predictions, strict=True):
+        golds = {gold.lower() for gold in golds_of(target, prediction)}
+        hits.append(prediction.strip().lower() in golds)
+    return {"accuracy": mean(hits)}
+
+
+def precision_at_1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """LAMA's P@1: share of first answers that are the object, outer spaces aside."""
+    check(targets, predictions)
+    pairs = zip(targets, predictions, strict=True)
+    return {"precision_at_1": mean([gold.strip() == found.strip() for gold, found in pairs])}
+
+
+def sequence_accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Share of predictions, texts or token lists, that equal their targets in every place."""
+    check(targets, predictions)
+    same = [list(t) == list(p) for t, p in zip(targets, predictions, strict=True)]
+    return {"sequence_accuracy": 100.0 * float(np.mean(same))}
+
+
+def macro_f1(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
+    """Mean over the targets' classes of each class's F1.
+
+    A predicted label that no target has is a miss for the target's class but no class of its own.
+    """
+    return {"macro_f1": _macro_f1(targets, predictions, tuple(dict.fromkeys(targets)))}
+
+
+def macro_f1_of_outputs(
+    targets: Sequence[str | Sequence[str]], predictions: Sequence[str]
+) -> dict[str, float]:
+    """CrossFit's "Classification-F1": every text in either list is a class.
+
+    So each text that no target has is one more class, whose F1 is 0. Of several golds the first
+    one counts.
+    """
+    golds = [golds_of(t, p)[0] for t, p in zip(targets, predictions, strict=False)]
+    check(targets, predictions)
+    texts = [prediction.strip() for prediction in predictions]
+    return {"macro_f1": _macro_f1(golds, texts, tuple(dict.fromkeys([*golds, *texts])))}
+
+
+def mean_multiclass_f1(classes: int | Sequence[Hashable]) -> Metric:
+    """Makes T5's `mean_{n}class_f1` (CommitmentBank's), over given classes, in the targets or not.
+
+    Args:
+        classes: the labels; a number n stands for the labels 0 to n - 1.
+    """
+    labels = tuple(range(classes)) if isinstance(classes, int) else tuple(classes)
+
+    def metric(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
+        return {f"mean_{len(labels)}class_f1": _macro_f1(targets, predictions, labels)}
+
+    return metric
+
+
+def f1(positive: Hashable, negative: Hashable | None = None) -> Metric:
+    """Makes the F1 of one class against all else (MRPC, QQP).
+
+    Args:
+        positive: the label whose F1 it is.
+        negative: the other label. When given, a prediction that is neither counts as the wrong one
+            of the two, as in T5's `f1_score_with_invalid`; otherwise it counts as not `positive`.
+    """
+
+    def metric(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
+        check(targets, predictions)
+        gold = [target == positive for target in targets]
+        found = [prediction == positive for prediction in predictions]
+        if negative is not None:
+            known = [prediction in (positive, negative) for prediction in predictions]
+            found = [f if k else not g for f, k, g in zip(found, known, gold, strict=True)]
+        value = sklearn.metrics.f1_score(gold, found, pos_label=True, zero_division=0)
+        return {"f1": 100.0 * float(value)}
+
+    return metric
+
+
+def matthews_corrcoef(
+    targets: Sequence[Hashable], predictions: Sequence[Hashable]
+) -> dict[str, float]:
+    """Matthews correlation coefficient (CoLA), for two classes or more; 0 for one constant list."""
+    gold, found = codes(targets, predictions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about few examples a class, and division by zero
+        value = float(sklearn.metrics.matthews_corrcoef(gold, found))
+    return {"matthews_corrcoef": 100.0 * (value if math.isfinite(value) else 0.0)}
+
+
+def matthews_corrcoef_of(positive: str) -> Metric:
+    """Makes CrossFit's Matthews coefficient: a text is `positive` or, whatever it is, not."""
+
+    def metric(
+        targets: Sequence[str | Sequence[str]], predictions: Sequence[str]
+    ) -> dict[str, float]:
+        check(targets, predictions)
+        pairs = zip(targets, predictions, strict=True)
+        gold = [golds_of(target, prediction)[0] == positive for target, prediction in pairs]
+        return matthews_corrcoef(gold, [text.strip() == positive for text in predictions])
+
+    return metric
+
+
+def _macro_f1(
+    targets: Sequence[Hashable], predictions: Sequence[Hashable], labels: Sequence[Hashable]
+) -> float:
+    gold, found = codes(targets, predictions, labels)
+    classes = list(range(len(labels)))
+    value = sklearn.metrics.f1_score(gold, found, labels=classes, average="macro", zero_division=0)
+    return 100.0 * float(value)

@@ -1,0 +1,54 @@
+"""Metrics of scores written as text (STS-B, CxC); see `spot_jax.evaluation.metrics`."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import scipy.stats
+
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.compared import check
+
+# What a text that is no number counts as, in T5's code too; STS-B's scores run from 0 to 5.
+_NO_NUMBER = -1.0
+
+
+def pearson_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Pearson correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
+    value = _correlation(scipy.stats.pearsonr, targets, predictions)
+    return {"pearson_corrcoef": value}
+
+
+def spearman_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Rank correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
+    value = _correlation(scipy.stats.spearmanr, targets, predictions)
+    return {"spearman_corrcoef": value}
+
+
+def _number(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _correlation(
+    function: Callable[..., Any], targets: Sequence[Any], predictions: Sequence[Any]
+) -> float:
+    check(targets, predictions)
+    gold = [_number(target) for target in targets]
+    if None in gold:
+        raise SpotError(
+            f"expected numbers as targets of a correlation, found {targets[gold.index(None)]!r}; "
+            "choose another metric for this task"
+        )
+    numbers = [_number(prediction) for prediction in predictions]
+    found = [_NO_NUMBER if number is None else number for number in numbers]
+    if len(set(gold)) < 2 or len(set(found)) < 2:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly constant lists
+        value = float(function(gold, found).statistic)
+    return 100.0 * value if math.isfinite(value) else 0.0
