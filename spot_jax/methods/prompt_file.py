@@ -32,6 +32,8 @@ class PromptFile:
         vocabulary: sha256 of the SentencePiece model, or "".
         task: the seqio task or mixture.
         tasks: the tasks that it consists of: itself, or a mixture's; empty if unknown.
+        tuning: how it was tuned: its initialisation, feature lengths, batch size, dropout and
+            optimizer; embeddings compare best where these agree. Empty if unknown.
         step: updates done.
         seed: of the run.
         metrics: scores at this step.
@@ -48,6 +50,7 @@ class PromptFile:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ancestry: tuple[Mapping[str, Any], ...] = ()
     tasks: tuple[str, ...] = ()
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes the file in one move: a reader never sees half of it."""

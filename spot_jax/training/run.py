@@ -265,6 +265,7 @@ class _Run:
                 metrics=metrics,
                 ancestry=setup.ancestry[i],
                 tasks=setup.tasks[i],
+                tuning=setup.tuning[i],
             ).save(path)
         return None if prompt is None else path
 

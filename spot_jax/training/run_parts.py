@@ -47,6 +47,7 @@ class RunParts:
         tasks: the tasks that each of these consists of.
         seeds: each prompt's.
         ancestry: the prompts that each prompt begins from, nearest first.
+        tuning: how each prompt is tuned, for its file.
         tx: the optimizer of all prompts.
         batches: the data of all prompts.
         placement: puts a batch on the mesh.
@@ -60,6 +61,7 @@ class RunParts:
     tasks: list[tuple[str, ...]]
     seeds: list[int]
     ancestry: list[tuple[Mapping[str, Any], ...]]
+    tuning: list[dict[str, Any]]
     tx: Any
     batches: Lanes | Batches
     placement: BatchPlacement
@@ -104,6 +106,7 @@ class RunParts:
             [loading.constituents(name) for name in names],
             seeds,
             ancestry,
+            [_tuning(loaded, method, data, optimizer, i) for i in range(count)],
             build(optimizer, count),
             _batches(sources, data, built, loaded.config.vocab_size, rows.host_rows),
             rows,
@@ -177,6 +180,24 @@ def _number_of_prompts(
                 f"{number} {what} for {count} prompts; give one for all or one for each"
             )
     return count
+
+
+def _tuning(
+    backbone: Backbone, method: Recipe, data: DataSource, optimizer: Optimizer, i: int
+) -> dict[str, Any]:
+    """What another task's prompt must share with prompt i to be compared with it."""
+    settings = plain_fields(optimizer)
+    if isinstance(rates := settings["learning_rate"], list):
+        settings["learning_rate"] = rates[i if len(rates) > 1 else 0]
+    return {
+        "init": getattr(method, "init", ""),
+        "lengths": dict(data.task_feature_lengths),
+        "batch_size": data.batch_size,
+        "pack": data.pack,
+        "dropout_rate": backbone.config.dropout_rate,
+        "optimizer": type(optimizer).__name__,
+        "optimizer_settings": settings,
+    }
 
 
 def _sources(

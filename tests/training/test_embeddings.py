@@ -33,6 +33,8 @@ def test_the_prompts_at_the_embedding_step_are_kept_by_runs_that_go_on_too(tiny,
         np.testing.assert_array_equal(found.prompt, embedding(parts, i).prompt)
         np.testing.assert_array_equal(found.prompt, load_prompt(there.prompts[i]).prompt)
         assert (found.step, found.task, found.tasks) == (3, tiny.tasks[i], (tiny.tasks[i],))
+        assert found.tuning["lengths"] == {"inputs": 9, "targets": 2}
+        assert found.tuning["optimizer_settings"]["learning_rate"] == 0.3
         assert not np.array_equal(found.prompt, load_prompt(whole.prompts[i]).prompt)
     # Past the step it is there and stays; another step than it was kept at is too late now.
     before = there.embeddings[0].stat().st_mtime_ns
