@@ -38,7 +38,7 @@ def bleu(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, floa
     golds = [golds_of(target, text) for target, text in _pairs(targets, predictions)]
     width = max(map(len, golds))
     # sacrebleu wants a list a reference number, with None where an example has fewer.
-    streams = [[own[i] if i < len(own) else None for own in golds] for i in range(width)]
+    streams: Any = [[own[i] if i < len(own) else None for own in golds] for i in range(width)]
     found = sacrebleu.corpus_bleu(list(predictions), streams, tokenize="intl")
     return {"bleu": float(found.score)}
 

@@ -54,7 +54,7 @@ def test_scores_are_those_of_t5(texts, labels):
     gold, found = texts
     several = [[a, b] for a, b in zip(gold, reversed(gold), strict=True)]
     # T5 gives 0 for the F1 of two texts of which nothing remains; SQuAD 2.0 and we give 1.
-    kept = [i for i in range(60) if m.squad([found[i]], ["zebra"])["f1"] == 0 and found[i].strip()]
+    kept = [i for i in range(60) if m.squad(["the"], [found[i]])["em"] == 0]
     assert math.isclose(m.bleu(gold, found)["bleu"], reference.bleu(gold, found)["bleu"])
     for name in ("squad", "trivia_qa"):
         lists = [several[i] for i in kept], [found[i] for i in kept]
