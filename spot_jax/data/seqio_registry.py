@@ -10,6 +10,8 @@ import seqio
 from spot_jax.errors import SpotError
 
 OURS = ("tasks.bundled_tasks",)
+JOIN = "+"
+MAXIMUM = 2**19
 
 
 def import_module(name: str) -> None:
@@ -29,9 +31,12 @@ def import_module(name: str) -> None:
 def require(name: str) -> seqio.Task | seqio.Mixture:
     """Return the task or mixture of this name; `SpotError` with the nearest names otherwise.
 
-    The tasks that ship are registered first, so that their names are always known.
+    Names with a plus between them, `a+b`, are a mixture of all their tasks that need not be
+    registered. The tasks that ship are registered first, so that their names are always known.
     """
     import_all(OURS)
+    if JOIN in name:
+        return _joined(name)
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), 4, cutoff=0.5)
@@ -41,6 +46,22 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
             "correct the name or import the module that registers it"
         )
     return seqio.get_mixture_or_task(name)
+
+
+def _joined(name: str) -> seqio.Mixture:
+    """The mixture of the tasks that several names stand for, each task once."""
+    tasks = {task.name: task for part in name.split(JOIN) for task in tasks_of(part)}
+    ordered = [tasks[one] for one in sorted(tasks)]
+    return seqio.Mixture(name.replace(JOIN, ":"), ordered, default_rate=proportional_rate)
+
+
+def proportional_rate(task: seqio.Task) -> float:
+    """A task's rate in an example-proportional mixture: min(n, 2^19) (SPoT section 2.1.3).
+
+    A task without an end, or of unknown size, such as plain text, counts as one of 2^19 examples.
+    """
+    size = task.num_input_examples("train") if "train" in task.splits else None
+    return float(MAXIMUM if size is None else min(size, MAXIMUM))
 
 
 def import_all(modules: Iterable[str]) -> None:

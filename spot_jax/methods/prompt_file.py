@@ -37,7 +37,8 @@ class PromptFile:
         step: updates done.
         seed: of the run.
         metrics: scores at this step.
-        ancestry: the prompts it began from, nearest first: task, step and file of each.
+        ancestry: the prompts it began from, nearest first: task, step and file of each, and the
+            tasks that a mixture consists of.
     """
 
     prompt: Float[np.ndarray, "p d"]
@@ -67,7 +68,8 @@ class PromptFile:
 
     def ancestor(self, path: str) -> dict[str, Any]:
         """What a prompt that begins from this one writes about it."""
-        return {"task": self.task, "step": self.step, "seed": self.seed, "file": path}
+        origin = {"task": self.task, "step": self.step, "seed": self.seed, "file": path}
+        return {**origin, "tasks": list(self.tasks)} if len(self.tasks) > 1 else origin
 
 
 def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) -> PromptFile:
