@@ -1,11 +1,24 @@
-"""Every data set of the papers, and how to find it. Imports neither seqio nor TensorFlow."""
+"""Every data set of the papers, and how to find it."""
 
 import difflib
 
 from spot_jax.errors import SpotError
+from tasks.papers import rows_generation, rows_glue, rows_understanding
 from tasks.papers.data_set import DataSet
-from tasks.papers.rows_tfds import TFDS_SETS
 
+TFDS_SETS: tuple[DataSet, ...] = (
+    *rows_glue.GLUE,
+    *rows_glue.SUPER_GLUE,
+    *rows_understanding.NLI,
+    *rows_understanding.MRQA,
+    *rows_understanding.RAINBOW,
+    *rows_understanding.SENTIMENT,
+    *rows_understanding.QUESTIONS,
+    *rows_generation.TRANSLATION,
+    *rows_generation.SUMMARIZATION,
+    *rows_generation.GEM,
+    *rows_generation.PRETRAINING,
+)
 CATALOGUE: tuple[DataSet, ...] = TFDS_SETS
 BY_NAME: dict[str, DataSet] = {item.name: item for item in CATALOGUE}
 NO_PREFIX = "_no_prefix"

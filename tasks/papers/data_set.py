@@ -1,4 +1,4 @@
-"""The record of one data set of the papers. Nothing here imports seqio or TensorFlow."""
+"""The record of one data set of the papers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -32,6 +32,7 @@ class DataSet:
         unlabelled: splits whose targets are kept back by their makers; the task leaves them out.
         several: whether an example may have several of the labels, or none.
         examples: number of training examples, where it is not that of the rows.
+        manual: whether its makers' files must be downloaded by hand before TFDS prepares them.
         also: other versions on disk that are read as well, best first.
         papers: who uses it: `spot`, `lester`, `ptuning`, `ipt`.
         note: what a reader should know.
@@ -50,6 +51,7 @@ class DataSet:
     unlabelled: tuple[str, ...] = ()
     several: bool = False
     examples: int | None = None
+    manual: bool = False
     also: tuple[str, ...] = ()
     papers: tuple[str, ...] = ("spot",)
     note: str = ""
