@@ -65,6 +65,27 @@ def macro_f1_of_outputs(
     return {"macro_f1": _macro_f1(golds, texts, tuple(dict.fromkeys([*golds, *texts])))}
 
 
+def multilabel_macro_f1(labels: Sequence[str], separator: str = ",") -> Metric:
+    """Makes the mean of all labels' F1 where an example has any number of them (GoEmotions).
+
+    Args:
+        labels: the classes; what a prediction names besides is passed over.
+        separator: between the labels of a text, such as "joy, love".
+    """
+
+    def chosen(text: str) -> list[bool]:
+        named = {part.strip() for part in text.split(separator)}
+        return [label in named for label in labels]
+
+    def metric(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+        check(targets, predictions)
+        gold, found = [chosen(text) for text in targets], [chosen(text) for text in predictions]
+        value = sklearn.metrics.f1_score(gold, found, average="macro", zero_division=0)
+        return {"macro_f1": 100.0 * float(value)}
+
+    return metric
+
+
 def mean_multiclass_f1(classes: int | Sequence[Hashable]) -> Metric:
     """Makes T5's `mean_{n}class_f1` (CommitmentBank's), over given classes, in the targets or not.
 

@@ -33,6 +33,7 @@ from spot_jax.evaluation.classification import (
     matthews_corrcoef,
     matthews_corrcoef_of,
     mean_multiclass_f1,
+    multilabel_macro_f1,
     precision_at_1,
     sequence_accuracy,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "matthews_corrcoef_of",
     "mean_multiclass_f1",
     "mean_of_metrics",
+    "multilabel_macro_f1",
     "multirc",
     "once_a_group",
     "pearson_corrcoef",

@@ -36,6 +36,13 @@ CASES = {
         FOUND,
         {"mean_2class_f1": 100 * (1 / 2 + 2 / 3) / 2},
     ),
+    # joy: P 1/2 R 1, F 2/3; love: 1; fear, in neither list: 0; "rage" is no label
+    "several labels": (
+        m.multilabel_macro_f1(["joy", "love", "fear"]),
+        ["joy, love", "", "love"],
+        ["love,joy", "joy", "rage, love"],
+        {"macro_f1": 100 * (2 / 3 + 1 + 0) / 3},
+    ),
     "F1": (m.f1("yes"), GOLD, FOUND, {"f1": 50.0}),
     # an answer that is neither: only a missed "yes" ...
     "F1, unseen": (m.f1("yes"), ["yes", "no", "yes"], ["yes", "", ""], {"f1": 100 * 2 / 3}),
