@@ -1,0 +1,62 @@
+"""Puts tasks and mixtures into seqio's registries: our features, labels, no name taken twice."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import seqio
+
+from spot_jax.evaluation.metrics import Metric
+from tasks import formats, verbalizers
+from tasks.t5_features import OUTPUT_FEATURES
+
+
+def add_task(
+    name: str,
+    source: seqio.DataSource,
+    preprocessors: Sequence[Callable[..., Any]],
+    metric_fns: Sequence[Metric],
+    *,
+    labels: Sequence[str] = (),
+    postprocess_fn: Callable[..., Any] | None = None,
+    template: str | None = None,
+) -> str:
+    """Register a task and return its name; a name that is taken stays what it is.
+
+    Args:
+        name: of the task.
+        source: of raw examples.
+        preprocessors: to text in `inputs` and `targets`; tokenising and eos are added.
+        metric_fns: of (targets, predictions).
+        labels: label words to rank, if the target is one of them.
+        postprocess_fn: what metrics compare, from text; the text itself by default.
+        template: how `spot infer` writes a row's fields (`tasks.formats`).
+    """
+    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
+        return name
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            *preprocessors,
+            seqio.preprocessors.tokenize,
+            # Where seqio's cache command (seqio_cache_tasks) ends.
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos,
+        ],
+        output_features=OUTPUT_FEATURES,
+        postprocess_fn=postprocess_fn,
+        metric_fns=list(metric_fns),
+    )
+    if labels:
+        verbalizers.register(name, labels)
+    if template:
+        formats.register(name, template)
+    return name
+
+
+def add_mixture(name: str, tasks: Sequence[str], rate: Callable[[seqio.Task], float]) -> str:
+    """Register a mixture and return its name; a name that is taken stays what it is."""
+    taken = name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names()
+    if not taken:
+        seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
+    return name
