@@ -1,0 +1,198 @@
+"""One entry of a prompt library as a file: safetensors whose name holds the hash of its content.
+
+Tensors `prompt` [P, d] and, where there is one, `embedding` [P, d], both float32; metadata
+`spot_jax`, the prompt's fields as in any prompt file (so `load_prompt` reads an entry), and
+`spot_jax_library`, the tasks it consists of and the embedding's fields.
+
+The bytes are a function of what is stored: an entry's id ends with the first digits of their
+SHA-256. So adding a prompt twice is adding it once, writers of different prompts never meet, and
+damage of any kind is seen by whoever reads the file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import FORMAT, PromptFile
+
+SUFFIX = ".safetensors"
+DIGITS = 12
+_ID = re.compile(rf"[\w.+-]*-s-?\d+-[0-9a-f]{{{DIGITS}}}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is known of a stored prompt without its numbers.
+
+    Attributes:
+        id: slug of the task, "-s" and the seed, "-" and twelve digits of the content's hash.
+        path: of its file; `load_prompt` reads it.
+        task: the seqio task or mixture.
+        tasks: the tasks it consists of; itself if it is no mixture.
+        seed: of the run.
+        length: tokens of the prompt.
+        width: of the backbone.
+        backbone: its fingerprint; "" if unknown (imported prompts).
+        vocabulary: sha256 of the SentencePiece model, or "".
+        step: updates done.
+        embedding_step: updates done when the task embedding was taken; 0 if there is none.
+        method: its name and hyper-parameters.
+        metrics: scores at `step`.
+        ancestry: the prompts it began from, nearest first.
+        size: bytes of the file.
+    """
+
+    id: str
+    path: str
+    task: str
+    tasks: tuple[str, ...]
+    seed: int
+    length: int
+    width: int
+    backbone: str
+    vocabulary: str
+    step: int
+    embedding_step: int
+    method: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    ancestry: tuple[Mapping[str, Any], ...]
+    size: int
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stored:
+    """An entry with its numbers, as read from its file."""
+
+    entry: Entry
+    prompt: PromptFile
+    embedding: PromptFile | None
+
+
+def is_id(text: str) -> bool:
+    """Return whether `text` has the form of an entry's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def encode(
+    prompt: PromptFile, embedding: PromptFile | None, tasks: Sequence[str]
+) -> tuple[str, bytes]:
+    """The id and the file of an entry; the same for the same content, on every machine."""
+    tensors = {"prompt": prompt.prompt}
+    own: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
+    if embedding is not None:
+        tensors["embedding"] = embedding.prompt
+        own["embedding"] = _fields(embedding)
+    metadata = {
+        "spot_jax": _json({"format": FORMAT, **_fields(prompt)}),
+        "spot_jax_library": _json(own),
+    }
+    data = _safetensors(tensors, metadata)
+    slug = re.sub(r"[^A-Za-z0-9_.+]+", "-", prompt.task).strip("-._")[:80] or "prompt"
+    return f"{slug}-s{prompt.seed}-{_digits(data)}", data
+
+
+def decode(id: str, path: str, data: bytes) -> Stored:
+    """Read an entry's file back.
+
+    Raises:
+        SpotError: the content is not what the id says (cut short, changed), or not an entry.
+    """
+    if _digits(data) != id.rpartition("-")[2]:
+        raise SpotError(
+            f"{path}: damaged or cut short (its content does not have the hash in its name); "
+            "`spot prompts remove` it and add the prompt again"
+        )
+    try:
+        tensors, metadata = safetensors.numpy.load(data), _metadata(data)
+        fields, own = json.loads(metadata["spot_jax"]), json.loads(metadata["spot_jax_library"])
+        version = fields.pop("format")
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
+    if version != FORMAT:
+        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    prompt, embedding = _file(tensors["prompt"], fields), None
+    if own["embedding"] is not None:
+        embedding = _file(tensors["embedding"], own["embedding"])
+    entry = Entry(
+        id=id,
+        path=path,
+        task=prompt.task,
+        tasks=tuple(own["tasks"]),
+        seed=prompt.seed,
+        length=prompt.prompt.shape[0],
+        width=prompt.prompt.shape[1],
+        backbone=prompt.backbone,
+        vocabulary=prompt.vocabulary,
+        step=prompt.step,
+        embedding_step=embedding.step if embedding else 0,
+        method=prompt.method,
+        metrics=prompt.metrics,
+        ancestry=prompt.ancestry,
+        size=len(data),
+    )
+    return Stored(entry, prompt, embedding)
+
+
+def entry_fields(entry: Entry) -> dict[str, Any]:
+    """An entry in JSON's types, without its path: a library may be moved."""
+    fields = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
+    del fields["path"]
+    return fields
+
+
+def entry_of(fields: Mapping[str, Any], path: str) -> Entry:
+    """The inverse of `entry_fields`; TypeError or KeyError if they are not an entry's."""
+    tuples = {name: tuple(fields[name]) for name in ("tasks", "ancestry")}
+    return Entry(**{**fields, **tuples}, path=path)
+
+
+def _fields(file: PromptFile) -> dict[str, Any]:
+    names = (f.name for f in dataclasses.fields(file))
+    return {name: getattr(file, name) for name in names if name != "prompt"}
+
+
+def _file(prompt: np.ndarray, fields: Mapping[str, Any]) -> PromptFile:
+    known = {f.name for f in dataclasses.fields(PromptFile)}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known
+    }
+    return PromptFile(prompt, **values)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _digits(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
+
+
+def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    # By hand: the library writes several metadata entries in an order that changes by the call.
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, start = [], 0
+    for name, array in sorted(tensors.items()):
+        part = np.ascontiguousarray(array, "<f4").tobytes()
+        offsets = [start, start + len(part)]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        parts.append(part)
+        start += len(part)
+    text = _json(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
