@@ -5,6 +5,7 @@ import difflib
 from spot_jax.errors import SpotError
 from tasks.papers import rows_generation, rows_glue, rows_understanding
 from tasks.papers.data_set import DataSet
+from tasks.papers.rows_files import FILE_SETS
 
 TFDS_SETS: tuple[DataSet, ...] = (
     *rows_glue.GLUE,
@@ -19,7 +20,7 @@ TFDS_SETS: tuple[DataSet, ...] = (
     *rows_generation.GEM,
     *rows_generation.PRETRAINING,
 )
-CATALOGUE: tuple[DataSet, ...] = TFDS_SETS
+CATALOGUE: tuple[DataSet, ...] = (*TFDS_SETS, *FILE_SETS)
 BY_NAME: dict[str, DataSet] = {item.name: item for item in CATALOGUE}
 NO_PREFIX = "_no_prefix"
 
