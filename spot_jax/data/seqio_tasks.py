@@ -219,17 +219,34 @@ def _read(
     else:
         rows = _by_seqio(task, vocabulary, options)
     for inputs, targets, text, fields in itertools.islice(rows, limit):
+        if "targets_pretokenized" in fields and not text.strip():
+            raise SpotError(
+                f"expected a target in every example of split {split!r} of {task.name}, found an "
+                f"empty one (inputs: {_start(fields)!r}); drop or correct such rows of the data"
+            )
         if verbalizers.of(task.name):
             verbalizers.check(task.name, text)
         yield inputs, targets, text, fields
 
 
+def _start(fields: Fields, length: int = 60) -> str:
+    """Return how the text of an example's inputs begins, to find it by."""
+    raw = fields.get("inputs_pretokenized", b"")
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+    return text if len(text) <= length else f"{text[:length]} ..."
+
+
 def _ends_in_tokenisation(task: seqio.Task) -> bool:
     """Return whether the task's last steps are seqio's plain tokenising and appending of eos."""
     ends = (seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim)
-    steps = list(task.preprocessors)
+    steps = _steps(task)
     plain = len(steps) >= 2 and steps[-2] is seqio.preprocessors.tokenize and steps[-1] in ends
     return plain and all(type(task.output_features.get(f)) is seqio.Feature for f in FEATURES)
+
+
+def _steps(task: seqio.Task) -> list[Any]:
+    """Return the task's steps but for the mark of where seqio's cache would be made."""
+    return [s for s in task.preprocessors if not isinstance(s, seqio.CacheDatasetPlaceholder)]
 
 
 def _by_us(
@@ -238,7 +255,7 @@ def _by_us(
     """Read text through seqio and tokenise it here: the same ids, several times faster."""
     text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.string, rank=0)
     untokenised = task.replace(
-        preprocessors=list(task.preprocessors)[:-2],
+        preprocessors=_steps(task)[:-2],
         output_features=dict.fromkeys(FEATURES, text),
     )
     rows = _rows(untokenised.get_dataset(**options))
