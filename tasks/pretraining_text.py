@@ -1,23 +1,49 @@
-"""The text that `mini` reads: some plain files, and the training text of bundled sets.
+"""What `mini` reads: text of fourteen files and of the bundled sets, as tokens and word vectors.
 
     python -m tasks.pretraining_text TEXT_DIR DEST
 
-writes DEST/*.txt from TEXT_DIR/*.txt and from the unlabelled training splits of short everyday
-text, three times over because a small model sees little. Lines that hold text of a validation or
-test split are left out.
+writes DEST/text/*.txt from TEXT_DIR/*.txt and from the unlabelled training splits of the bundled
+sets, DEST/tokens_train.npy and DEST/tokens_validation.npy, which need no TensorFlow to be read,
+and DEST/word_vectors.npy. Lines that hold text of a validation or test split are left out.
 """
 
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spot_jax.data.held_out import HeldOut
-from spot_jax.errors import SpotError
-from tasks.bundled.reading import find, rows
+import numpy as np
 
-FILES = ("anarchism_faq", "austen", "brown", "fortunes")
-SETS = ("banking77", "clinc150", "sms_spam", "vader_amazon", "vader_movie", "vader_tweets")
-COPIES = 3
+from spot_jax.data.held_out import HeldOut
+from spot_jax.data.text_tokens import read_directory, save_tokens, tokenise
+from spot_jax.data.word_vectors import word_vectors
+from spot_jax.errors import SpotError
+from spot_jax.t5.vocabulary import Vocabulary
+from tasks.bundled.reading import find, rows
+from tasks.bundled.sets import SETS
+
+FILES = (
+    "anarchism_faq",
+    "austen",
+    "bible_asv",
+    "bible_bbe",
+    "brown",
+    "debian_descriptions",
+    "foldoc",
+    "fortunes",
+    "gcide",
+    "linux_doc",
+    "python_doc",
+    "shakespeare",
+    "sotu",
+    "wordnet_glosses",
+)
+# Large and far from everyday English: a third of their lines.
+THINNED = ("debian_descriptions", "foldoc", "gcide", "linux_doc", "python_doc")
+LEAST_WORDS = 4
+VOCABULARY = Path(__file__).parent / "mini_spiece.model"
+# Of backbones/mini: rows of the embedding table, and its width.
+SHAPE = (8192, 128)
 
 
 def _texts(name: str, split: str) -> Iterator[str]:
@@ -27,8 +53,8 @@ def _texts(name: str, split: str) -> Iterator[str]:
             yield " ".join(row[field].split())
 
 
-def write(source: Path, destination: Path) -> None:
-    """Write the directory; `SpotError` if a file of `FILES` is not in `source`."""
+def write_text(source: Path, destination: Path) -> None:
+    """Write the text files; `SpotError` if one of `FILES` is not in `source`."""
     missing = [name for name in FILES if not (source / f"{name}.txt").is_file()]
     if missing:
         raise SpotError(f"{source} lacks {missing[0]}.txt; give the directory that holds it")
@@ -37,12 +63,30 @@ def write(source: Path, destination: Path) -> None:
     )
     destination.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        lines = (source / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.strip() and not held.overlaps(line)]
-        (destination / f"{name}.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
-    for name in SETS:
-        text = "".join(line + "\n" for line in _texts(name, "train"))
-        (destination / f"bundled_{name}.txt").write_text(text * COPIES, encoding="utf-8")
+        thin = random.Random(f"{name}.txt") if name in THINNED else None
+        with (
+            (source / f"{name}.txt").open(encoding="utf-8") as lines,
+            (destination / f"{name}.txt").open("w", encoding="utf-8") as kept,
+        ):
+            for line in lines:
+                if thin is not None and thin.random() > 1 / 3:
+                    continue
+                if not held.overlaps(line):
+                    kept.write(line)
+    texts = dict.fromkeys(text for name in SETS for text in _texts(name, "train"))
+    long = [text for text in texts if len(text.split()) >= LEAST_WORDS]
+    (destination / "bundled_train.txt").write_text("\n".join(long) + "\n", encoding="utf-8")
+
+
+def write(source: Path, destination: Path) -> None:
+    """Write everything that the pre-training reads; see the module."""
+    write_text(source, destination / "text")
+    vocabulary = Vocabulary(VOCABULARY)
+    directory = read_directory(destination / "text")
+    for split in ("validation", "train"):
+        tokens = tokenise(directory.lines(split), vocabulary)
+        save_tokens(destination / f"tokens_{split}.npy", tokens)
+    np.save(destination / "word_vectors.npy", word_vectors(tokens, *SHAPE))
 
 
 def main(arguments: Sequence[str]) -> int:

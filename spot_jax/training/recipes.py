@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from spot_jax.data.word_vectors import load_word_vectors
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Method
+from spot_jax.methods.base import Method, Tree
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.prompt_tuning import (
@@ -81,11 +83,14 @@ class RandomBackbone:
         config: its shape, dtype and dropout.
         vocabulary: path of the SentencePiece model it will read.
         seed: of the weights.
+        word_vectors: a file of `spot_jax.data.word_vectors` that the embeddings, and the weights of
+            the logits, begin with; a small model then learns in fewer steps.
     """
 
     config: T5Config
     vocabulary: str
     seed: int = 0
+    word_vectors: str | None = None
 
     def load(self, mesh: Mesh) -> Backbone:
         """Random float32 weights, placed on the mesh."""
@@ -96,6 +101,8 @@ class RandomBackbone:
                 f"the embedding {self.config.vocab_size} rows; raise T5Config.vocab_size"
             )
         params = init_params(jax.random.key(self.seed), self.config)
+        if self.word_vectors:
+            params = self._with_word_vectors(params)
         if self.config.scan_layers:
             params = stack_layers(params, self.config)
         mark = fingerprint(self.config, params) if not self.config.scan_layers else ""
@@ -106,6 +113,19 @@ class RandomBackbone:
             epath.Path(self.vocabulary),
             f"random weights, seed {self.seed}",
         )
+
+    def _with_word_vectors(self, params: Tree) -> Tree:
+        rows, width = self.config.vocab_size, self.config.emb_dim
+        vectors = load_word_vectors(self.word_vectors or "", rows, width)
+        known = np.isfinite(vectors)
+        embedding = params["token_embedder"]["embedding"]
+        params["token_embedder"]["embedding"] = jnp.where(known, vectors, embedding)
+        if not self.config.logits_via_embedding:
+            logits = params["decoder"]["logits_dense"]
+            # Columns of length 1, which is how they begin at random as well.
+            columns = vectors.T / np.sqrt(width)
+            logits["kernel"] = jnp.where(known.T, columns, logits["kernel"])
+        return params
 
 
 @dataclasses.dataclass(frozen=True)
