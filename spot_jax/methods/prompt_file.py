@@ -5,6 +5,7 @@ JSON object with the fields of `PromptFile`.
 """
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
@@ -76,17 +78,18 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
     """Reads a prompt file, or a T5X prompt (.npy content, with or without the suffix).
 
     Args:
-        path: the file; T5X's are named `encoder.prompt.prompt.prompt`.
+        path: the file, on a disk or in a bucket; T5X's are named `encoder.prompt.prompt.prompt`.
         backbone: the fingerprint it must have been tuned on; None to take any. A file that does
             not say (T5X's) is taken on trust: only its width can be checked, where it is used.
 
     Raises:
         SpotError: no such file, not a prompt, truncated, or of another backbone.
     """
-    path = Path(path)
-    if not path.is_file():
+    file = epath.Path(path)
+    if not file.exists() or file.is_dir():
         raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
-    found = _load_numpy(path) if path.read_bytes()[:6] == b"\x93NUMPY" else _load_ours(path)
+    data = file.read_bytes()
+    found = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
     if found.prompt.ndim != 2:
         raise SpotError(
             f"{path}: a prompt is [tokens, width], found shape {list(found.prompt.shape)}"
@@ -102,19 +105,20 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
     return found
 
 
-def _load_numpy(path: Path) -> PromptFile:
+def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
     try:
-        with path.open("rb") as file:
-            return PromptFile(np.load(file, allow_pickle=False).astype(np.float32), task=path.name)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        return PromptFile(array.astype(np.float32), task=path.name)
     except (ValueError, EOFError) as error:
         raise SpotError(f"{path}: damaged or truncated numpy file ({error})") from error
 
 
-def _load_ours(path: Path) -> PromptFile:
+def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
     try:
-        with safetensors.safe_open(path, "numpy") as file:
-            fields = json.loads((file.metadata() or {})["spot_jax"])
-            prompt = file.get_tensor("prompt")
+        prompt = safetensors.numpy.load(data)["prompt"]
+        # The reader of bytes gives no metadata: they stand in the header, after its length.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        fields = json.loads(header["__metadata__"]["spot_jax"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise SpotError(
             f"{path}: not a prompt file of spot-jax, or truncated ({error}); take another copy"

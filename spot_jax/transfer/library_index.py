@@ -90,8 +90,10 @@ def whole_task(name: str) -> str:
 
 def seen_tasks(entry: Entry) -> set[str]:
     """The tasks whose text went into a prompt, or into one that it began from; of any size."""
-    ancestors = [str(one.get("task", "")) for one in entry.ancestry]
-    return {whole_task(name) for name in (entry.task, *entry.tasks, *ancestors) if name}
+    names = [entry.task, *entry.tasks]
+    for ancestor in entry.ancestry:
+        names += [str(ancestor.get("task", "")), *map(str, ancestor.get("tasks", ()))]
+    return {whole_task(name) for name in names if name}
 
 
 class Index:

@@ -145,11 +145,12 @@ def test_what_has_seen_the_target_is_left_out_and_said_so(library):
     add("boolq_16shot")
     add("a_mixture", tasks=("squad", "boolq_32shot"))
     add("rte", ancestry=({"task": "boolq", "step": 1, "seed": 0, "file": "b.safetensors"},))
+    add("cb", ancestry=({"task": "mixed", "tasks": ["squad", "boolq"]},))
     for name in ("boolq", "boolq_16shot"):
         found = ranked(library, exclude=[name])
         assert {match.entry.id for match in found} == set(clean)
-        assert len(found.notes) == 1 and "left out: 4 that have seen boolq" in found.notes[0]
-    assert len(ranked(library)) == 6
+        assert len(found.notes) == 1 and "left out: 5 that have seen boolq" in found.notes[0]
+    assert len(ranked(library)) == 7
     with pytest.raises(SpotError, match="nothing in .* is left to rank .*that have seen"):
         ranked(library, exclude=["boolq", "squad", "boolq_like"])
 

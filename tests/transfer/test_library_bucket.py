@@ -1,10 +1,12 @@
 """A library in a bucket: fsspec's file system in memory stands in for Google's."""
 
+import numpy as np
 import pytest
 from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 from library_cases import BACKBONE, fill, make_prompt
 
+from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.transfer.library import Library
 
 TARGET = make_prompt("boolq", step=20).prompt
@@ -30,6 +32,9 @@ def test_a_bucket_is_a_library_like_any_other(bucket, tmp_path):
         found = reader.rank(TARGET, backbone=BACKBONE)
         assert [m.entry.id for m in found] == [m.entry.id for m in expected]
         assert found[0].entry.path == f"gs://team/prompts/prompts/{found[0].entry.id}.safetensors"
+    np.testing.assert_array_equal(
+        load_prompt(found[0].entry.path).prompt, local.load(expected[0].entry)[0].prompt
+    )
     assert library.verify() == []
     assert len([key for key in bucket if "/index/" in key]) == 3
     assert not [key for key in bucket if key.endswith(".part")]
