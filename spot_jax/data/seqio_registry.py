@@ -10,6 +10,8 @@ import seqio
 from spot_jax.errors import SpotError
 
 OURS = ("tasks.bundled_tasks",)
+PAPERS = ("tasks.papers_tasks",)
+"""Imported only for a name that is not known otherwise: it registers hundreds."""
 JOIN = "+"
 MAXIMUM = 2**19
 
@@ -32,18 +34,21 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
     """Return the task or mixture of this name; `SpotError` with the nearest names otherwise.
 
     Names with a plus between them, `a+b`, are a mixture of all their tasks that need not be
-    registered. The tasks that ship are registered first, so that their names are always known.
+    registered. The tasks that ship are registered first, so that their names are always known; the
+    papers' tasks where a name is neither one of those nor a user's own.
     """
     import_all(OURS)
     if JOIN in name:
         return _joined(name)
-    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    if name not in _known():
+        import_all(PAPERS)
+    known = _known()
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), 4, cutoff=0.5)
         raise SpotError(
             f"expected a registered task or mixture, found {name!r} (nearest: "
             f"{', '.join(near) or 'none of the ' + str(len(known))}); "
-            "correct the name or import the module that registers it"
+            "correct the name (`spot tasks list` shows all) or import the module that registers it"
         )
     return seqio.get_mixture_or_task(name)
 
@@ -71,9 +76,13 @@ def import_all(modules: Iterable[str]) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all registered tasks and mixtures."""
-    import_all(OURS)
-    return tuple(sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}))
+    """Return the names of all registered tasks and mixtures, the papers' among them."""
+    import_all((*OURS, *PAPERS))
+    return tuple(sorted(_known()))
+
+
+def _known() -> set[str]:
+    return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
 
 
 def tasks_of(name: str) -> list[seqio.Task]:

@@ -29,6 +29,7 @@ from spot_jax.data.sources import Mixture, Shuffled, Source, Stream
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 from tasks import verbalizers
+from tasks.papers import sizes
 
 __all__ = [
     "Evaluation",
@@ -162,6 +163,7 @@ def _task_source(
     options: dict[str, Any],
 ) -> Source:
     size = task.num_input_examples(split)
+    sizes.report(task.name, split, rows=size)
     if size is None or size <= maximum:
         pairs = [
             (inputs, targets)
@@ -175,6 +177,7 @@ def _task_source(
                 "check the task's data and filters"
             )
         if len(pairs) <= maximum:
+            sizes.report(task.name, split, examples=len(pairs))
             return Shuffled(Examples.from_lists(pairs, task=task.name), seed)
 
     def stream() -> Iterator[tuple[Ids, Ids]]:

@@ -8,6 +8,7 @@ al. 2019).
 from tasks.papers.data_files import Layout
 from tasks.papers.data_set import DataSet, sizes
 
+ROUNDED = ("cxc", "cr")
 _ROUNDED = "SPoT prints the size as thousands only, and mixing goes by it"
 
 FILE_SETS: tuple[DataSet, ...] = (

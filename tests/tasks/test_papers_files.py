@@ -1,0 +1,188 @@
+"""Tasks over files: whole pipelines on small directories. Imports TensorFlow."""
+
+import json
+
+import pytest
+
+seqio = pytest.importorskip("seqio")
+
+from spot_jax.data import seqio_tasks  # noqa: E402
+from spot_jax.errors import SpotError  # noqa: E402
+from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
+from tasks import papers_tasks, verbalizers  # noqa: E402, F401
+from tasks.papers import crossfit, crossfit_sets, data_files, lama_sets, sizes  # noqa: E402
+from tasks.papers.rows_files import FILE_SETS, LAYOUTS  # noqa: E402
+from tasks.t5_features import VOCABULARY  # noqa: E402
+
+ROWS = {
+    "cxc": {"sentence1": "A man rides.", "sentence2": "A rider.", "score": "4.11"},
+    "cr": {"sentence": "it works .", "label": "positive"},
+    "alpha_nli": {"obs1": "A", "obs2": "B", "hyp1": "C", "hyp2": "D", "label": 1},
+    "social_i_qa": {
+        "context": "Ann ran.",
+        "question": "Why?",
+        "answerA": "late",
+        "answerB": "bored",
+        "answerC": "cold",
+        "label": 3,
+    },
+}
+FORMS = {
+    "cxc": ("cxc sentence1: A man rides. sentence2: A rider.", "4.2"),
+    "cr": ("cr sentence: it works .", "positive"),
+    "alpha_nli": (
+        "alpha_nli observation1: A observation2: B hypothesis1: C hypothesis2: D",
+        "hypothesis1",
+    ),
+    "social_i_qa": (
+        "social_i_qa context: Ann ran. question: Why? answerA: late answerB: bored answerC: cold",
+        "answerC",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data directory with one example of everything that is read from files."""
+    root = tmp_path_factory.mktemp("data")
+    for name, row in ROWS.items():
+        for split in LAYOUTS[name].splits:
+            put(root / name / f"{split}.jsonl", json.dumps(row) + "\n")
+    for task in crossfit_sets.gym().tasks.values():
+        for sample in crossfit_sets.gym().samples:
+            for stem in ("train", "dev", "test"):
+                path = root / "crossfit" / task.title / f"{task.title}_{task.k}_{sample}_{stem}.tsv"
+                put(path, f"text of {sample}\tone\nmore\tone\ttwo\n")
+    for relation in lama_sets.RELATIONS:
+        put(root / f"lama/single_relations/{relation}.jsonl", '{"template": "[Y] has [X] ."}\n')
+        for stem in ("train", "dev", "test"):
+            path = root / f"lama/fact-retrieval/original/{relation}/{stem}.jsonl"
+            put(path, '{"sub_label": "Rome \\\\1 [Y]", "obj_label": "Italy"}\n')
+    return root
+
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture(autouse=True)
+def _data(folder, monkeypatch):
+    monkeypatch.setenv(data_files.VARIABLE, str(folder))
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary(VOCABULARY.sentencepiece_model_file)
+
+
+def texts(name, split, vocabulary):
+    found = seqio_tasks.load_evaluation(name, split, vocabulary)
+    return [vocabulary.decode(ids) for ids, _ in found.examples], found.targets
+
+
+@pytest.mark.parametrize("item", FILE_SETS, ids=lambda item: item.name)
+def test_every_set_has_its_form_with_the_name_and_without(item, vocabulary):
+    inputs, target = FORMS[item.name]
+    for split in ("train", "validation"):
+        assert texts(item.name, split, vocabulary) == ([inputs], [target])
+        bare = texts(f"{item.name}_no_prefix", split, vocabulary)
+        assert bare == ([inputs.removeprefix(f"{item.name} ")], [target])
+    assert verbalizers.of(item.name) == (item.labels or None)
+    fn = seqio.get_mixture_or_task(item.name).predict_metric_fns
+    found = {key for metric in fn for key in metric([target] * 2, [target] * 2)}
+    assert found == set(item.metrics)
+
+
+def test_every_crossfit_task_is_read_in_five_samples(vocabulary):
+    tasks = crossfit_sets.gym().tasks.values()
+    assert len(tasks) == 120
+    names = {task.sampled(sample) for task in tasks for sample in crossfit_sets.gym().samples}
+    assert len(names) == 600
+    assert names <= set(seqio.TaskRegistry.names())
+    for name in ("crossfit_glue_cola_s13", "crossfit_xsum"):
+        inputs, targets = texts(name, "validation", vocabulary)
+        title = "glue-cola" if "cola" in name else "xsum"
+        sample = 13 if name.endswith("s13") else 100
+        assert inputs == [f"[{title}] text of {sample}", f"[{title}] more"]
+        assert targets == [["one"], ["one", "two"]]
+
+
+def test_every_crossfit_task_writes_and_scores_an_example():
+    for task in crossfit_sets.gym().tasks.values():
+        found = seqio.get_mixture_or_task(task.name)
+        rows = crossfit_sets.read(task, 100, "test")
+        (metric,) = found.predict_metric_fns
+        example = {"answers": [answer.encode() for answer in rows[1][1]]}
+        target = found.postprocess_fn("one", example=example, is_target=True)
+        assert target == ["one", "two"]
+        assert len(metric([target, ["two"]], ["one", "two"])) == 1
+    assert set(crossfit.METRICS) == {t.metric for t in crossfit_sets.gym().tasks.values()}
+
+
+def test_crossfit_mixtures_are_those_of_the_paper():
+    splits = crossfit_sets.gym().splits
+    train = set(splits["random"]["train"])
+    assert len(train) == 100 and len(splits["random"]["test"]) == 20
+    assert not train & set(splits["random"]["test"])
+    assert {len(splits[name]["train"]) for name in ("cls", "non_cls")} == {35}
+    mixture = seqio.get_mixture_or_task("crossfit_random_train")
+    assert len(mixture.tasks) == 100
+    assert {mixture.get_rate(task) for task in mixture.tasks} == {2.0}
+
+
+def test_broken_crossfit_files_are_refused_with_file_and_line(tmp_path, monkeypatch):
+    monkeypatch.setenv(data_files.VARIABLE, str(tmp_path))
+    task = crossfit_sets.gym().tasks["race-high"]
+    with pytest.raises(SpotError, match=r"race-high/race-high_32_13_dev.tsv, .*_build_gym"):
+        crossfit_sets.read(task, 13, "validation")
+    path = crossfit_sets.path_of(task, 13, "validation")
+    put(path, "a\tb\nno tab here\n")
+    with pytest.raises(SpotError, match=r"13_dev.tsv:2: .*found no tab"):
+        crossfit_sets.read(task, 13, "validation")
+    put(path, "a\t \n")
+    with pytest.raises(SpotError, match=r"13_dev.tsv:1: .*empty target"):
+        crossfit_sets.read(task, 13, "validation")
+
+
+def test_lama_fills_the_subject_in_and_leaves_a_gap(vocabulary):
+    assert len(set(lama_sets.RELATIONS)) == 41
+    task = seqio.get_mixture_or_task("lama_P1412")
+    (row,) = task.get_dataset(split="validation", sequence_length=None).as_numpy_iterator()
+    assert row["inputs_pretokenized"] == b"<extra_id_0> has Rome \\1 [Y] ."
+    assert row["inputs"][0] == vocabulary.sentinel(0)
+    assert row["targets_pretokenized"] == b"Italy"
+    assert len(seqio.get_mixture_or_task("lama").tasks) == 41
+
+
+def test_broken_lama_files_are_refused_with_file_and_line(tmp_path, monkeypatch):
+    monkeypatch.setenv(data_files.VARIABLE, str(tmp_path))
+    with pytest.raises(SpotError, match="single_relations/P17.jsonl, found no such file"):
+        lama_sets.template_of("P17")
+    put(lama_sets.template_path("P17"), '{"template": "[X] is"}\n')
+    with pytest.raises(SpotError, match=r"P17.jsonl:1: .*one \[X\] and one \[Y\]"):
+        lama_sets.template_of("P17")
+    put(lama_sets.path_of("P17", "test"), '{"sub_label": "x", "obj_label": ""}\n')
+    with pytest.raises(SpotError, match=r"test.jsonl:1: .*empty target"):
+        lama_sets.read("P17", "test")
+    put(lama_sets.path_of("P17", "test"), '{"sub_label": "x"}\n')
+    with pytest.raises(SpotError, match=r"test.jsonl:1: expected column 'obj_label'"):
+        lama_sets.read("P17", "test")
+
+
+def test_a_label_outside_the_set_stops_a_run_that_reads_it(tmp_path, monkeypatch, vocabulary):
+    monkeypatch.setenv(data_files.VARIABLE, str(tmp_path))
+    put(tmp_path / "cr/train.jsonl", json.dumps({**ROWS["cr"], "label": "neutral"}) + "\n")
+    with pytest.raises(SpotError, match=r"train.jsonl:1: .*'neutral'"):
+        seqio_tasks.training_source("cr", vocabulary, 0)
+
+
+def test_sizes_that_differ_are_told_once(vocabulary, caplog):
+    sizes._warn.cache_clear()
+    for _ in range(2):
+        seqio_tasks.training_source("alpha_nli", vocabulary, 0)
+    (record,) = caplog.records
+    assert "expected 169,654 examples in split train of alpha_nli, found 1;" in record.message
+    assert sizes.report("cr", "train", examples=3_775) is None  # 4,000, to the thousand
+    assert sizes.report("cr", "train", examples=2_900)
+    assert sizes.report("unknown", "train", examples=1) is None
