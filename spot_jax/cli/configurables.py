@@ -17,6 +17,9 @@ from spot_jax.errors import SpotError
 CONFIGURABLES = {
     # What `spot train` calls; `spot eval` and `spot infer` read the run directory instead.
     "train": "spot_jax.training.run:train",
+    # What `spot transfer` calls.
+    "transfer": "spot_jax.transfer.transferring:transfer",
+    "Tuning": "spot_jax.transfer.tuning:Tuning",
     # The backbone.
     "StoredBackbone": "spot_jax.training.recipes:StoredBackbone",
     "RandomBackbone": "spot_jax.training.recipes:RandomBackbone",

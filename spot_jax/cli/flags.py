@@ -58,14 +58,17 @@ def split_gin(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
 
 
 def gin_flags(
-    made: OneLineParser, arguments: Sequence[str]
+    made: OneLineParser, arguments: Sequence[str], run: str = "prompt_tuning"
 ) -> tuple[argparse.Namespace, dict[str, list]]:
-    """A verb's own flags, and the arguments that `configurables.configured` takes from the rest."""
+    """A verb's own flags, and the arguments that `configurables.configured` takes from the rest.
+
+    `run` is the file in gin_configs/runs that a complaint about none names.
+    """
     others, flags = split_gin(arguments)
     known = made.parse_args(others)
     if not known.gin_file:
         raise SpotError(
-            f"{made.prog} needs a run to do: add --gin_file=gin_configs/runs/prompt_tuning.gin, or "
+            f"{made.prog} needs a run to do: add --gin_file=gin_configs/runs/{run}.gin, or "
             f"another file of gin_configs/runs; see {made.prog} --help"
         )
     lines = [(f"--gin_bindings={line!r}", line) for line in known.gin_bindings]

@@ -29,6 +29,10 @@ EXAMPLES = {
     "LEARNING_RATE": "0.3",
     "SEEDS": "[0, 1, 2]",
     "SOURCE_PROMPT": "'runs/source/best.safetensors'",
+    "LIBRARY": "'library'",
+    "METHOD": "'best_of_top_k'",
+    "TOP_K": "3",
+    "EMBEDDING_STEP": "10000",
     "MESH": "'1x8'",
     "PACK": "True",
 }

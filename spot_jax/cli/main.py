@@ -12,6 +12,7 @@ from spot_jax.version import __version__
 
 VERBS = {
     "train": "tune a prompt (or a whole model) on a task; goes on where it stopped",
+    "transfer": "tune a target from the prompts of a library that are most like it",
     "eval": "metrics of a prompt on a split of a task",
     "infer": "predictions for lines of text or JSON, from a file or standard input",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
@@ -28,7 +29,7 @@ INTERRUPTED = 130
 
 def help_text() -> str:
     """What `spot --help` prints."""
-    verbs = "\n".join(f"  {verb:9}{line}" for verb, line in VERBS.items())
+    verbs = "\n".join(f"  {verb:10}{line}" for verb, line in VERBS.items())
     return (
         "usage: spot VERB [...]\n\n"
         "Adapt one frozen T5 to many tasks with soft prompts.\n\n"

@@ -1,6 +1,7 @@
 """A split that predictions are scored on, and how they are made and scored there."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def load_task(
 
     Args:
         name: see `spot_jax.data.loading`.
-        split: of the task.
+        split: of the task; `SPLIT[FIRST::STEP]` takes every STEP-th of its examples, so that
+            `validation[::2]` and `validation[1::2]` are two halves that share none.
         vocabulary: the backbone's.
         lengths: feature lengths, which examples made of text depend on.
         decoding: one of `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
@@ -62,16 +64,39 @@ def load_task(
     Raises:
         SpotError: an unknown task, split or decoding, or nothing to rank.
     """
+    whole, first, step = _parsed(split)
     if not loading.has_metrics(name):
+        limit = limit or HELD_BACK_TEXTS
         found = loading.load_examples(
-            name, split, vocabulary, limit=limit or HELD_BACK_TEXTS, lengths=lengths
+            name, whole, vocabulary, limit=first + limit * step, lengths=lengths
         )
         # Nothing is predicted but one token: the loss counts.
+        found = _every(found, first, step).first(limit)
         return ScoredTask(name, split, found, [], [], Search(max_length=1))
-    examples, targets = loading.load_evaluation(name, split, vocabulary, limit=limit)
+    read = None if limit is None else first + limit * step
+    examples, targets = loading.load_evaluation(name, whole, vocabulary, limit=read)
+    if (first, step) != (0, 1):
+        examples, targets = _every(examples, first, step), targets[first::step]
+    if limit is not None:
+        examples, targets = examples.first(limit), targets[:limit]
     labels = loading.labels_of(name) or ()
     search = search_of(name, decoding, labels, beams)
     return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search, labels)
+
+
+def _parsed(split: str) -> tuple[str, int, int]:
+    found = re.fullmatch(r"(.+)\[(\d*)::(\d+)\]", split)
+    if not found:
+        return split, 0, 1
+    first, step = int(found[2] or 0), int(found[3])
+    if step < 1:
+        raise SpotError(f"{split}: a step is at least 1; write {found[1]}[::2] for every other one")
+    return found[1], first, step
+
+
+def _every(examples: Examples, first: int, step: int) -> Examples:
+    pairs = [examples[i] for i in range(first, len(examples), step)]
+    return Examples.from_lists(pairs, task=examples.task)
 
 
 def search_of(

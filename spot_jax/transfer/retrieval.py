@@ -1,0 +1,179 @@
+"""From a target's embedding to source prompts: ranked, averaged over seeds, kept with the run.
+
+What was retrieved is written down with copies of the prompts, so that a transfer that goes on
+after a stop, and whoever reads its directory later, have them whatever became of the library.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.training.run_directory import write_json
+from spot_jax.transfer.library import Library, Match, Ranking
+from spot_jax.transfer.similarity import Metric
+
+FILE = "retrieved.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieved:
+    """A source prompt, copied into the run.
+
+    Attributes:
+        id: of its entry in the library.
+        task: the task or mixture it was tuned on.
+        tasks: what that consists of.
+        seed: of its run.
+        similarity: of its task embedding to the target's.
+        file: the copy.
+    """
+
+    id: str
+    task: str
+    tasks: tuple[str, ...]
+    seed: int
+    similarity: float
+    file: str
+
+    def load(self) -> PromptFile:
+        """The copy, read."""
+        return load_prompt(self.file)
+
+
+def rank(
+    library: Library,
+    embeddings: Sequence[Float[np.ndarray, "p d"]],
+    *,
+    backbone: str,
+    metric: Metric = "per_token",
+    top_k: int | None = None,
+    exclude: Collection[str] = (),
+    force: bool = False,
+) -> Ranking:
+    """The library ranked by the mean of its similarities to several embeddings of one target.
+
+    Args:
+        library: the prompts.
+        embeddings: one a seed of the target.
+        backbone: fingerprint of the T5 they were tuned on.
+        metric: see `similarity`.
+        top_k: how many; None for all.
+        exclude: tasks that must not have been seen, usually the target.
+        force: also prompts of other backbones and lengths.
+
+    Raises:
+        SpotError: as `Library.rank`, or no embedding.
+    """
+    if not embeddings:
+        raise SpotError("ranking a library needs the target's task embedding; none was given")
+
+    def one(embedding: Float[np.ndarray, "p d"], k: int | None) -> Ranking:
+        return library.rank(
+            embedding, backbone=backbone, metric=metric, top_k=k, exclude=exclude, force=force
+        )
+
+    if len(embeddings) == 1:
+        return one(embeddings[0], top_k)
+    rankings = [one(embedding, None) for embedding in embeddings]
+    entries = {match.entry.id: match.entry for match in rankings[0]}
+    found: dict[str, list[float]] = {id: [] for id in entries}
+    for match in itertools.chain.from_iterable(rankings):
+        found[match.entry.id].append(match.similarity)
+    means = {id: float(np.mean(each)) for id, each in found.items()}
+    ordered = sorted(means, key=lambda id: (-means[id], id))[:top_k]
+    return Ranking([Match(entries[id], means[id]) for id in ordered], rankings[0].notes)
+
+
+def check_enough(
+    library: Library,
+    shape: tuple[int, int],
+    *,
+    backbone: str,
+    exclude: Collection[str],
+    top_k: int | None,
+) -> None:
+    """Asks before the target's embedding is tuned whether there will be enough to retrieve.
+
+    Args:
+        library: the prompts.
+        shape: (length, width) of the target's prompt.
+        backbone: its fingerprint.
+        exclude: the target's tasks.
+        top_k: how many are wanted; None for all there are.
+
+    Raises:
+        SpotError: as `Library.rank`, or fewer than `top_k`.
+    """
+    # Which prompts can be ranked does not depend on the embedding, so any will do.
+    stand_in = np.ones(shape, np.float32)
+    found = library.rank(stand_in, backbone=backbone, exclude=exclude)
+    if top_k is not None and len(found) < top_k:
+        left_out = "; ".join(note for note in found.notes if note.startswith("left out"))
+        raise SpotError(
+            f"top_k is {top_k}, but {len(found)} prompts of {library.directory} can be transferred"
+            f"{f' ({left_out})' if left_out else ''}; give a top_k of {len(found)} or less, or add "
+            "prompts"
+        )
+
+
+def keep(
+    matches: Sequence[Match],
+    notes: Sequence[str],
+    library: Library,
+    directory: Path,
+    asked: dict[str, Any],
+) -> list[Retrieved]:
+    """Copies the prompts into `directory`/sources and writes down what was asked and found."""
+    kept = []
+    for match in matches:
+        entry = match.entry
+        prompt, _ = library.load(entry)
+        path = directory / "sources" / f"{entry.id}.safetensors"
+        prompt.save(path)
+        kept.append(
+            Retrieved(entry.id, entry.task, entry.tasks, entry.seed, match.similarity, str(path))
+        )
+    found = [{**dataclasses.asdict(one), "file": f"{one.id}.safetensors"} for one in kept]
+    write_json(directory / FILE, {"asked": asked, "found": found, "notes": list(notes)})
+    return kept
+
+
+def kept(directory: Path, asked: dict[str, Any]) -> tuple[list[Retrieved], list[str]] | None:
+    """What an earlier start retrieved, with its notes, or None.
+
+    Raises:
+        SpotError: it asked something else, or the file is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        read = json.loads(path.read_text())
+        found = [
+            Retrieved(
+                **{
+                    **one,
+                    "tasks": tuple(one["tasks"]),
+                    "file": str(directory / "sources" / one["file"]),
+                }
+            )
+            for one in read["found"]
+        ]
+        before, notes = read["asked"], list(read["notes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpotError(f"{path} is damaged ({error}); remove it to retrieve anew") from error
+    for name, value in asked.items():
+        if before.get(name) != value:
+            raise SpotError(
+                f"{directory} holds prompts retrieved with {name} = {before.get(name)!r}, this "
+                f"command has {value!r}; choose another MODEL_DIR, or the same settings"
+            )
+    return found, notes

@@ -1,0 +1,178 @@
+"""How the prompts of one transfer are tuned: a target from its starts, its embedding, a mixture."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from spot_jax.data import loading
+from spot_jax.errors import SpotError
+from spot_jax.t5.stored import Description, read_description
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.optimizers import Adafactor, Optimizer
+from spot_jax.training.recipes import (
+    DataSource,
+    EvaluationPlan,
+    PromptTuningRecipe,
+    StoredBackbone,
+)
+from spot_jax.training.run import TrainResult, train
+from spot_jax.training.sharding import MeshShape
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a run between two steps; it is saved, and the same command goes on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What every run of a transfer shares; the defaults are those of SPoT's section 3.
+
+    Attributes:
+        backbone: the T5.
+        data: the target task, and lengths and batch size for it and for mixtures with it.
+        method: length of all prompts; its `init` is that of a target without a source.
+        optimizer: of every prompt.
+        train_steps: of the target.
+        seeds: of the target's runs; results are given by seed and as their mean.
+        evaluation: of the target's checkpoints; its split is what is chosen on.
+        checkpoints: how often runs are saved; `embedding_step` is the target's embedding's, the
+            library's prompts should have the same.
+        mesh: how devices are arranged; one device by default.
+        source_init: how the target's embedding and mixtures begin, as the library's prompts did.
+        source_steps: of a mixture's prompt.
+        prompts_at_once: how many prompts are tuned in one program, at most; None for all.
+    """
+
+    backbone: StoredBackbone
+    data: DataSource
+    method: PromptTuningRecipe = PromptTuningRecipe()
+    optimizer: Optimizer = Adafactor()
+    train_steps: int = 100_000
+    seeds: int | Sequence[int] = 0
+    evaluation: EvaluationPlan = EvaluationPlan(period=500)
+    checkpoints: CheckpointPlan = CheckpointPlan(period=500, embedding_step=10_000)
+    mesh: MeshShape | None = None
+    source_init: str = "sampled_vocabulary"
+    source_steps: int = 262_144
+    prompts_at_once: int | None = None
+
+    @property
+    def target(self) -> str:
+        """The target task's name."""
+        if len(self.data.names) != 1:
+            raise SpotError(
+                f"a transfer has one target, found {len(self.data.names)}: give one "
+                "MIXTURE_OR_TASK_NAME, and start the command once for each"
+            )
+        return self.data.names[0]
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds as a list."""
+        return [self.seeds] if isinstance(self.seeds, int) else list(self.seeds)
+
+    @property
+    def description(self) -> Description:
+        """The backbone's shape, fingerprint and vocabulary, without its weights."""
+        return read_description(epath.Path(self.backbone.path))
+
+    def vocabulary(self) -> Vocabulary:
+        """The backbone's vocabulary; `SpotError` if it has none."""
+        path = self.description.vocabulary_path
+        if path is None:
+            raise SpotError(
+                f"the backbone {self.backbone.path} has no vocabulary, which reading tasks needs; "
+                "convert it with one"
+            )
+        return Vocabulary(path)
+
+    def register(self) -> None:
+        """Makes the names of tasks known that the user's modules and text define."""
+        if self.data.modules:
+            loading.import_modules(self.data.modules)
+        if self.data.text_directory:
+            loading.register_text(self.data.text_directory)
+
+    def embed(self, directory: Path, progress: bool | None = None) -> list[Path]:
+        """Tunes the target to the embedding step, nothing evaluated; one file a seed.
+
+        Raises:
+            SpotError: there is no embedding step.
+            Stopped: by a signal.
+        """
+        step = self.checkpoints.embedding_step
+        if step < 1:
+            raise SpotError(
+                "retrieval compares task embeddings, which need a step to be taken at; set "
+                "CheckpointPlan.embedding_step (EMBEDDING_STEP) to that of the library's prompts"
+            )
+        return self._run(
+            directory,
+            progress,
+            method=dataclasses.replace(self.method, init=self.source_init, prompt=None),
+            train_steps=step,
+            seeds=self.seed_list,
+            evaluation=EvaluationPlan(period=0),
+            checkpoints=self.checkpoints,
+        ).embeddings
+
+    def tune_source(self, directory: Path, mixture: str, progress: bool | None = None) -> Path:
+        """Tunes one prompt on a mixture, with the first seed; the final checkpoint's file."""
+        found = self._run(
+            directory,
+            progress,
+            method=dataclasses.replace(self.method, init=self.source_init, prompt=None),
+            data=dataclasses.replace(self.data, mixture_or_task_name=mixture),
+            train_steps=self.source_steps,
+            seeds=self.seed_list[0],
+            evaluation=EvaluationPlan(period=0),
+        )
+        return found.prompts[0]
+
+    def tune(
+        self,
+        directory: Path,
+        starts: Sequence[str | None],
+        seeds: Sequence[int],
+        evaluation: EvaluationPlan,
+        progress: bool | None = None,
+    ) -> TrainResult:
+        """Tunes the target, a prompt for each start and seed, all in one program.
+
+        Args:
+            directory: of the run.
+            starts: a prompt file a prompt, or None for each: from scratch.
+            seeds: one a prompt.
+            evaluation: which split chooses checkpoints, and when.
+            progress: a progress bar; None for one where stderr is a terminal.
+        """
+        files = [start for start in starts if start is not None]
+        method = dataclasses.replace(self.method, prompt=None)
+        if files:
+            assert len(files) == len(starts), "a run begins from prompts or from scratch"
+            method = dataclasses.replace(self.method, init="prompt", prompt=files)
+        return self._run(
+            directory,
+            progress,
+            method=method,
+            train_steps=self.train_steps,
+            seeds=list(seeds),
+            evaluation=evaluation,
+        )
+
+    def _run(self, directory: Path, progress: bool | None, **options) -> TrainResult:
+        given = {
+            "backbone": self.backbone,
+            "data": self.data,
+            "optimizer": self.optimizer,
+            "checkpoints": dataclasses.replace(self.checkpoints, embedding_step=0),
+            "mesh": self.mesh,
+            **options,
+        }
+        result = train(model_dir=str(directory), progress=progress, **given)
+        if not result.finished:
+            raise Stopped(f"{directory} stopped and saved at step {result.step}")
+        return result
