@@ -1,0 +1,137 @@
+"""Hugging Face PEFT's soft prompts: adapter directories, read and written without PEFT.
+
+A directory holds `adapter_config.json` and `adapter_model.safetensors` with one tensor,
+`prompt_embeddings` [rows, d]. For a T5 (task type SEQ_2_SEQ_LM) PEFT makes and saves 2P rows, one
+half for each half of the model, but puts only the first P before the encoder and the others
+nowhere. So of what we read we keep P rows, and what we write says num_transformer_submodules 1,
+with which PEFT expects P rows. An adapter of P-tuning is the same: its encoder is folded away when
+PEFT saves it.
+"""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import FORMAT, PromptFile
+from spot_jax.t5.tensor_files import TensorFile
+from spot_jax.transfer.library_files import write_whole
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_TENSOR = "prompt_embeddings"
+_KINDS = ("PROMPT_TUNING", "P_TUNING")
+
+
+def is_adapter(directory: epath.PathLike) -> bool:
+    """Return whether a directory has the description that PEFT writes."""
+    return (epath.Path(directory) / CONFIG).exists()
+
+
+def read_adapter(directory: epath.PathLike) -> PromptFile:
+    """The prompt of an adapter directory; where it came from, if it was written by us.
+
+    Raises:
+        SpotError: no adapter, not of soft prompts, not for an encoder-decoder, weights that are
+            missing, damaged or of another shape than the description's.
+    """
+    path = epath.Path(directory)
+    config = _read_config(path)
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if kind not in _KINDS:
+        raise SpotError(
+            f"{path}: an adapter of type {kind}; expected a soft prompt ({' or '.join(_KINDS)})"
+        )
+    if task not in ("SEQ_2_SEQ_LM", None):
+        raise SpotError(
+            f"{path}: an adapter for {task}; expected one for a T5 (task_type SEQ_2_SEQ_LM)"
+        )
+    if not (path / WEIGHTS).exists():
+        raise SpotError(f"{path}: has no {WEIGHTS}; save it with PEFT as safetensors")
+    file = TensorFile(path / WEIGHTS)
+    rows = _rows(path, config, file)
+    table = file.read(_TENSOR, (slice(0, rows),), dtype=np.dtype(np.float32))
+    method = {"name": {"PROMPT_TUNING": "PromptTuning", "P_TUNING": "PTuning"}[kind]}
+    fields: dict[str, Any] = {"method": {**method, "length": rows}, **_own_fields(path)}
+    return PromptFile(np.asarray(table), **fields)
+
+
+def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: str = "") -> None:
+    """Writes an adapter directory that PEFT loads onto a T5.
+
+    Args:
+        directory: made if need be; an adapter that is there is written over.
+        prompt: [P, d]; its other fields go with it, where PEFT does not look.
+        base_model: the name or path by which transformers knows the backbone.
+
+    Raises:
+        SpotError: the directory holds something else.
+    """
+    path = epath.Path(directory)
+    if path.exists() and (not path.is_dir() or (list(path.iterdir()) and not is_adapter(path))):
+        raise SpotError(f"{path} holds something that is no adapter; give a new directory")
+    length, width = prompt.prompt.shape
+    config = {
+        "base_model_name_or_path": base_model or None,
+        "inference_mode": True,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": length,
+        "peft_type": "PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",
+        "task_type": "SEQ_2_SEQ_LM",
+        "token_dim": width,
+    }
+    own = {name: value for name, value in vars(prompt).items() if name != "prompt"}
+    table = np.ascontiguousarray(prompt.prompt, np.float32)
+    metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **own})}
+    write_whole(path / WEIGHTS, safetensors.numpy.save({_TENSOR: table}, metadata))
+    write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
+    if not is_adapter(path):
+        raise SpotError(f"{os.fspath(path)}: no {CONFIG} there; give a directory that PEFT saved")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+        return config
+    except ValueError as error:
+        raise SpotError(f"{path / CONFIG}: damaged ({error}); fetch it again") from error
+
+
+def _rows(path: epath.Path, config: dict[str, Any], file: TensorFile) -> int:
+    """P, once description and tensor agree."""
+    shape = file.shapes.get(_TENSOR)
+    if shape is None:
+        raise SpotError(f"{path / WEIGHTS}: has no tensor {_TENSOR}, so it is no soft prompt")
+    rows, width = config.get("num_virtual_tokens"), config.get("token_dim")
+    halves = config.get("num_transformer_submodules") or 2
+    if not isinstance(rows, int) or rows < 1:
+        raise SpotError(f"{path / CONFIG}: expected num_virtual_tokens of 1 or more, found {rows}")
+    fits = len(shape) == 2 and shape[0] in (rows, rows * halves)
+    if not fits or (width is not None and shape[1] != width):
+        raise SpotError(
+            f"{path}: expected {_TENSOR} of {rows} or {rows * halves} rows of {width} by its "
+            f"description, found {list(shape)}; fetch the adapter again"
+        )
+    return rows
+
+
+def _own_fields(path: epath.Path) -> dict[str, Any]:
+    with (path / WEIGHTS).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    try:
+        fields = json.loads(header["__metadata__"]["spot_jax"])
+        known = set(PromptFile.__dataclass_fields__) - {"prompt"}
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+            if name in known
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
