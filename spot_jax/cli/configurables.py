@@ -20,6 +20,9 @@ CONFIGURABLES = {
     # What `spot transfer` calls.
     "transfer": "spot_jax.transfer.transferring:transfer",
     "Tuning": "spot_jax.transfer.tuning:Tuning",
+    # What `spot study` calls.
+    "study": "spot_jax.transfer.study_plan:StudyPlan",
+    "Stage": "spot_jax.transfer.study_plan:Stage",
     # The backbone.
     "StoredBackbone": "spot_jax.training.recipes:StoredBackbone",
     "RandomBackbone": "spot_jax.training.recipes:RandomBackbone",
