@@ -88,7 +88,7 @@ def paper_results() -> StudyResults:
             average_tokens=tuple(tuple(row) for row in alike),
         ),
         families=data["families"],
-        commands=("spot study --from_paper",),
+        commands=("spot study --from_paper --output_dir DIR",),
         notes=(
             f"Data: {origin['paper']}.",
             f"Scores: {origin['scores']}.",

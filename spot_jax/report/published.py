@@ -1,0 +1,16 @@
+"""The report over the SPoT paper's own published scores."""
+
+import os
+
+from etils import epath
+
+from spot_jax.report.write import write_report
+from spot_jax.transfer.published import paper_results, printed
+from spot_jax.transfer.results import write_results
+
+
+def write(directory: str | os.PathLike[str]) -> epath.Path:
+    """Writes the paper's results.json and its report into a directory; returns the page's path."""
+    results = paper_results()
+    write_results(results, directory)
+    return write_report(results, directory, printed=printed())
