@@ -1,0 +1,63 @@
+"""Rows with a label number, written as T5 writes GLUE: fields by name, then the label's word."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from spot_jax.evaluation.metrics import Metric, accuracy
+from tasks import formats
+from tasks.papers import text
+from tasks.papers.catalogue import BY_NAME
+from tasks.papers.forms import Form, register
+
+AUTOTUNE = tf.data.AUTOTUNE
+
+
+def write(
+    dataset: tf.data.Dataset,
+    prefix: str,
+    names: Sequence[str],
+    words: Sequence[str],
+    kept: Sequence[str] = (),
+    label: str = "label",
+    numbers: Sequence[int] | None = None,
+) -> tf.data.Dataset:
+    """Return `inputs`, `prefix name: value ...`, and `targets`, the word of the label.
+
+    Args:
+        dataset: of rows.
+        prefix: the words in front; none if empty.
+        names: of the fields, in order.
+        words: of the labels.
+        kept: names of fields that go along.
+        label: the name of the field that holds its number.
+        numbers: that stand for the words; 0, 1, ... by default.
+    """
+
+    def one(row: text.Row) -> dict[str, tf.Tensor]:
+        return {
+            "inputs": text.fields(row, names, prefix),
+            "targets": text.word(row[label], words, numbers),
+            **{name: row[name] for name in kept},
+        }
+
+    return dataset.map(one, AUTOTUNE)
+
+
+def add(
+    name: str,
+    names: Sequence[str],
+    *,
+    prefix: str = "",
+    metrics: Sequence[Metric] = (accuracy,),
+    kept: Sequence[str] = (),
+    **form: Any,
+) -> None:
+    """Register a set whose rows have the fields `names` and a label among the catalogue's."""
+    form.setdefault("write", functools.partial(write, names=names, kept=kept))
+    item = BY_NAME[name]
+    form["write"] = functools.partial(form["write"], words=item.labels)
+    template = formats.of_fields(tuple(names))
+    register(name, Form(prefix=prefix or name, template=template, metrics=metrics, **form))
