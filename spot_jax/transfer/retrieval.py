@@ -92,6 +92,23 @@ def rank(
     return Ranking([Match(entries[id], means[id]) for id in ordered], rankings[0].notes)
 
 
+def seed_note(library: Library, backbone: str, seeds: Collection[int]) -> str:
+    """A warning if some of a library's prompts began where the target's did and others did not.
+
+    Runs of one seed begin from the same prompt, whatever their task, which is some likeness from
+    the start: it misleads only where the others lack it.
+    """
+    there = {one.seed for one in library.entries(backbone=backbone) if one.embedding_step}
+    shared = there & set(seeds)
+    if not shared or shared == there:
+        return ""
+    return (
+        f"sources of seed {', '.join(map(str, sorted(shared)))} began as the target's embedding "
+        "did and look the more like it; embed the target with a seed that none of them has, or "
+        "with each"
+    )
+
+
 def check_enough(
     library: Library,
     shape: tuple[int, int],

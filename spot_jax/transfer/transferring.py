@@ -180,6 +180,8 @@ def _retrieve(
     ranking = retrieval.rank(library, prompts, metric=asked.metric, **options)
     steps = {match.entry.embedding_step for match in ranking} - {e.step for e in embeddings}
     notes = list(ranking.notes)
+    if note := retrieval.seed_note(library, described.fingerprint, {e.seed for e in embeddings}):
+        notes.append(note)
     if steps:
         notes.append(
             f"the target was embedded at step {embeddings[0].step}, sources at "
