@@ -15,6 +15,7 @@ VERBS = {
     "transfer": "tune a target from the prompts of a library that are most like it",
     "study": "sources x targets x seeds: what transfers to what; resumable; then the report",
     "report": "a study as one HTML page without network, its tables and its figures",
+    "prompts": "a library of prompts: add, list, search, import, export",
     "eval": "metrics of a prompt on a split of a task",
     "infer": "predictions for lines of text or JSON, from a file or standard input",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import os
 import re
-from typing import Literal, get_args
 
 import numpy as np
 from etils import epath
@@ -20,8 +19,7 @@ from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.transfer.library_files import write_whole
 from spot_jax.transfer.peft_adapter import is_adapter, read_adapter, write_adapter
 
-Form = Literal["spot", "t5x", "peft"]
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS = ("spot", "t5x", "peft")
 T5X_NAME = "encoder.prompt.prompt.prompt"
 
 
@@ -52,7 +50,7 @@ def read_prompt(source: epath.PathLike) -> PromptFile:
 
 
 def write_prompt(
-    prompt: PromptFile, destination: epath.PathLike, form: Form, *, base_model: str = ""
+    prompt: PromptFile, destination: epath.PathLike, form: str, *, base_model: str = ""
 ) -> str:
     """Writes a prompt for others to use and returns where it is.
 

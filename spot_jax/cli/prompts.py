@@ -1,0 +1,286 @@
+"""`spot prompts`: a library of prompts, filled, looked at, searched, and traded with others."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from spot_jax.cli.flags import OneLineParser, parser
+from spot_jax.errors import SpotError
+
+PROBLEMS = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; see `spot prompts --help`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise SpotError(
+            f"there is no `spot prompts {verb}`, but {', '.join(VERBS)}; see spot prompts --help"
+        )
+    return VERBS[verb][0](rest)
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:9}{line}" for verb, (_, line) in VERBS.items())
+    return (
+        "usage: spot prompts VERB [...] --library DIR\n\n"
+        "A library of prompts: a directory, local or in a bucket (gs://), that many may add to\n"
+        "and search at once.\n\n"
+        f"{verbs}\n\n"
+        "`spot prompts VERB --help` says more about each."
+    )
+
+
+def add(arguments: Sequence[str]) -> int:
+    """Run `spot prompts add`."""
+    made = _parser(
+        "add",
+        "Put a run's prompts into a library: of each the best, with the task embedding that the\n"
+        "run kept at its embedding step. Adding the same prompt again changes nothing.",
+    )
+    made.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        from pathlib import Path
+
+        for source in given.sources:
+            is_run = Path(source).expanduser().is_dir()
+            added = library.add_run(source) if is_run else [library.add_file(source)]
+            for entry in added:
+                _tell_added(entry)
+    return 0
+
+
+def list_(arguments: Sequence[str]) -> int:
+    """Run `spot prompts list`."""
+    made = _parser("list", "Show what a library holds, one prompt a line.")
+    made.add_argument(
+        "--backbone", metavar="FINGERPRINT", help="only of this one; or its beginning"
+    )
+    made.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        entries = library.entries(backbone=given.backbone)
+        if given.json:
+            for entry in entries:
+                print(json.dumps(vars(entry), ensure_ascii=False))
+        elif entries:
+            print(_table(entries))
+        else:
+            of = f" of backbone {given.backbone}" if given.backbone else ""
+            print(f"no prompts{of} in {library.directory}")
+    return 0
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Run `spot prompts show`."""
+    made = _parser("show", "Show everything that is known of a prompt, its origin too.")
+    made.add_argument("id", metavar="ID", help="or the beginning or the end of one")
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        entry = library.get(given.id)
+        prompt, _ = library.load(entry)
+        fields = {**vars(entry), "tuning": prompt.tuning}
+        ancestry = fields.pop("ancestry")
+        for name, value in fields.items():
+            print(f"{name + ':':16}{_plain(value)}".rstrip())
+        print("began from:     " + ("" if ancestry else "no other prompt"))
+        for ancestor in ancestry:
+            print(f"  {_plain(ancestor)}")
+    return 0
+
+
+def remove(arguments: Sequence[str]) -> int:
+    """Run `spot prompts remove`."""
+    made = _parser("remove", "Delete prompts from a library, damaged ones too.")
+    made.add_argument("ids", nargs="+", metavar="ID", help="or the beginning or the end of one")
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        for id in given.ids:
+            print(f"removed {library.remove(id)}")
+    return 0
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Run `spot prompts verify`."""
+    made = _parser(
+        "verify",
+        "Read every prompt whole and compare it with the hash in its name. The exit code is 1 if\n"
+        "any is damaged.",
+    )
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        problems = library.verify()
+        print("\n".join(problems) if problems else f"every prompt in {library.directory} is whole")
+    return PROBLEMS if problems else 0
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """Run `spot prompts import`."""
+    made = _parser(
+        "import",
+        "Put a prompt from elsewhere into a library: a numpy file as T5X writes it\n"
+        "(encoder.prompt.prompt.prompt), a PEFT adapter directory, or our own file. What such a\n"
+        "file does not say can be said here.",
+    )
+    made.add_argument("source", metavar="FILE|DIR")
+    made.add_argument("--task", metavar="NAME", help="what it was tuned on")
+    made.add_argument("--tasks", metavar="A,B", help="what that consists of, if it is a mixture")
+    made.add_argument("--seed", type=int, metavar="N", help="of its run")
+    made.add_argument("--step", type=int, metavar="N", help="updates done")
+    made.add_argument("--backbone", metavar="DIR", help="the stored backbone it was tuned on")
+    made.add_argument("--embedding", metavar="FILE|DIR", help="the same run's prompt, early on")
+    made.add_argument("--embedding_step", type=int, metavar="N", help="updates done by then")
+    made.add_argument("--force", action="store_true", help="--backbone over what the file says")
+    given = made.parse_args(arguments)
+    with _opened(given) as library:
+        from spot_jax.transfer.exchange import read_prompt
+
+        prompt = _told(read_prompt(given.source), given, given.step)
+        embedding = None
+        if given.embedding is not None:
+            embedding = _told(read_prompt(given.embedding), given, given.embedding_step)
+        tasks = [name.strip() for name in given.tasks.split(",")] if given.tasks else []
+        _tell_added(library.add(prompt, embedding, tasks))
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Run `spot prompts export`."""
+    made = _parser(
+        "export",
+        "Write a prompt of a library for others to use: as our file (spot), as T5X's numpy file\n"
+        "(t5x), or as a directory that PEFT loads onto a T5 (peft).",
+    )
+    made.add_argument("id", metavar="ID", help="or the beginning or the end of one")
+    made.add_argument("dest", metavar="DEST", help="a file to write; for peft a directory")
+    made.add_argument("--form", choices=["spot", "t5x", "peft"], help="default: by DEST's ending")
+    made.add_argument("--base_model", metavar="NAME", default="", help="for peft: the backbone's")
+    given = made.parse_args(arguments)
+    endings = {".safetensors": "spot", ".npy": "t5x", ".prompt": "t5x"}
+    form = given.form or next((f for end, f in endings.items() if given.dest.endswith(end)), None)
+    if form is None:
+        raise SpotError(f"{given.dest} has no known ending; say --form spot, t5x or peft")
+    with _opened(given) as library:
+        from spot_jax.transfer.exchange import write_prompt
+
+        entry = library.get(given.id)
+        prompt, _ = library.load(entry)
+        where = write_prompt(prompt, given.dest, form, base_model=given.base_model)
+        print(f"{entry.id} written to {where}")
+    return 0
+
+
+def search(arguments: Sequence[str]) -> int:
+    """Run `spot prompts search`."""
+    from spot_jax.cli.prompts_search import main as run
+
+    return run(arguments)
+
+
+VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "add": (add, "put a run's prompts into a library"),
+    "list": (list_, "what is there, and on which backbone"),
+    "show": (show, "all about one prompt: scores, tuning, what it began from"),
+    "search": (search, "the prompts whose tasks are most like a target's"),
+    "remove": (remove, "delete prompts"),
+    "verify": (verify, "find damaged prompts"),
+    "import": (import_, "take in a prompt of T5X, a PEFT adapter, or our file"),
+    "export": (export, "write a prompt in one of these forms"),
+}
+
+
+def _parser(verb: str, description: str) -> OneLineParser:
+    made = parser(f"prompts {verb}", description)
+    made.add_argument("--library", metavar="DIR", help="a directory, or a bucket's gs://...")
+    return made
+
+
+@contextmanager
+def _opened(given: argparse.Namespace) -> Iterator[Any]:
+    """The library that was named; its warnings are a line on standard error."""
+    if not given.library:
+        raise SpotError("say which library: --library DIR (a directory, or gs://...)")
+    from spot_jax.transfer.library import Library, LibraryWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LibraryWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        yield Library(given.library)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"spot: warning: {message}", file=sys.stderr)
+
+
+def _tell_added(entry: Any) -> None:
+    score = entry.metrics.get("score")
+    facts = [f"step {entry.step}", *([f"score {score:.2f}"] if score is not None else [])]
+    if entry.embedding_step:
+        facts.append(f"embedding of step {entry.embedding_step}")
+    print(f"{entry.id}: {', '.join(facts)}")
+    if not entry.embedding_step:
+        print(
+            f"{entry.id} has no task embedding, so that no search finds it; a run keeps one at "
+            "its embedding step",
+            file=sys.stderr,
+        )
+
+
+def _told(prompt: Any, given: argparse.Namespace, step: int | None) -> Any:
+    """An imported prompt with what the user says of it."""
+    import dataclasses
+
+    said = {"task": given.task, "seed": given.seed, "step": step}
+    if given.backbone is not None:
+        from spot_jax.t5.stored import read_description
+
+        found = read_description(given.backbone)
+        if prompt.backbone not in ("", found.fingerprint) and not given.force:
+            raise SpotError(
+                f"{given.source} was tuned on another backbone (fingerprint "
+                f"{prompt.backbone[:12]}, {given.backbone} is {found.fingerprint[:12]}); leave out "
+                "--backbone, or --force it"
+            )
+        width = found.config.emb_dim
+        if prompt.prompt.shape[1] != width:
+            raise SpotError(
+                f"{given.source}: a prompt of width {prompt.prompt.shape[1]} cannot be of "
+                f"{given.backbone}, of width {width}"
+            )
+        said |= {"backbone": found.fingerprint, "vocabulary": found.vocabulary_sha256}
+    return dataclasses.replace(prompt, **{k: v for k, v in said.items() if v is not None})
+
+
+def _table(entries: Sequence[Any]) -> str:
+    rows = [["id", "task", "seed", "step", "embedding", "score", "tokens", "backbone"]]
+    for e in entries:
+        score = e.metrics.get("score")
+        rows.append(
+            [e.id, e.task, str(e.seed), str(e.step), str(e.embedding_step or "none")]
+            + ["" if score is None else f"{score:.2f}", str(e.length), e.backbone[:12] or "unknown"]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = (0, 1, 7)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
