@@ -90,3 +90,6 @@ def register() -> None:
         for part, titles in parts.items():
             names = [known.tasks[title].name for title in titles]
             add_mixture(f"crossfit_{split}_{part}", names, functools.partial(rate, sizes=firsts))
+
+
+register()

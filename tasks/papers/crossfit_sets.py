@@ -77,6 +77,15 @@ def gym() -> Gym:
     return Gym(tasks, tuple(found["samples"]), splits)
 
 
+def find(name: str) -> tuple[FewShotTask, int] | None:
+    """Return the task and sample of a registered name; None where it is none of them."""
+    for task in gym().tasks.values():
+        for sample in gym().samples:
+            if task.sampled(sample) == name:
+                return task, sample
+    return None
+
+
 def path_of(task: FewShotTask, sample: int, split: str) -> epath.Path:
     """Return where a split of a sample lies; `SpotError` when SPOT_DATA_DIR is unset."""
     folder = data_directory() / DIRECTORY / task.title

@@ -86,3 +86,6 @@ def register() -> None:
     for item in FILE_SETS:
         for suffix in ("", NO_PREFIX):
             _add(item, suffix)
+
+
+register()

@@ -56,3 +56,6 @@ def register() -> None:
             [metrics.precision_at_1],
         )
     add_mixture("lama", [lama_sets.name_of(r) for r in lama_sets.RELATIONS], rate)
+
+
+register()

@@ -7,19 +7,16 @@ from tasks.papers.catalogue import BY_NAME, NO_PREFIX
 from tasks.papers.rows_files import ROUNDED
 
 
-def report(
+def difference(
     task: str, split: str, *, rows: int | None = None, examples: int | None = None
 ) -> str | None:
-    """Log one warning when a split is not as large as the catalogue says; once in a process.
+    """Return a line that says how a split's size differs from the catalogue's; None where not.
 
     Args:
         task: its name; one that is not in the catalogue has nothing to differ from.
         split: of the task.
         rows: what its source holds, if that is known.
         examples: what its preprocessing makes of them, if that is known.
-
-    Returns:
-        What was logged, or would be again.
     """
     item = BY_NAME.get(task.removesuffix(NO_PREFIX))
     if item is None or split not in item.sizes:
@@ -31,12 +28,17 @@ def report(
         return None
     if item.name in ROUNDED and round(found, -3) == expected:
         return None
-    line = (
+    return (
         f"expected {expected:,} {what} in split {split} of {task}, found {found:,}; "
         "the catalogue's number goes into the rates of mixtures"
     )
-    _warn(line)
-    return line
+
+
+def report(task: str, split: str, *, rows: int | None = None, examples: int | None = None) -> None:
+    """Log `difference`, if there is one, as a warning: once in a process."""
+    line = difference(task, split, rows=rows, examples=examples)
+    if line is not None:
+        _warn(line)
 
 
 @functools.cache

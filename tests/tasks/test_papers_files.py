@@ -183,6 +183,6 @@ def test_sizes_that_differ_are_told_once(vocabulary, caplog):
         seqio_tasks.training_source("alpha_nli", vocabulary, 0)
     (record,) = caplog.records
     assert "expected 169,654 examples in split train of alpha_nli, found 1;" in record.message
-    assert sizes.report("cr", "train", examples=3_775) is None  # 4,000, to the thousand
-    assert sizes.report("cr", "train", examples=2_900)
-    assert sizes.report("unknown", "train", examples=1) is None
+    assert sizes.difference("cr", "train", examples=3_775) is None  # 4,000, to the thousand
+    assert sizes.difference("cr", "train", examples=2_900)
+    assert sizes.difference("unknown", "train", examples=1) is None

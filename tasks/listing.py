@@ -1,0 +1,148 @@
+"""What `spot tasks list` prints: every set that has tasks, from tables, without seqio."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from spot_jax.errors import SpotError
+from tasks.bundled.sets import SETS
+from tasks.papers.catalogue import CATALOGUE, with_role
+from tasks.papers.crossfit_sets import gym
+from tasks.papers.data_set import SPLITS
+from tasks.papers.lama_sets import RELATIONS, name_of
+from tasks.papers.proportions import mixtures
+
+GROUPS = ("bundled", "papers", "crossfit", "lama")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A set that has tasks.
+
+    Attributes:
+        name: of the task.
+        group: one of `GROUPS`.
+        families: what mixtures it is part of, or its kind.
+        sizes: of the splits, as far as they are known without the data.
+        metrics: what it is scored by.
+        roles: in a paper's study.
+        source: where the data come from.
+    """
+
+    name: str
+    group: str
+    families: tuple[str, ...]
+    sizes: Mapping[str, int]
+    metrics: tuple[str, ...]
+    roles: tuple[str, ...]
+    source: str
+
+
+def entries() -> list[Entry]:
+    """Return all sets: those that ship, the papers', CrossFit's tasks, LAMA's relations."""
+    return [*_bundled(), *_papers(), *_crossfit(), *_lama()]
+
+
+def selected(family: str | None, role: str | None) -> list[Entry]:
+    """Return the sets of a family or group, and with a role; `SpotError` when there are none."""
+    every = entries()
+    found = [
+        entry
+        for entry in every
+        if family in (None, entry.group, *entry.families) and (role is None or role in entry.roles)
+    ]
+    if not found:
+        families = sorted({*GROUPS, *(name for entry in every for name in entry.families)})
+        roles = sorted({name for entry in every for name in entry.roles})
+        raise SpotError(
+            f"expected a family ({', '.join(families)}) and a role ({', '.join(roles)}) that some "
+            f"set has, found family {family!r}, role {role!r}"
+        )
+    return found
+
+
+def _bundled() -> Iterable[Entry]:
+    for item in SETS.values():
+        name = f"bundled_{item.name}"
+        yield Entry(name, "bundled", (item.family,), item.sizes, item.metrics, (), "ships")
+
+
+def _papers() -> Iterable[Entry]:
+    for item in CATALOGUE:
+        where = "$SPOT_DATA_DIR/" if item.source == "files" else ""
+        yield Entry(
+            item.name,
+            "papers",
+            item.families,
+            {split: item.sizes[split] for split in item.labelled_splits},
+            item.metrics,
+            item.roles,
+            where + item.location,
+        )
+
+
+def _crossfit() -> Iterable[Entry]:
+    split = gym().splits["random"]
+    for task in gym().tasks.values():
+        # What is drawn for training is drawn again for validation; 16 a label are not counted here.
+        sizes = {} if task.per_label else {"train": task.k, "validation": task.k}
+        role = next(part for part, titles in split.items() if task.title in titles)
+        source = f"$SPOT_DATA_DIR/crossfit/{task.title}"
+        metrics = (task.metric,)
+        yield Entry(
+            task.name, "crossfit", (task.category,), sizes, metrics, (f"ipt_{role}",), source
+        )
+
+
+def _lama() -> Iterable[Entry]:
+    for relation in RELATIONS:
+        source = f"$SPOT_DATA_DIR/lama/**/{relation}"
+        yield Entry(name_of(relation), "lama", ("lama",), {}, ("precision_at_1",), (), source)
+
+
+def table(found: Sequence[Entry]) -> str:
+    """Return one aligned line a set under a line of headings."""
+    head = ["name", "family", *SPLITS, "metrics", "role", "source"]
+    rows = [
+        [
+            entry.name,
+            ", ".join(entry.families) or "-",
+            *(f"{entry.sizes[split]:,}" if split in entry.sizes else "-" for split in SPLITS),
+            ", ".join(entry.metrics) or "loss",
+            ", ".join(entry.roles) or "-",
+            entry.source,
+        ]
+        for entry in found
+    ]
+    return aligned([head, *rows], right=(2, 3, 4))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows of cells as lines whose columns begin, or end, under one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def summary() -> str:
+    """Return what there is besides the sets: counts, mixtures, variants of names."""
+    mixed = ", ".join(f"{name} ({len(sizes)})" for name, sizes in mixtures().items())
+    labelled = sum(name != "c4_prefix_lm" for name in mixtures()["spot_all"])
+    parts = ", ".join(f"crossfit_{a}_{part}" for a, parts in gym().splits.items() for part in parts)
+    return "\n".join(
+        [
+            f"{len(CATALOGUE)} sets of the papers: {len(with_role('source'))} sources and "
+            f"{len(with_role('target'))} targets of SPoT's transfer study; spot_all mixes "
+            f"{labelled} labelled sets and C4",
+            f"{len(gym().tasks)} few-shot tasks of CrossFit, each in {len(gym().samples)} samples: "
+            "NAME is sample 100, NAME_s13, NAME_s21, NAME_s42 and NAME_s87 are the others",
+            f"{len(RELATIONS)} relations of LAMA; {len(SETS)} sets that ship, and NAME_16shot of "
+            "each",
+            "NAME_no_prefix of a paper's set leaves the task's name out of the text",
+            f"mixtures: {mixed}; lama; bundled_all, bundled_FAMILY; {parts}",
+        ]
+    )
