@@ -15,15 +15,13 @@ def main(arguments: Sequence[str]) -> int:
         "figures as SVG. A study that is not finished is reported as far as it is.",
     )
     made.add_argument("study", metavar="STUDY_DIR", help="what `spot study` wrote")
-    made.add_argument(
-        "--output_dir", help="where to write (default: the directory report in STUDY_DIR)"
-    )
+    made.add_argument("--output_dir", metavar="DIR", help="where to write (default: STUDY_DIR)")
     given = made.parse_args(list(arguments))
 
     from spot_jax.report.write import write_report
     from spot_jax.transfer.results import read_results, results_path
 
     results = read_results(given.study)
-    output = given.output_dir or results_path(given.study).parent / "report"
+    output = given.output_dir or results_path(given.study).parent
     print(write_report(results, output))
     return 0

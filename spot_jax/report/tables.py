@@ -301,14 +301,18 @@ def began_from(ancestry: Sequence[Mapping[str, Any]]) -> str:
     """The prompts a prompt began from, nearest first; those with weights are parts of a mean."""
     if not ancestry:
         return "its initialisation"
-    parts = []
+    text = ""
+    weighted = False
     for a in ancestry:
         facts = [f"{key} {a[key]}" for key in ("seed", "step") if a.get(key) is not None]
-        if a.get("weight") is not None:
+        part = a.get("weight") is not None
+        if part:
             facts.append(f"weight {a['weight']:.3f}")
-        parts.append(f"{a.get('task') or 'a prompt'} ({', '.join(facts)})" if facts else a["task"])
-    mixed = any(a.get("weight") is not None for a in ancestry)
-    return (" + " if mixed else " ← ").join(parts)
+        name = a.get("task") or "a prompt"
+        join = " + " if part and weighted else " ← "
+        text += (join if text else "") + (f"{name} ({', '.join(facts)})" if facts else name)
+        weighted = part
+    return text
 
 
 def embeddings(analysis: Analysis) -> list[Table]:
