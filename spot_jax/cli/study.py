@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         return _from_paper(made.parse_args(arguments).output_dir)
     if not any(a.startswith(("--gin_file", "--help", "-h")) for a in arguments):
         raise SpotError(
-            "spot study needs a study to do: add --gin_file=gin_configs/studies/mini.gin, or a file "
-            "of your own; see spot study --help"
+            "spot study needs a study to do: add --gin_file=gin_configs/studies/mini.gin, or a "
+            "file of your own; see spot study --help"
         )
     flags, settings = gin_flags(made, arguments)
     chosen = [flag for flag in ("cells", "cell", "so_far") if getattr(flags, flag)]

@@ -74,7 +74,7 @@ def study_cell(
     if waiting := opened.waits_for(cell):
         more = f" and {len(waiting) - 1} more" if waiting[1:] else ""
         raise SpotError(
-            f"{name} begins from prompts of {waiting[0]}{more}; run --cell={waiting[0]}"
+            f"{name} needs what {waiting[0]}{more} will have written; run --cell={waiting[0]} first"
         )
     with compiled_programs(opened.path / "compiled"), claim(opened.claim_file(cell)) as ours:
         if not ours:

@@ -138,7 +138,8 @@ def _rows(grid: Grid, constituents: Constituents) -> Iterator[tuple[str, str, li
         yield SCRATCH, target, plain
         fit = [s for s in grid.sources if not leaks(s, target, constituents)]
         yield TRANSFER, target, [Part(seed, source) for source in fit for seed in grid.seeds]
-        pool = (tuple(fit), tuple(grid.seeds))
+        # Sorted: which prompts there are to choose among does not depend on how they are listed.
+        pool = (tuple(sorted(fit)), tuple(sorted(grid.seeds)))
         for kind in (WEIGHTED_AVERAGE, MULTITASK_MIXTURE):
             numbers = getattr(grid, kind)
             yield kind, target, [Part(s, k=k, pool=pool) for k in numbers for s in grid.seeds]
