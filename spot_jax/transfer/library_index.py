@@ -115,7 +115,9 @@ class Index:
         self._prompts, self._directory, self._read = root / "prompts", root / "index", read
         self._loaded, self._told = False, False
         self._seen_at: float | None = None
+        # Of the whole library, so kept from search to search.
         self._groups: dict[tuple[Key, str], Group] = {}
+        self._counts: dict[Key, tuple[int, int]] | None = None
         # Signatures that were reckoned and are in no file yet.
         self._fresh: dict[str, dict[str, np.ndarray]] = {}
 
@@ -126,12 +128,14 @@ class Index:
             return
         if not self._loaded:
             self.entries, self._loaded = self._load_entries(), True
+            self._counts = None
         found = list_prompts(self._prompts)
         new = self._read_all(sorted(found - self.entries.keys()))
         gone = [self.entries.pop(id) for id in self.entries.keys() - found]
         if new or gone:
             self.entries = dict(sorted([*self.entries.items(), *((e.id, e) for e in new)]))
             self._groups.clear()
+            self._counts = None
             lines = [entry_fields(entry) for entry in self.entries.values()]
             self._write(lambda: write_lines(self._directory / _ENTRIES, lines))
             for key in {_key(entry) for entry in [*new, *gone]}:
@@ -139,9 +143,15 @@ class Index:
         settled = stamp is not None and time.time() - stamp > _SETTLED_SECONDS
         self._seen_at = stamp if settled else None
 
-    def keys(self) -> list[Key]:
-        """Backbone and width of all entries that have a task embedding, ascending."""
-        return sorted({_key(e) for e in self.entries.values() if e.embedding_step})
+    def counts(self) -> dict[Key, tuple[int, int]]:
+        """Of each backbone and width, ascending, how many entries have a task embedding, and how
+        many have none."""
+        if self._counts is None:
+            found: dict[Key, list[int]] = {}
+            for entry in self.entries.values():
+                found.setdefault(_key(entry), [0, 0])[not entry.embedding_step] += 1
+            self._counts = {key: (n[0], n[1]) for key, n in sorted(found.items())}
+        return self._counts
 
     def group(self, key: Key, metric: similarity.Metric) -> Group:
         """The entries of one backbone and width that can be ranked, with a metric's signatures."""

@@ -85,7 +85,7 @@ def _keys(index: Index, where: str, asked: Question, width: int) -> list[Key]:
         raise SpotError(
             f"the library {where} is empty; fill it: spot prompts add RUN_DIR --library {where}"
         )
-    keys = index.keys()
+    keys = [key for key, (ranked, _) in index.counts().items() if ranked]
     if not keys:
         raise SpotError(
             f"none of the {len(index.entries)} prompts in {where} has a task embedding; tune with "
@@ -112,12 +112,12 @@ def _joined(groups: list[Group]) -> Group:
 
 def _outside(index: Index, keys: list[Key]) -> list[str]:
     """What stands in the library and in none of the groups that are ranked."""
-    without = sum(
-        1 for e in index.entries.values() if not e.embedding_step and (e.backbone, e.width) in keys
-    )
-    others = Counter(
-        _short(e.backbone) for e in index.entries.values() if (e.backbone, e.width) not in keys
-    )
+    without, others = 0, Counter[str]()
+    for key, (ranked, unranked) in index.counts().items():
+        if key in keys:
+            without += unranked
+        else:
+            others[_short(key[0])] += ranked + unranked
     notes = [f"left out: {without} without a task embedding"] if without else []
     if others:
         notes.append(f"left out: {others.total()} of other backbones ({_counts(others)})")
