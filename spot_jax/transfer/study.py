@@ -49,7 +49,9 @@ def study(
         Stopped: by a signal; the same command goes on.
     """
     opened = _opened(plan, command)
-    say(f"{opened.path}: {_counted(opened.cells)}")
+    done = sum(opened.is_done(cell.name) for cell in opened.cells)
+    said = f", {done} cells done" if done else ""
+    say(f"{opened.path}: {_counted(opened.cells)}{said}")
     with compiled_programs(opened.path / "compiled"):
         while left := [cell for cell in opened.cells if not opened.is_done(cell.name)]:
             if not _next(opened, left, say, progress):
@@ -241,4 +243,4 @@ def _counted(cells: Sequence[Cell]) -> str:
 
 def study_directory(plan: StudyPlan) -> Path:
     """Where a plan's study is."""
-    return Path(plan.directory).expanduser().absolute()
+    return Path(plan.directory).expanduser().resolve()

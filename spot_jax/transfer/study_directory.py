@@ -5,6 +5,7 @@ cells/CELL/result.json      what a cell came to; it is done when this is there
 cells/CELL/run/             its run (`spot_jax.training.run_directory`)
 cells/CELL/mixture/         the run before it that tuned on mixtures
 cells/CELL/init/            averaged prompts that the run begins from
+cells/CELL/place            where the study was when the cell was begun
 cells/CELL/claim            locked by the process that works on it
 library/                    the source prompts, with their task embeddings
 results.json                what the study came to, once all cells are done
@@ -179,9 +180,9 @@ def open_study(
         SpotError: a directory that cannot be written, or holds another study.
     """
     if look:
-        path = Path(plan.directory).expanduser().absolute()
+        path = Path(plan.directory).expanduser().resolve()
         return _study(path, plan, _joined(path / "study.json", plan, constituents, command))
-    path = run_path(plan.directory).absolute()
+    path = run_path(plan.directory).resolve()
     with claim(path / ".lock", wait=True):
         record = _joined(path / "study.json", plan, constituents, command)
         study = _study(path, plan, record)

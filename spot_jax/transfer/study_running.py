@@ -5,6 +5,7 @@ is made anew by each start, with the same content. The cell's result comes last.
 """
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from spot_jax.transfer.study_directory import CellPrompt, CellResult, Study
 from spot_jax.transfer.study_plan import Stage
 from spot_jax.transfer.tuning import Stopped
 
+RUNS = ("run", "mixture", "init")
+
 
 def run_cell(study: Study, cell: Cell, progress: bool | None = None) -> CellResult:
     """Does a cell, or what an earlier start left of it, and writes its result.
@@ -47,6 +50,7 @@ def run_cell(study: Study, cell: Cell, progress: bool | None = None) -> CellResu
     """
     start = time.monotonic()
     work = _Work(study, cell, progress)
+    work.begin()
     result = work.source() if cell.kind == SOURCE else work.target()
     result = dataclasses.replace(result, seconds=round(time.monotonic() - start, 2))
     study.save(result)
@@ -62,6 +66,14 @@ class _Work:
     @property
     def directory(self) -> Path:
         return self.study.directory(self.cell)
+
+    def begin(self) -> None:
+        """Clears away what was begun before the study was moved: runs name prompts by path."""
+        place = self.directory / "place"
+        if place.exists() and place.read_text() != str(self.study.path):
+            for name in RUNS:
+                shutil.rmtree(self.directory / name, ignore_errors=True)
+        place.write_text(str(self.study.path))
 
     def source(self) -> CellResult:
         """Source prompts, put into the library with their task embeddings."""
