@@ -91,9 +91,10 @@ def show(arguments: Sequence[str]) -> int:
         ancestry = fields.pop("ancestry")
         for name, value in fields.items():
             print(f"{name + ':':16}{_plain(value)}".rstrip())
-        print("began from:     " + ("" if ancestry else "no other prompt"))
+        print("began from:" if ancestry else "began from:     no other prompt")
         for ancestor in ancestry:
-            print(f"  {_plain(ancestor)}")
+            first = {name: ancestor[name] for name in ("task", "step", "seed") if name in ancestor}
+            print(f"  {_plain({**first, **ancestor})}")
     return 0
 
 
