@@ -36,6 +36,11 @@ def constituents(name: str) -> tuple[str, ...]:
     return tuple(task.name for task in _seqio().tasks_of(name))
 
 
+def with_split(name: str, split: str) -> tuple[str, ...]:
+    """Return the tasks of a mixture that have a split; `SpotError` if none has."""
+    return tuple(task.name for task in _seqio().require_split(name, split))
+
+
 def has_metrics(name: str) -> bool:
     """Return whether predictions on `name` are scored; text without labels has only a loss."""
     if is_arrays(name):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spot_jax.data import loading
@@ -82,6 +83,40 @@ def load_task(
     labels = loading.labels_of(name) or ()
     search = search_of(name, decoding, labels, beams)
     return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search, labels)
+
+
+def load_tasks(
+    name: str, split: str, vocabulary: Vocabulary | None, **options: Any
+) -> list[ScoredTask]:
+    """The tasks of a mixture that have the split, each read as `load_task` does; of a task itself.
+
+    A mixture's tasks have metrics and labels of their own, so each is scored by itself.
+    """
+    parts = loading.constituents(name)
+    if len(parts) > 1:
+        parts = loading.with_split(name, _parsed(split)[0])
+    return [load_task(part, split, vocabulary, **options) for part in parts]
+
+
+def mean_of_tasks(
+    tasks: Sequence[ScoredTask], found: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """What a mixture comes to: each task's metrics by their names, and the means over tasks.
+
+    Args:
+        tasks: the mixture's.
+        found: each one's metrics with its `loss` and `score`. Where some tasks have metrics and
+            others only a loss, the mean score is of the former: the two have no common measure.
+    """
+    metrics = {
+        f"{task.name}/{name}": value
+        for task, values in zip(tasks, found, strict=True)
+        for name, value in values.items()
+    }
+    scored = [v for task, v in zip(tasks, found, strict=True) if task.metrics] or list(found)
+    metrics["loss"] = statistics.fmean(values["loss"] for values in found)
+    metrics["score"] = statistics.fmean(values["score"] for values in scored)
+    return metrics
 
 
 def _parsed(split: str) -> tuple[str, int, int]:

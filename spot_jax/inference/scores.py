@@ -14,7 +14,7 @@ from spot_jax.errors import SpotError
 from spot_jax.evaluation.ensemble import evaluate_ensemble
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.metrics import accuracy
-from spot_jax.evaluation.scored_task import ScoredTask, load_task, score_of
+from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, score_of
 from spot_jax.inference.lines import DEFAULT_LENGTHS, DEFAULT_ROWS
 from spot_jax.inference.tuned import Prompt, Tuned
 
@@ -78,7 +78,7 @@ def score(
     lengths: Mapping[str, int] | None = None,
     examples: int | None = None,
 ) -> list[Score]:
-    """Scores every prompt on its task.
+    """Scores every prompt on its task; one tuned on a mixture on each of its tasks.
 
     Args:
         tuned: of `open_tuned`.
@@ -112,7 +112,7 @@ def score(
                 f"an ensemble needs at least two prompts for {name}, found {len(prompts)}; "
                 "add --prompt FILE"
             )
-        task = load_task(
+        tasks_of_it = load_tasks(
             name,
             split,
             tuned.vocabulary,
@@ -121,13 +121,14 @@ def score(
             beams=beams,
             limit=examples,
         )
-        if ensemble and not task.metrics:
-            raise SpotError(f"{name} has no answers to vote on; leave --ensemble out")
-        shape = BatchShape(rows, *_lengths(task, known, fitted=setup is None and not lengths))
-        if ensemble:
-            scores += _vote(tuned, task, prompts, shape)
-        else:
-            scores += [_alone(tuned, task, prompt, shape) for prompt in prompts]
+        for task in tasks_of_it:
+            if ensemble and not task.metrics:
+                raise SpotError(f"{task.name} has no answers to vote on; leave --ensemble out")
+            shape = BatchShape(rows, *_lengths(task, known, fitted=setup is None and not lengths))
+            if ensemble:
+                scores += _vote(tuned, task, prompts, shape)
+            else:
+                scores += [_alone(tuned, task, prompt, shape) for prompt in prompts]
     return scores
 
 

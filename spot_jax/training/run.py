@@ -207,7 +207,7 @@ class _Run:
             if metrics["score"] > self.best[i].score:
                 self.best[i] = Best(step, metrics["score"], metrics)
                 self._write_prompt("best", i, step, state, metrics)
-        for name in self.last[0]:
+        for name in dict.fromkeys(name for metrics in self.last for name in metrics):
             each = [metrics.get(name, float("nan")) for metrics in self.last]
             scalars[f"validation/{name}"] = each[0] if len(each) == 1 else each
         self.log.write(step, scalars)

@@ -13,7 +13,7 @@ from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.data.virtual_tokens import VirtualTokens
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
-from spot_jax.evaluation.scored_task import load_task, score_of
+from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
 from spot_jax.methods.base import Method, Tree
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import DataSource, EvaluationPlan
@@ -33,7 +33,8 @@ class Validation:
     """Evaluates every prompt of a run on its own task's split.
 
     Tasks with metrics are predicted and scored; where there is nothing but text, the score is the
-    negative mean loss of the first held-back examples.
+    negative mean loss of the first held-back examples. Of a mixture every task is scored by itself,
+    and the score is their mean.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Validation:
         self.shape = BatchShape(rows, lengths["inputs"], lengths["targets"])
         self.place = BatchPlacement(mesh, rows)
         self.tasks = {
-            name: load_task(
+            name: load_tasks(
                 name,
                 plan.split,
                 vocabulary,
@@ -75,19 +76,25 @@ class Validation:
         return [self._score(i, params, table) for i in range(len(self.names))]
 
     def _score(self, i: int, params: Tree, table: Any) -> dict[str, float]:
-        task, method = self.tasks[self.names[i]], self.method
+        tasks, method = self.tasks[self.names[i]], self.method
         config, length = method.config, method.prompt_length
         write = None
         if length:
             # Each prompt alone, as prompt 0: one program serves every prompt of the run.
             table = jax.lax.dynamic_slice_in_dim(table, i * length, length)
             write = VirtualTokens(config.vocab_size, length)
+        found = [self._measure(task, params, table, write) for task in tasks]
+        return found[0] if len(tasks) == 1 else mean_of_tasks(tasks, found)
+
+    def _measure(
+        self, task: ScoredTask, params: Tree, table: Any, write: VirtualTokens | None
+    ) -> dict[str, float]:
         batches = evaluation_batches(
             task.examples, self.shape, write, host_rows=self.place.host_rows
         )
         found = evaluate(
             params,
-            config,
+            self.method.config,
             batches,
             self.vocabulary,
             task.targets or [""] * len(task.examples),

@@ -9,6 +9,7 @@ the others report.
 import dataclasses
 from collections.abc import Mapping
 
+from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
 from spot_jax.t5.vocabulary import Vocabulary
@@ -53,7 +54,8 @@ def splits_of(
     if reporting != AUTO:
         same = "chosen and reported on the same examples, as in the paper: the score flatters"
         return Splits(choosing, reporting, same if reporting == choosing else "")
-    reason = _unfit(task, vocabulary, lengths)
+    reasons = (_unfit(one, vocabulary, lengths) for one in loading.constituents(task))
+    reason = next(filter(None, reasons), "")
     if not reason:
         return Splits(choosing, "test")
     note = f"{task} has no test split to report on ({reason}): {choosing} is halved instead"

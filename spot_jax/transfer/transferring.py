@@ -10,6 +10,7 @@ MODEL_DIR/METHOD or METHOD-K/       one method:
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,8 +231,12 @@ def _report(
     chosen = choose(candidates)
     scores = _scores(tuning, [candidates[i].prompt for i in chosen], splits.reporting)
     reported = list(candidates)
-    for i, found in zip(chosen, scores, strict=True):
-        reported[i] = dataclasses.replace(candidates[i], test=found.score, metrics=found.metrics)
+    for i in chosen:
+        # A mixture has a score for each of its tasks.
+        own = [one for one in scores if one.prompt == candidates[i].prompt]
+        mean = statistics.fmean(one.score for one in own)
+        metrics = own[0].metrics if len(own) == 1 else {one.task: one.score for one in own}
+        reported[i] = dataclasses.replace(candidates[i], test=mean, metrics=metrics)
     return reported
 
 

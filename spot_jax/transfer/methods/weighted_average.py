@@ -73,7 +73,7 @@ def average(
         backbone=first.backbone,
         vocabulary=first.vocabulary,
         ancestry=(*parts, *(one for prompt in prompts for one in prompt.ancestry)),
-        tasks=tuple(sorted({task for prompt in prompts for task in prompt.tasks})),
+        tasks=tuple(sorted({task for one in prompts for task in one.tasks or (one.task,)})),
     )
 
 

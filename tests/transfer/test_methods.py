@@ -1,0 +1,75 @@
+"""How targets begin: weighted averages, what a choice looks at, and the names of methods."""
+
+import numpy as np
+import pytest
+from library_cases import BACKBONE, OTHER, fill, make_prompt
+
+from spot_jax.errors import SpotError
+from spot_jax.transfer.library import Library
+from spot_jax.transfer.methods import METHODS, method_of
+from spot_jax.transfer.methods.weighted_average import average, weighted_average, weights
+from spot_jax.transfer.outcome import Candidate
+from spot_jax.transfer.transferring import choose
+
+
+def test_a_weighted_average_is_the_papers_formula(tmp_path):
+    library = fill(Library(tmp_path / "library"))
+    entry = library.entries()[0]
+    embedding = library.load(entry)[1].prompt + 0.5
+    matches = library.rank(embedding, backbone=BACKBONE, top_k=3)
+    similarities = [match.similarity for match in matches]
+    assert min(similarities) > 0
+    expected = sum(
+        match.similarity / sum(similarities) * library.load(match.entry)[0].prompt
+        for match in matches
+    )
+    found = weighted_average(matches, library)
+    np.testing.assert_allclose(found.prompt, expected, rtol=1e-6, atol=1e-6)
+    assert found.prompt.dtype == np.float32
+    assert found.backbone == BACKBONE
+    assert set(found.tasks) == {match.entry.task for match in matches}
+    parts = found.ancestry[:3]
+    assert [part["task"] for part in parts] == [match.entry.task for match in matches]
+    assert [part["similarity"] for part in parts] == similarities
+    assert sum(part["weight"] for part in parts) == pytest.approx(1)
+
+
+def test_what_is_not_similar_has_no_weight():
+    assert weights([0.6, 0.2]) == pytest.approx([0.75, 0.25])
+    assert weights([0.6, -0.5, 0.2, 0.0]) == pytest.approx([0.75, 0, 0.25, 0])
+    # Left in the formula, these would be weights of 31 and -30.
+    assert weights([0.31, -0.30]) == [1, 0]
+    with pytest.raises(SpotError, match="none of 2 prompts is similar to the target"):
+        weights([-0.1, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        ({"shape": (4, 8)}, r"found shapes \(4, 8\), \(5, 8\)"),
+        ({"backbone": OTHER}, "found backbones aaaaaaaaaaaa, bbbbbbbbbbbb"),
+    ],
+)
+def test_prompts_of_several_kinds_have_no_average(other, match):
+    prompts = [make_prompt("mnli"), make_prompt("squad", **other)]
+    with pytest.raises(SpotError, match=match) as caught:
+        average(prompts, [0.5, 0.4], ["a", "b"])
+    assert "\n" not in str(caught.value)
+
+
+def candidate(validation, seed=0, test=None):
+    return Candidate("source", seed, validation, 5, "p.safetensors", test)
+
+
+def test_a_choice_looks_at_validation_alone():
+    # The better a test score, the worse its validation: test must not be looked at.
+    found = [candidate(50, 0, 90), candidate(60, 0, 10), candidate(55, 1, 5), candidate(54, 1, 99)]
+    assert choose(found) == [1, 2]
+    # Of equals the one that was retrieved first.
+    assert choose([candidate(50), candidate(50)]) == [0]
+
+
+def test_an_unknown_method_is_one_line():
+    with pytest.raises(SpotError, match="no transfer method 'best', but scratch, best_of_top_k"):
+        method_of("best")
+    assert {name for name, way in METHODS.items() if not way.retrieves} == {"scratch"}
