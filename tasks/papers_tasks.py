@@ -13,6 +13,7 @@ from tasks.papers import (  # noqa: F401
     lama,
     mixtures,
     pretraining,
+    ptuning,
     questions,
     sentiment,
     super_glue,

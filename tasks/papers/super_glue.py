@@ -22,15 +22,15 @@ _FIELDS = {
     "wic": ("sentence1", "sentence2", "word"),
 }
 _MULTIRC = ("question", "answer", "paragraph")
+KEEP_TRUE = {"train": lambda row: row["label"] > 0}
 
 
 def write_multirc(dataset: tf.data.Dataset, prefix: str, words: Sequence[str]) -> tf.data.Dataset:
     """Return a question, an answer and the paragraph without its HTML, with the numbers of each."""
 
     def one(row: text.Row) -> dict[str, tf.Tensor]:
-        inputs = tf.strings.regex_replace(text.fields(row, _MULTIRC, prefix), "<br>", " ")
         return {
-            "inputs": tf.strings.regex_replace(inputs, "</?b>", ""),
+            "inputs": text.without_html(text.fields(row, _MULTIRC, prefix)),
             "targets": text.word(row["label"], words),
             **{f"idx/{part}": row["idx"][part] for part in ("paragraph", "question", "answer")},
         }
@@ -150,6 +150,6 @@ register(
         template="{text}",
         metrics=(metrics.wsc,),
         postprocess=answers.wsc,
-        keep={"train": lambda row: row["label"] > 0},
+        keep=KEEP_TRUE,
     ),
 )

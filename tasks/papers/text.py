@@ -51,6 +51,11 @@ def one_space(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(text, r"\s+", " ")
 
 
+def without_html(text: tf.Tensor) -> tf.Tensor:
+    """Return text without the tags that MultiRC has: line breaks are spaces, bold print nothing."""
+    return tf.strings.regex_replace(tf.strings.regex_replace(text, "<br>", " "), "</?b>", "")
+
+
 def is_written(text: tf.Tensor) -> tf.Tensor:
     """Return whether there is more than white space in a text."""
     return tf.strings.length(tf.strings.strip(text)) > 0

@@ -46,7 +46,8 @@ class TfdsSource(seqio.TfdsDataSource):
     @property
     def tfds_dataset(self) -> seqio.LazyTfdsLoader:
         """The loader of the version that is on disk; `SpotError` when none of use is."""
-        override = self._tfds_dataset.data_dir
+        # Asked of a new loader each time, since a loader keeps the first override it has seen.
+        override = seqio.LazyTfdsLoader(self.item.location).data_dir
         if override not in self._found:
             location, directory = locate(self.item, directories(override))
             self._found[override] = seqio.LazyTfdsLoader(

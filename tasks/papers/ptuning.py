@@ -1,0 +1,116 @@
+"""P-Tuning's patterns of SuperGLUE as tasks, `NAME_ptuning` (Liu et al. 2021; PT-Fewshot's code).
+
+A pattern is text with fields in braces, a place for the answer and places for virtual tokens
+between words that stay, the anchors. The answer's place is T5's first sentinel. A virtual token's
+is its last one, which T5's objective hardly ever reaches: `<extra_id_99>` is one piece of every T5
+vocabulary, so that a method finds the places among the token ids and writes its own ids there.
+"""
+
+import dataclasses
+import functools
+import string
+
+import tensorflow as tf
+
+from spot_jax.evaluation import metrics
+from spot_jax.evaluation.metrics import Metric
+from tasks.papers import answers, text
+from tasks.papers.catalogue import BY_NAME
+from tasks.papers.labelled import AUTOTUNE
+from tasks.papers.registering import add_task
+from tasks.papers.super_glue import KEEP_TRUE, mark_pronoun
+from tasks.papers.tfds_source import TfdsSource
+
+SUFFIX = "_ptuning"
+ANSWER = "<extra_id_0>"
+VIRTUAL = "<extra_id_99>"
+_YES_NO = {"True": "Yes", "False": "No", "entailment": "Yes", "not_entailment": "No"}
+_MAYBE = {"entailment": "Yes", "contradiction": "No", "neutral": "Maybe"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """A pattern and the words that stand for its set's labels.
+
+    Attributes:
+        text: with fields in braces, [P] for a virtual token and [M] for the answer.
+        words: from label to the word that is written; empty where the answer is a text.
+    """
+
+    text: str
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def template(self) -> str:
+        """The text with T5's sentinels for [P] and [M]."""
+        return self.text.replace("[P]", VIRTUAL).replace("[M]", ANSWER)
+
+
+PATTERNS = {
+    "super_glue_boolq": Pattern("{passage}. [P] Question: {question}? Answer: [M].", _YES_NO),
+    "super_glue_cb": Pattern("{premise} {hypothesis}? [P] answer: [M]", _MAYBE),
+    "super_glue_copa": Pattern("{choice1} or {choice2}? {premise} {joint} [P] [M]."),
+    "super_glue_multirc": Pattern(
+        "{paragraph}. Question: {question}? Is it {answer}? [P] [M].", _YES_NO
+    ),
+    "super_glue_rte": Pattern("{premise} Question: {hypothesis}? [P] Answer: [M].", _YES_NO),
+    "super_glue_wic": Pattern("{sentence1} {sentence2} [P] {word}? [M].", _YES_NO),
+    "super_glue_wsc": Pattern("{marked} [P] pronoun '*{span2_text}*' refers to [M]."),
+}
+
+
+def fill(row: text.Row, template: str) -> tf.Tensor:
+    """Return a template with a row's fields in it."""
+    parts: list[str | tf.Tensor] = []
+    for words, name, _, _ in string.Formatter().parse(template):
+        parts.append(words)
+        if name is not None:
+            parts.append(row[name])
+    return tf.strings.join(parts)
+
+
+def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
+    """Return the filled pattern of a set, its answer, and what its metrics need besides."""
+    pattern, labels = PATTERNS[name], BY_NAME[name].labels
+
+    def one(row: text.Row) -> dict[str, tf.Tensor]:
+        row, target, kept = dict(row), None, {}
+        if name == "super_glue_copa":
+            row["joint"] = tf.where(tf.equal(row["question"], "cause"), "because", "so")
+            target = text.word(row["label"], labels)
+            target = tf.where(tf.equal(target, labels[0]), row["choice1"], row["choice2"])
+        elif name == "super_glue_wsc":
+            row["marked"] = mark_pronoun(row)
+            target, kept = row["span1_text"], {"label": row["label"]}
+        elif name == "super_glue_multirc":
+            kept = {"idx/question": row["idx"]["question"]}
+            for field in ("paragraph", "question", "answer"):
+                row[field] = text.without_html(row[field])
+        if target is None:
+            target = text.word(row["label"], tuple(pattern.words[label] for label in labels))
+        return {"inputs": fill(row, pattern.template), "targets": target, **kept}
+
+    return dataset.map(one, AUTOTUNE)
+
+
+def _metrics(name: str) -> tuple[Metric, ...]:
+    if name == "super_glue_cb":
+        return (metrics.mean_multiclass_f1(tuple(_MAYBE.values())), metrics.accuracy)
+    if name == "super_glue_multirc":
+        return (metrics.multirc("Yes", "No"),)
+    return (metrics.wsc if name == "super_glue_wsc" else metrics.accuracy,)
+
+
+_POSTPROCESS = {"super_glue_multirc": answers.multirc, "super_glue_wsc": answers.wsc}
+for _name, _pattern in PATTERNS.items():
+    _item = BY_NAME[_name]
+    _words = tuple(_pattern.words[label] for label in _item.labels) if _pattern.words else ()
+    add_task(
+        _name + SUFFIX,
+        TfdsSource(_item, KEEP_TRUE if _name == "super_glue_wsc" else None),
+        [functools.partial(write, name=_name)],
+        _metrics(_name),
+        labels=_words,
+        postprocess_fn=_POSTPROCESS.get(_name),
+        template=_pattern.template,
+    )

@@ -1,0 +1,201 @@
+"""Every task over TFDS reads its set from disk and writes the form that its paper gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks import formats, papers_tasks, verbalizers  # noqa: F401
+from tasks.papers import samples
+from tasks.papers.catalogue import BY_NAME, NO_PREFIX
+
+seqio = pytest.importorskip("seqio")
+from spot_jax.data import seqio_tasks  # noqa: E402
+
+EXPECTED = json.loads((Path(__file__).parent / "expected_forms.json").read_text("utf-8"))
+LABELLED = [item.name for item in BY_NAME.values() if item.source == "tfds" and item.metrics]
+# One of each way of writing; `test_all_splits` has all.
+NO_PREFIXES = {
+    "glue_stsb": "stsb ",
+    "super_glue_record": "record ",
+    "super_glue_wsc": "wsc: ",
+    "anli_r2": "anli_r2 ",
+    "squad": "squad ",
+    "wmt16_enro": "translate English to Romanian: ",
+    "samsum": "samsum ",
+    "gem_dart": "dart ",
+}
+
+
+def _read(name, split, vocabulary):
+    """Return the texts of a split's examples, and the evaluation."""
+    found = seqio_tasks.load_evaluation(name, split, vocabulary)
+    texts = [
+        (row["inputs_pretokenized"].decode(), row["targets_pretokenized"].decode())
+        for row in found.fields
+    ]
+    return texts, found
+
+
+@pytest.fixture(autouse=True)
+def _data(tfds_data, tfds_here):
+    tfds_here(str(tfds_data))
+
+
+def test_every_set_of_tfds_is_expected_here():
+    assert set(EXPECTED) == set(LABELLED)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_form_and_metrics(name, vocabulary):
+    item = BY_NAME[name]
+    split = item.labelled_splits[0]
+    texts, found = _read(name, split, vocabulary)
+    assert tuple(EXPECTED[name]) in texts
+    inputs, targets = found.examples[0]
+    assert inputs[-1] == 1
+    assert vocabulary.decode(targets[:-1].tolist()).split() == texts[0][1].split()
+
+    predictions = [seqio_tasks.postprocess(name, target) for _, target in texts]
+    scores = {}
+    for metric in seqio_tasks.metric_fns(name):
+        scores |= metric(found.targets, predictions)
+    assert set(scores) == set(item.metrics)
+    perfect = {key: value for key, value in scores.items() if key != "bleu"}
+    if item.several:  # classes that no row has count as 0
+        del perfect["macro_f1"]
+    assert all(value == pytest.approx(100) for value in perfect.values()), scores
+
+    labels = () if item.several else item.labels
+    assert (verbalizers.of(name) or ()) == labels
+    assert (verbalizers.of(name + NO_PREFIX) or ()) == labels
+    assert formats.of(name).endswith(formats.of(name + NO_PREFIX))
+
+
+@pytest.mark.parametrize("name", NO_PREFIXES)
+def test_without_the_name_of_the_task(name, vocabulary):
+    split = BY_NAME[name].labelled_splits[0]
+    texts, _ = _read(name + NO_PREFIX, split, vocabulary)
+    inputs, target = EXPECTED[name]
+    assert (inputs.removeprefix(NO_PREFIXES[name]), target) in texts
+
+
+def test_wsc_trains_on_true_pairs_alone_and_is_evaluated_on_all(vocabulary):
+    _, train = _read("super_glue_wsc", "train", vocabulary)
+    _, validation = _read("super_glue_wsc", "validation", vocabulary)
+    assert [target["label"] for target in train.targets] == [True]
+    assert sorted(target["label"] for target in validation.targets) == [False, True]
+
+
+def test_snli_leaves_out_pairs_without_a_label(vocabulary):
+    assert len(samples.rows("snli")) == 4
+    assert len(_read("snli", "validation", vocabulary)[0]) == 3
+
+
+def test_record_scores_a_query_once(vocabulary):
+    _, found = _read("super_glue_record", "validation", vocabulary)
+    assert len(found.targets) == 3
+    assert {target["group"] for target in found.targets} == {(3, 11), (4, 12)}
+    (metric,) = seqio_tasks.metric_fns("super_glue_record")
+    right_on_one = ["Millau" if t["group"] == (4, 12) else "nobody" for t in found.targets]
+    assert metric(found.targets, right_on_one)["em"] == 50.0
+
+
+def test_multirc_is_grouped_by_question(vocabulary):
+    _, found = _read("super_glue_multirc", "validation", vocabulary)
+    (metric,) = seqio_tasks.metric_fns("super_glue_multirc")
+    # Question 7 has an answer that is wrong and is said to be right; question 8 is all right.
+    assert metric(found.targets, ["True"] * 3)["exact_match"] == 50.0
+
+
+def test_race_has_an_example_a_question(vocabulary):
+    texts, _ = _read("race_middle", "validation", vocabulary)
+    assert sorted(target for _, target in texts) == ["A", "B"]
+
+
+def test_drop_and_gem_are_scored_against_all_answers(vocabulary):
+    assert _read("drop", "validation", vocabulary)[1].targets == [["15", "15", "fifteen"]]
+    assert len(_read("gem_common_gen", "validation", vocabulary)[1].targets[0]) == 2
+    # DART's training rows have no references: the target is the one there is.
+    (target,) = _read("gem_dart", "train", vocabulary)[1].targets
+    assert target == [EXPECTED["gem_dart"][1]]
+
+
+def test_c4_is_cut_into_two_halves(vocabulary):
+    found = seqio_tasks.load_examples(
+        "c4_prefix_lm", "train", vocabulary, lengths={"inputs": 32, "targets": 32}
+    )
+    text = " ".join(row["text"] for row in samples.rows("c4_prefix_lm"))
+    inputs, targets = found[0]
+    assert len(inputs) <= 32 and len(targets) <= 33
+    assert vocabulary.decode(inputs.tolist()) in text
+    assert vocabulary.decode(targets.tolist()) in text
+
+
+PATTERNS = {
+    "boolq": (
+        "Lighthouse of Skerra -- The lighthouse was lit by gas until 1931.. <extra_id_99> "
+        "Question: was the lighthouse of skerra ever lit by gas? Answer: <extra_id_0>.",
+        "Yes",
+    ),
+    "cb": (
+        "Did she think that the road was closed? the road was closed? <extra_id_99> answer: "
+        "<extra_id_0>",
+        "Maybe",
+    ),
+    "copa": (
+        "The oven was cold. or The baker fell asleep.? The bread was burnt. because <extra_id_99> "
+        "<extra_id_0>.",
+        "The baker fell asleep.",
+    ),
+    "multirc": (
+        "Sent 1: Ida planted an oak. Sent 2: Her brother planted two elms. . Question: Who planted "
+        "trees?? Is it Her mother? <extra_id_99> <extra_id_0>.",
+        "No",
+    ),
+    "rte": (
+        "Mara Lindt leads the orchestra. Question: Mara Lindt plays the oboe.? <extra_id_99> "
+        "Answer: <extra_id_0>.",
+        "No",
+    ),
+    "wic": (
+        "They sat on the bank of the river. The bank lent them money. <extra_id_99> bank? "
+        "<extra_id_0>.",
+        "No",
+    ),
+    "wsc": (
+        "Olga thanked Ruth because *she* had lent her the tent. <extra_id_99> pronoun '*she*' "
+        "refers to <extra_id_0>.",
+        "Ruth",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_p_tuning_patterns(name, vocabulary):
+    task = f"super_glue_{name}_ptuning"
+    texts, found = _read(task, "train", vocabulary)
+    assert PATTERNS[name] in texts
+    for inputs, _ in found.examples:
+        assert list(inputs).count(vocabulary.sentinel(99)) == 1
+        assert list(inputs).count(vocabulary.sentinel(0)) == 1
+    (score, *_) = seqio_tasks.metric_fns(task)
+    assert set(score(found.targets, [target for _, target in texts]).values()) == {100.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*LABELLED, *(name + NO_PREFIX for name in LABELLED)])
+def test_all_splits(name, vocabulary):
+    """Through seqio's own tokenising, every split, with the name of the task and without."""
+    item = BY_NAME[name.removesuffix(NO_PREFIX)]
+    task = seqio.TaskRegistry.get(name)
+    assert set(task.splits) == set(item.labelled_splits)
+    inputs, target = EXPECTED[item.name]
+    for split in task.splits:
+        rows = task.get_dataset({"inputs": 512, "targets": 512}, split, shuffle=False)
+        pairs = [
+            (row["inputs_pretokenized"].decode(), row["targets_pretokenized"].decode())
+            for row in rows.as_numpy_iterator()
+        ]
+        ends = [text for text, wanted in pairs if inputs.endswith(text) and wanted == target]
+        assert ends and (name == item.name) == (inputs in ends)
