@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and the one kind of warning."""
 
 
 class SpotError(Exception):
@@ -7,3 +7,7 @@ class SpotError(Exception):
     The command line prints the message without a traceback and exits with code 2; code that uses
     the library catches it like any exception.
     """
+
+
+class SpotWarning(UserWarning):
+    """Something that was worked around and that the user should hear of, in one line."""

@@ -1,13 +1,16 @@
 """The console command `spot VERB`: finds the verb, runs it, turns mistakes into one line."""
 
+import contextlib
 import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from spot_jax.cli.flags import OneLineParser
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, SpotWarning
 from spot_jax.version import __version__
 
 VERBS = {
@@ -46,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # TensorFlow reads tasks only; its greeting helps nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        with plain_warnings():
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except SpotError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -78,6 +82,23 @@ def _run(arguments: list[str]) -> int:
         return int(module.main(rest) or 0)
     except SystemExit as leaving:  # argparse's way out after --help
         return int(leaving.code or 0)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within, our own warnings are a line on standard error, each time; others stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SpotWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, SpotWarning):
+                print(f"spot: warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _complain(message: str) -> int:

@@ -3,9 +3,7 @@
 import argparse
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from spot_jax.cli.flags import OneLineParser, parser
@@ -47,14 +45,14 @@ def add(arguments: Sequence[str]) -> int:
     )
     made.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        from pathlib import Path
+    library = _opened(given)
+    from pathlib import Path
 
-        for source in given.sources:
-            is_run = Path(source).expanduser().is_dir()
-            added = library.add_run(source) if is_run else [library.add_file(source)]
-            for entry in added:
-                _tell_added(entry)
+    for source in given.sources:
+        is_run = Path(source).expanduser().is_dir()
+        added = library.add_run(source) if is_run else [library.add_file(source)]
+        for entry in added:
+            _tell_added(entry)
     return 0
 
 
@@ -66,16 +64,16 @@ def list_(arguments: Sequence[str]) -> int:
     )
     made.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        entries = library.entries(backbone=given.backbone)
-        if given.json:
-            for entry in entries:
-                print(json.dumps(vars(entry), ensure_ascii=False))
-        elif entries:
-            print(_table(entries))
-        else:
-            of = f" of backbone {given.backbone}" if given.backbone else ""
-            print(f"no prompts{of} in {library.directory}")
+    library = _opened(given)
+    entries = library.entries(backbone=given.backbone)
+    if given.json:
+        for entry in entries:
+            print(json.dumps(vars(entry), ensure_ascii=False))
+    elif entries:
+        print(_table(entries))
+    else:
+        of = f" of backbone {given.backbone}" if given.backbone else ""
+        print(f"no prompts{of} in {library.directory}")
     return 0
 
 
@@ -84,17 +82,17 @@ def show(arguments: Sequence[str]) -> int:
     made = _parser("show", "Show everything that is known of a prompt, its origin too.")
     made.add_argument("id", metavar="ID", help="or the beginning or the end of one")
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        entry = library.get(given.id)
-        prompt, _ = library.load(entry)
-        fields = {**vars(entry), "tuning": prompt.tuning}
-        ancestry = fields.pop("ancestry")
-        for name, value in fields.items():
-            print(f"{name + ':':16}{_plain(value)}".rstrip())
-        print("began from:" if ancestry else "began from:     no other prompt")
-        for ancestor in ancestry:
-            first = {name: ancestor[name] for name in ("task", "step", "seed") if name in ancestor}
-            print(f"  {_plain({**first, **ancestor})}")
+    library = _opened(given)
+    entry = library.get(given.id)
+    prompt, _ = library.load(entry)
+    fields = {**vars(entry), "tuning": prompt.tuning}
+    ancestry = fields.pop("ancestry")
+    for name, value in fields.items():
+        print(f"{name + ':':16}{_plain(value)}".rstrip())
+    print("began from:" if ancestry else "began from:     no other prompt")
+    for ancestor in ancestry:
+        first = {name: ancestor[name] for name in ("task", "step", "seed") if name in ancestor}
+        print(f"  {_plain({**first, **ancestor})}")
     return 0
 
 
@@ -103,9 +101,9 @@ def remove(arguments: Sequence[str]) -> int:
     made = _parser("remove", "Delete prompts from a library, damaged ones too.")
     made.add_argument("ids", nargs="+", metavar="ID", help="or the beginning or the end of one")
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        for id in given.ids:
-            print(f"removed {library.remove(id)}")
+    library = _opened(given)
+    for id in given.ids:
+        print(f"removed {library.remove(id)}")
     return 0
 
 
@@ -117,9 +115,9 @@ def verify(arguments: Sequence[str]) -> int:
         "any is damaged.",
     )
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        problems = library.verify()
-        print("\n".join(problems) if problems else f"every prompt in {library.directory} is whole")
+    library = _opened(given)
+    problems = library.verify()
+    print("\n".join(problems) if problems else f"every prompt in {library.directory} is whole")
     return PROBLEMS if problems else 0
 
 
@@ -141,15 +139,15 @@ def import_(arguments: Sequence[str]) -> int:
     made.add_argument("--embedding_step", type=int, metavar="N", help="updates done by then")
     made.add_argument("--force", action="store_true", help="--backbone over what the file says")
     given = made.parse_args(arguments)
-    with _opened(given) as library:
-        from spot_jax.transfer.exchange import read_prompt
+    library = _opened(given)
+    from spot_jax.transfer.exchange import read_prompt
 
-        prompt = _told(read_prompt(given.source), given, given.step)
-        embedding = None
-        if given.embedding is not None:
-            embedding = _told(read_prompt(given.embedding), given, given.embedding_step)
-        tasks = [name.strip() for name in given.tasks.split(",")] if given.tasks else []
-        _tell_added(library.add(prompt, embedding, tasks))
+    prompt = _told(read_prompt(given.source), given, given.step)
+    embedding = None
+    if given.embedding is not None:
+        embedding = _told(read_prompt(given.embedding), given, given.embedding_step)
+    tasks = [name.strip() for name in given.tasks.split(",")] if given.tasks else []
+    _tell_added(library.add(prompt, embedding, tasks))
     return 0
 
 
@@ -169,13 +167,13 @@ def export(arguments: Sequence[str]) -> int:
     form = given.form or next((f for end, f in endings.items() if given.dest.endswith(end)), None)
     if form is None:
         raise SpotError(f"{given.dest} has no known ending; say --form spot, t5x or peft")
-    with _opened(given) as library:
-        from spot_jax.transfer.exchange import write_prompt
+    library = _opened(given)
+    from spot_jax.transfer.exchange import write_prompt
 
-        entry = library.get(given.id)
-        prompt, _ = library.load(entry)
-        where = write_prompt(prompt, given.dest, form, base_model=given.base_model)
-        print(f"{entry.id} written to {where}")
+    entry = library.get(given.id)
+    prompt, _ = library.load(entry)
+    where = write_prompt(prompt, given.dest, form, base_model=given.base_model)
+    print(f"{entry.id} written to {where}")
     return 0
 
 
@@ -204,21 +202,13 @@ def _parser(verb: str, description: str) -> OneLineParser:
     return made
 
 
-@contextmanager
-def _opened(given: argparse.Namespace) -> Iterator[Any]:
-    """The library that was named; its warnings are a line on standard error."""
+def _opened(given: argparse.Namespace) -> Any:
+    """The library that was named."""
     if not given.library:
         raise SpotError("say which library: --library DIR (a directory, or gs://...)")
-    from spot_jax.transfer.library import Library, LibraryWarning
+    from spot_jax.transfer.library import Library
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", LibraryWarning)
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
-        yield Library(given.library)
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"spot: warning: {message}", file=sys.stderr)
+    return Library(given.library)
 
 
 def _tell_added(entry: Any) -> None:

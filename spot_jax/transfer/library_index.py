@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, SpotWarning
 from spot_jax.transfer import similarity
 from spot_jax.transfer.library_entry import SUFFIX, Entry, Stored, entry_fields, entry_of
 from spot_jax.transfer.library_files import (
@@ -42,7 +42,7 @@ _ENTRIES = "entries.jsonl"
 Key = tuple[str, int]  # backbone and width
 
 
-class LibraryWarning(UserWarning):
+class LibraryWarning(SpotWarning):
     """A fault in a library that was worked around: a prompt left out, an index made again."""
 
 
