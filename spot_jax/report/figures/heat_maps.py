@@ -24,7 +24,7 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
     targets = [label[results.targets[i]] for i in analysis.target_tree.order]
     longest = max((len(name) for name in targets), default=0)
     wide = int(LETTER * longest) + 10
-    width = wide if wide * len(targets) <= WIDEST else _step(len(targets), 30, 52)
+    width = wide if wide * len(targets) <= WIDEST else _step(len(targets), 12, 52)
     width = max(width, 52) if len(targets) <= 12 else width
     height = _step(len(sources), 18, 28)
     data = []
@@ -151,7 +151,7 @@ def _font(step: int) -> int:
 
 def _cell_text(value: float, width: int) -> str:
     """The value if it fits, else its sign; gains and losses can be told apart without colour."""
-    if width >= 28:
+    if width >= 24:
         return number(value, 0, sign=True)
     return "" if abs(value) < 0.5 else "+" if value > 0 else "−"
 

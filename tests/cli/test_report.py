@@ -1,0 +1,34 @@
+"""`spot report`, and what it says of directories that hold no study."""
+
+import pytest
+from synthetic_study import synthetic_study
+
+from spot_jax.cli.main import main
+from spot_jax.report import vega
+from spot_jax.transfer.results import write_results
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(vega, "javascript", lambda: "")
+    monkeypatch.setattr(vega, "svg", lambda specification: "<svg/>")
+
+
+def test_it_writes_beside_the_results_and_names_the_page(tmp_path, capsys):
+    write_results(synthetic_study(3, 2, seeds=2, steps=2), tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
+    assert "3 sources" in (tmp_path / "index.html").read_text()
+    assert main(["report", str(tmp_path), "--output_dir", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "tables" / "methods.csv").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", '{"format": 1, "ti', "[]", '{"a": 1}'])
+def test_what_is_not_a_study_is_one_line_and_exit_2(text, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path) in said
+    assert not (tmp_path / "index.html").exists()
