@@ -1,6 +1,6 @@
 """Small data sets in TFDS's own form on disk, with the features of TFDS's own builders."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +76,27 @@ def no_bucket():
 
 
 @pytest.fixture(scope="session")
-def tfds_data(tmp_path_factory, no_bucket) -> Path:
-    """Every set of the catalogue that TFDS has, with the rows of `tasks.papers.samples`."""
+def tfds_data(tmp_path_factory, no_bucket) -> Callable[[str], Path]:
+    """Write a task's set, if it is not there, from `tasks.papers.samples`; return the directory.
+
+    All splits of the set are written that any task reads.
+    """
     from tasks.papers import samples
-    from tasks.papers.catalogue import CATALOGUE
+    from tasks.papers.catalogue import CATALOGUE, find
 
     directory = tmp_path_factory.mktemp("tfds")
-    splits: dict[str, list[str]] = {}
-    names: dict[str, str] = {}
-    for item in CATALOGUE:
-        if item.source == "tfds":
-            theirs = [item.splits.get(split, split) for split in item.labelled_splits]
-            splits.setdefault(item.location, []).extend(theirs)
-            names[item.location] = item.name
-    for location, theirs in splits.items():
-        write_tfds(directory, location, dict.fromkeys(theirs), samples.rows(names[location]))
-    return directory
+    written = set()
+
+    def prepare(name: str) -> Path:
+        location = find(name).location
+        if location not in written:
+            users = [item for item in CATALOGUE if item.location == location]
+            splits = [item.splits.get(split, split) for item in users for split in item.sizes]
+            write_tfds(directory, location, dict.fromkeys(splits), samples.rows(name))
+            written.add(location)
+        return directory
+
+    return prepare
 
 
 @pytest.fixture
