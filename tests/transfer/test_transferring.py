@@ -40,10 +40,10 @@ def world(tmp_path_factory) -> World:
 
 @pytest.fixture(scope="module")
 def library(world, tmp_path_factory) -> Library:
-    """Prompts of tasks a, b and d, drawn, not tuned."""
+    """Prompts of all four tasks, drawn, not tuned: also of c, which will be the target."""
     made = Library(tmp_path_factory.mktemp("library"))
     mark = read_description(world.backbone).fingerprint
-    for i in (0, 1, 3):
+    for i in range(4):
         rng = np.random.default_rng(i)
         tables = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(2)]
         tuned = {"lengths": LENGTHS, "batch_size": 4, "dropout_rate": 0.0}
@@ -83,7 +83,11 @@ def test_the_prompts_most_like_the_target_are_tuned_in_one_program(best_of_two, 
     outcome, directory, _ = best_of_two
     embedding = load_prompt(directory / "embedding" / "prompts" / "embedding-0.safetensors")
     assert (embedding.step, embedding.task) == (1, world.tasks[2])
-    ranking = library.rank(embedding.prompt, backbone=embedding.backbone, top_k=2)
+    # Its own prompt is left out, which would be leakage.
+    others = {"backbone": embedding.backbone, "exclude": [world.tasks[2]]}
+    ranking = library.rank(embedding.prompt, top_k=2, **others)
+    assert len(library.rank(embedding.prompt, **others)) == 3
+    assert any("left out: 1 that have seen" in note for note in outcome.notes)
     assert [one.id for one in outcome.retrieved] == [match.entry.id for match in ranking]
     assert [one.id for one in outcome.candidates] == [match.entry.id for match in ranking]
     # One run of two prompts, each begun from its source.
@@ -186,7 +190,8 @@ def test_a_search_keeps_the_embedding_it_tuned(world, library, tmp_path, monkeyp
     # Tuned as the library's prompts were.
     assert embedding.tuning["lengths"] == LENGTHS
     assert (embedding.tuning["batch_size"], embedding.tuning["dropout_rate"]) == (4, 0.0)
-    expected = library.rank(embedding.prompt, backbone=embedding.backbone)
+    others = {"backbone": embedding.backbone, "exclude": [world.tasks[2]]}
+    expected = library.rank(embedding.prompt, **others)
     assert list(found.ranking) == list(expected)
     assert any("only 3 to rank, fewer than top_k = 5" in note for note in found.ranking.notes)
     monkeypatch.setattr(tuning_module, "train", None)
