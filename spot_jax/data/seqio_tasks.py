@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 
 from spot_jax.data.examples import Examples, Ids
+from spot_jax.data.kept import kept
 from spot_jax.data.seqio_registry import (
     import_all,
     import_module,
@@ -164,21 +165,23 @@ def _task_source(
 ) -> Source:
     size = task.num_input_examples(split)
     sizes.report(task.name, split, rows=size)
-    if size is None or size <= maximum:
-        pairs = [
-            (inputs, targets)
-            for inputs, targets, _, _ in _read(
-                task, split, vocabulary, limit=maximum + 1, **options
-            )
-        ]
+
+    def read() -> Examples | None:
+        rows = _read(task, split, vocabulary, limit=maximum + 1, **options)
+        pairs = [(inputs, targets) for inputs, targets, _, _ in rows]
         if not pairs:
             raise SpotError(
                 f"expected examples in split {split!r} of {task.name}, found none; "
                 "check the task's data and filters"
             )
-        if len(pairs) <= maximum:
-            sizes.report(task.name, split, examples=len(pairs))
-            return Shuffled(Examples.from_lists(pairs, task=task.name), seed)
+        return Examples.from_lists(pairs, task=task.name) if len(pairs) <= maximum else None
+
+    if size is None or size <= maximum:
+        decided_by = sorted((options.get("lengths") or {}).items()), options.get("use_cached")
+        found = kept((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
+        if found is not None:
+            sizes.report(task.name, split, examples=len(found))
+            return Shuffled(found, seed)
 
     def stream() -> Iterator[tuple[Ids, Ids]]:
         read = _read(task, split, vocabulary, shuffle_seed=seed, **options)

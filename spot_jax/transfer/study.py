@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from spot_jax.data import loading
+from spot_jax.data.kept import examples_kept
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
 from spot_jax.transfer.claims import claim, holder
@@ -52,7 +53,7 @@ def study(
     done = sum(opened.is_done(cell.name) for cell in opened.cells)
     said = f", {done} cells done" if done else ""
     say(f"{opened.path}: {_counted(opened.cells)}{said}")
-    with compiled_programs(opened.path / "compiled"):
+    with compiled_programs(opened.path / "compiled"), examples_kept():
         while left := [cell for cell in opened.cells if not opened.is_done(cell.name)]:
             if not _next(opened, left, say, progress):
                 _wait(opened, left, say)

@@ -1,0 +1,47 @@
+"""Examples that are kept are read once, and no longer than asked for."""
+
+import pytest
+
+from spot_jax.data import kept as module
+from spot_jax.data.examples import Examples
+from spot_jax.data.kept import examples_kept, kept
+
+
+@pytest.fixture
+def read():
+    """Makes readers of ten tokens, and counts their calls."""
+    calls = []
+
+    def reader(name):
+        def make():
+            calls.append(name)
+            return Examples.from_lists([([1] * 8, [2, 3])])
+
+        return kept(name, make)
+
+    reader.calls = calls
+    return reader
+
+
+def test_within_the_block_and_only_there_examples_are_read_once(read):
+    read("a"), read("a")
+    with examples_kept():
+        first = read("a")
+        with examples_kept():
+            assert read("a") is first
+        assert read("a") is first
+        read("b")
+    read("a")
+    assert read.calls == ["a", "a", "a", "b", "a"]
+
+
+def test_what_is_too_much_to_hold_is_not_kept_and_the_last_used_stay(read, monkeypatch):
+    monkeypatch.setattr(module, "TOKENS", 20)
+    with examples_kept():
+        assert kept("none", lambda: None) is None
+        for name in ("a", "b", "a", "c"):
+            read(name)
+        assert read.calls == ["a", "b", "c"]
+        # "b" had to go, "a" was used after it.
+        read("a"), read("c"), read("b")
+    assert read.calls == ["a", "b", "c", "b"]
