@@ -15,7 +15,8 @@ def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which sets `window.vegaEmbed`."""
     # The stub asks for a snippet; without one the bundle sets window.vegaEmbed.
     bundle: str = vl_convert.javascript_bundle(vl_version=VERSION)  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
+    # In a function, so that its names stay its own.
+    return "(() => {\n" + bundle.replace("</script", "<\\/script") + "\n})();"
 
 
 def svg(specification: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def _layers(present: set[str], size: int) -> list[theme.Chart]:
     y = alt.Y(
         "validation:Q",
         scale=alt.Scale(zero=False, nice=False, padding=10),
-        axis=alt.Axis(title="validation score", tickCount=4),
+        axis=alt.Axis(title="validation score", tickCount=4, labelBound=True),
     )
     tooltip = [
         alt.Tooltip("target:N"),

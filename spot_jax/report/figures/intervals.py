@@ -78,7 +78,7 @@ def _panel(
         else alt.Axis(labels=False, ticks=False, domain=False, title=None),
     )
     kinds = ["this analysis", "printed in the paper"]
-    legend = alt.Legend(title=None, orient="bottom") if printed and names else None
+    legend = alt.Legend(title=None, orient="bottom") if printed else None
     base = alt.Chart(theme.rows([row for row in data if row["what"] == what]))
     zero = alt.Chart(theme.rows([{}])).mark_rule(color=theme.SOFT).encode(x=alt.datum(0))
     bars = (

@@ -66,13 +66,15 @@ def _layers(families: bool, metric: str) -> list[theme.Chart]:
     x = alt.X(
         "similarity:Q",
         scale=alt.Scale(zero=False, nice=False, padding=10),
-        axis=alt.Axis(title=f"similarity, {metric}", tickCount=4, titleFontSize=11),
+        axis=alt.Axis(
+            title=f"similarity, {metric}", tickCount=4, titleFontSize=11, labelBound=True
+        ),
     )
     y = alt.Y(
         "relative:Q",
         # No label at the very top: it would push its panel's title up, and its neighbours' not.
         scale=alt.Scale(nice=False, padding=10),
-        axis=alt.Axis(title="error reduction, %", tickCount=4, titleFontSize=11),
+        axis=alt.Axis(title="error reduction, %", tickCount=4, titleFontSize=11, labelBound=True),
     )
     points = alt.Chart().transform_filter("datum.mark === 'point'")
     fill: Any = alt.value("white")
