@@ -56,7 +56,10 @@ _SUMMARIES = (
     ("xsum", "XSum", "xsum:1.1.0", (203_577, 11_305, 11_301)),
 )
 _ODD: dict[str, dict[str, Any]] = {
-    "billsum": {"splits": {"validation": "test", "test": "ca_test"}},
+    "billsum": {
+        "splits": {"validation": "test", "test": "ca_test"},
+        "note": "validation is the source's test split, test its Californian bills",
+    },
     **dict.fromkeys(("newsroom", "samsum", "xsum"), {"manual": True}),
 }
 SUMMARIZATION = (
@@ -81,6 +84,11 @@ SUMMARIZATION = (
         note="the English part, as GEM cuts it",
     ),
 )
+_NOTES = {
+    "xsum": "GEM's cut of XSum; `all` has the whole set",
+    "wiki_auto": "the test split is ASSET's",
+    "dart": "rows to train on are one a target, others have references",
+}
 _GENERATED = (
     ("common_gen", "CommonGen", "common_gen", (67_389, 993, 1_497)),
     ("dart", "DART", "dart", (62_659, 2_768, 6_959)),
@@ -101,7 +109,7 @@ GEM = tuple(
         splits={"test": "test_asset"} if name == "wiki_auto" else {},
         families=("gem",) if name == "xsum" else ("gem", "all"),
         unlabelled=_HIDDEN if name == "common_gen" else (),
-        note="GEM's cut of XSum; `all` has the whole set" if name == "xsum" else "",
+        note=_NOTES.get(name, ""),
     )
     for name, title, config, rows in _GENERATED
 )

@@ -21,6 +21,7 @@ _FIELDS = {
     "rte": ("hypothesis", "premise"),
     "wic": ("sentence1", "sentence2", "word"),
 }
+_NO_PRONOUN = "expected WSC's text to have its pronoun at word `span2_index` or later"
 _MULTIRC = ("question", "answer", "paragraph")
 KEEP_TRUE = {"train": lambda row: row["label"] > 0}
 
@@ -86,8 +87,8 @@ def mark_pronoun(row: text.Row) -> tf.Tensor:
     )
     later = tf.logical_and(is_pronoun, tf.range(tf.size(words)) >= row["span2_index"])
     places = tf.where(later)[:, 0]
-    tf.debugging.assert_positive(tf.size(places), "no such pronoun in the text")
-    place = places[0]
+    with tf.control_dependencies([tf.debugging.assert_positive(tf.size(places), _NO_PRONOUN)]):
+        place = tf.reduce_min(places)
     marked = tf.strings.join(["*", pronoun, "*"])
     is_apart = tf.strings.length(rest[place]) > 0
     parts = [words[:place], [marked], [rest[place]], words[place + 1 :]]

@@ -1,6 +1,7 @@
 """TFDS's data as a seqio source that says in one line what is missing, and never downloads."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,9 @@ class TfdsSource(seqio.TfdsDataSource):
         except SpotError:
             return self.item.sizes[split]
         self._check_split(split)
-        return int(loader.size(split))
+        # TFDS has no number of the largest sets; seqio makes it infinite.
+        rows = loader.size(split)
+        return int(rows) if math.isfinite(rows) else self.item.sizes[split]
 
     def _check_split(self, split: str) -> None:
         loader, theirs = self.tfds_dataset, self._names[split]
