@@ -1,6 +1,6 @@
 """Examples a second of each text pipeline on one core, and what a `base` model takes.
 
-    python bench/text_pipeline.py [--output FILE] [--rows 3000] [NAME ...]
+    python bench/text_pipeline.py [--output FILE] [--rows 6000] [NAME ...]
 
 Each task of the catalogue reads rows of its source's structure whose text has a realistic number of
 words (`WORDS`), and goes the whole way: the task's own preprocessing in TensorFlow, tokenising with
@@ -89,6 +89,7 @@ WORDS = {
     "cr": ("sentence", 20),
     "alpha_nli": ("obs1", 10),
     "social_i_qa": ("context", 15),
+    "c4_prefix_lm": ("text", 360),
 }
 MRQA = {"news_qa": 500, "trivia_qa": 700, "search_qa": 700, "hotpot_qa": 170, "race": 300}
 LENGTHS = (64, 128, 256, 512)
@@ -105,7 +106,7 @@ def words_of(name: str) -> tuple[str | None, int]:
         return "context", MRQA.get(name.removeprefix("mrqa_"), 150)
     if name.startswith("race_"):
         return "article", 300 if name == "race_high" else 200
-    return "premise", 55  # ANLI
+    return "context", 55  # ANLI
 
 
 def flops(inputs: int, targets: int) -> float:
@@ -203,26 +204,27 @@ def main() -> None:
     made = argparse.ArgumentParser()
     made.add_argument("names", nargs="*")
     made.add_argument("--output", default="bench/results/text_pipeline.json")
-    made.add_argument("--rows", type=int, default=3000)
+    made.add_argument("--rows", type=int, default=6000)
     given = made.parse_args()
-    names = given.names or [item.name for item in CATALOGUE if item.name != "c4_prefix_lm"]
+    names = given.names or [item.name for item in CATALOGUE if "train" in item.sizes]
+    for name in names:
+        field = words_of(name)[0]
+        assert field is None or field in tensors(name), f"{name} has no field {field}"
     found = []
     for name in names:
-        found.append(measure(name, given.rows))
+        # Enough rows for the time that making a pipeline takes not to count; long texts need fewer.
+        rows_of = min(given.rows, max(1500, 600_000 // max(1, words_of(name)[1])))
+        found.append(measure(name, rows_of))
         print(json.dumps(found[-1]), flush=True)
+    held_all = [row["seconds_to_hold_in_memory"] or 0.0 for row in found]
     result = {
-        "machine": f"one core of {platform.machine()}, {platform.processor() or 'x86'}",
+        "machine": f"one core of {platform.machine()}",
         "prompt": PROMPT,
         "targets": TARGETS,
-        "estimate": {"peak_flops": PEAK, "share_of_peak": USED, "device": "TPU v3-8"},
+        "estimate": {"device": "TPU v3-8", "peak_flops": PEAK, "share_of_peak": USED},
         "tasks": found,
-        "streaming_needs_more_than_a_core": [
-            row["task"] for row in found if row["cores_to_stream"] > 1
-        ],
-        "longest_to_hold": max(
-            (row for row in found if row["seconds_to_hold_in_memory"]),
-            key=lambda row: row["seconds_to_hold_in_memory"],
-        ),
+        "need_more_than_a_core": [row["task"] for row in found if row["cores_to_stream"] > 1],
+        "seconds_to_hold_all_in_memory": round(sum(held_all)),
     }
     path = Path(given.output)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import load_vocabulary
 from tasks.bundled import reading
 from tasks.papers import crossfit_sets, data_files, lama_sets, sizes
-from tasks.papers.catalogue import BY_NAME, NO_PREFIX
+from tasks.papers.catalogue import BY_NAME, base_of
 from tasks.papers.data_files import VARIABLE
 from tasks.papers.proportions import mixtures
 from tasks.papers.rows_files import LAYOUTS
@@ -36,7 +36,7 @@ def check(name: str) -> list[Finding]:
     """
     if name in mixtures():
         return [found for task in mixtures()[name] for found in check(task)]
-    base = name.removesuffix(NO_PREFIX)
+    base = base_of(name)
     few = crossfit_sets.find(name)
     relation = name.removeprefix("lama_")
     if base in LAYOUTS:

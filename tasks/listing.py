@@ -142,7 +142,8 @@ def summary() -> str:
             "NAME is sample 100, NAME_s13, NAME_s21, NAME_s42 and NAME_s87 are the others",
             f"{len(RELATIONS)} relations of LAMA; {len(SETS)} sets that ship, and NAME_16shot of "
             "each",
-            "NAME_no_prefix of a paper's set leaves the task's name out of the text",
+            "NAME_no_prefix of a paper's set leaves the task's name out; NAME_ptuning of "
+            "SuperGLUE's sets but ReCoRD is P-Tuning's pattern",
             f"mixtures: {mixed}; lama; bundled_all, bundled_FAMILY; {parts}",
         ]
     )

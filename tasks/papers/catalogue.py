@@ -23,11 +23,17 @@ TFDS_SETS: tuple[DataSet, ...] = (
 CATALOGUE: tuple[DataSet, ...] = (*TFDS_SETS, *FILE_SETS)
 BY_NAME: dict[str, DataSet] = {item.name: item for item in CATALOGUE}
 NO_PREFIX = "_no_prefix"
+PTUNING = "_ptuning"
+
+
+def base_of(task: str) -> str:
+    """Return the name of a task's data set: without what tells its forms apart."""
+    return task.removesuffix(NO_PREFIX).removesuffix(PTUNING)
 
 
 def find(task: str) -> DataSet:
-    """Return the record of a task, with or without `_no_prefix`; `SpotError` without one."""
-    name = task.removesuffix(NO_PREFIX)
+    """Return the record of a task's data set, whatever its form; `SpotError` without one."""
+    name = base_of(task)
     if name not in BY_NAME:
         near = difflib.get_close_matches(name, BY_NAME, 3)
         raise SpotError(

@@ -11,13 +11,14 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
-from tasks import papers_tasks  # noqa: F401
+from tasks import papers_tasks, verbalizers  # noqa: F401
 from tasks.papers import samples_files
-from tasks.papers.catalogue import CATALOGUE, NO_PREFIX
+from tasks.papers.catalogue import CATALOGUE, PTUNING, base_of
 from tasks.papers.crossfit_sets import gym
 from tasks.papers.data_set import SPLITS, DataSet
 from tasks.papers.lama_sets import RELATIONS
 from tasks.papers.proportions import MAXIMUM, mixtures, rates
+from tasks.papers.ptuning import PATTERNS
 from tasks.papers.rows_files import LAYOUTS
 from tasks.papers.sample_tensors import tensors
 
@@ -83,22 +84,22 @@ def page(forms: str | None = None) -> str:
     )
 
 
-def form(item: DataSet) -> str:
-    """Return a set's form: its name and labels, then what it writes of its first sample."""
-    labels = f"  [{', '.join(item.labels)}]" if 0 < len(item.labels) <= 5 else ""
-    if item.name == "c4_prefix_lm":
+def form(name: str) -> str:
+    """Return a task's form: its name and labels, then what it writes of its set's first sample."""
+    labels = verbalizers.of(name) or ()
+    shown = f"  [{', '.join(labels)}]" if 0 < len(labels) <= 5 else ""
+    if name == "c4_prefix_lm":
         lines, targets = ["text up to a random place"], "the rest"
     else:
-        inputs, targets = example(item.name)
+        inputs, targets = example(name)
         lines = inputs.splitlines()
-    return "\n  ".join([item.name + labels, *lines, f"-> {' '.join(targets.splitlines())}"])
+    return "\n  ".join([name + shown, *lines, f"-> {' '.join(targets.splitlines())}"])
 
 
 def example(name: str) -> tuple[str, str]:
     """Return the inputs and targets that a task writes of its first sample, by its own steps."""
     task = seqio.TaskRegistry.get(name)
-    base = name.removesuffix(NO_PREFIX)
-    dataset = tf.data.Dataset.from_tensors(tensors(base))
+    dataset = tf.data.Dataset.from_tensors(tensors(base_of(name)))
     for step in task.preprocessors:
         if step is seqio.preprocessors.tokenize:
             break
@@ -159,7 +160,14 @@ def _forms() -> Iterator[str]:
         "in brackets.\n"
     )
     yield "```"
-    yield from map(form, CATALOGUE)
+    yield from (form(item.name) for item in CATALOGUE)
+    yield "```\n"
+    yield (
+        "P-Tuning's patterns of SuperGLUE (PT-Fewshot): the answer belongs where `<extra_id_0>` "
+        "stands, a virtual token where `<extra_id_99>` does.\n"
+    )
+    yield "```"
+    yield from (form(name + PTUNING) for name in PATTERNS)
     yield "```\n"
 
 

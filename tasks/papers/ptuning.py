@@ -15,13 +15,12 @@ import tensorflow as tf
 from spot_jax.evaluation import metrics
 from spot_jax.evaluation.metrics import Metric
 from tasks.papers import answers, text
-from tasks.papers.catalogue import BY_NAME
+from tasks.papers.catalogue import BY_NAME, PTUNING
 from tasks.papers.labelled import AUTOTUNE
 from tasks.papers.registering import add_task
 from tasks.papers.super_glue import KEEP_TRUE, mark_pronoun
 from tasks.papers.tfds_source import TfdsSource
 
-SUFFIX = "_ptuning"
 ANSWER = "<extra_id_0>"
 VIRTUAL = "<extra_id_99>"
 _YES_NO = {"True": "Yes", "False": "No", "entailment": "Yes", "not_entailment": "No"}
@@ -106,7 +105,7 @@ for _name, _pattern in PATTERNS.items():
     _item = BY_NAME[_name]
     _words = tuple(_pattern.words[label] for label in _item.labels) if _pattern.words else ()
     add_task(
-        _name + SUFFIX,
+        _name + PTUNING,
         TfdsSource(_item, KEEP_TRUE if _name == "super_glue_wsc" else None),
         [functools.partial(write, name=_name)],
         _metrics(_name),

@@ -3,7 +3,7 @@
 import functools
 import logging
 
-from tasks.papers.catalogue import BY_NAME, NO_PREFIX
+from tasks.papers.catalogue import BY_NAME, base_of
 from tasks.papers.rows_files import ROUNDED
 
 
@@ -18,7 +18,7 @@ def difference(
         rows: what its source holds, if that is known.
         examples: what its preprocessing makes of them, if that is known.
     """
-    item = BY_NAME.get(task.removesuffix(NO_PREFIX))
+    item = BY_NAME.get(base_of(task))
     if item is None or split not in item.sizes:
         return None
     expected, found, what = item.sizes[split], rows, "rows"

@@ -147,11 +147,10 @@ def test_broken_crossfit_files_are_refused_with_file_and_line(tmp_path, monkeypa
 
 def test_lama_fills_the_subject_in_and_leaves_a_gap(vocabulary):
     assert len(set(lama_sets.RELATIONS)) == 41
-    task = seqio.get_mixture_or_task("lama_P1412")
-    (row,) = task.get_dataset(split="validation", sequence_length=None).as_numpy_iterator()
-    assert row["inputs_pretokenized"] == b"<extra_id_0> has Rome \\1 [Y] ."
-    assert row["inputs"][0] == vocabulary.sentinel(0)
-    assert row["targets_pretokenized"] == b"Italy"
+    found = seqio_tasks.load_evaluation("lama_P1412", "validation", vocabulary)
+    assert found.fields[0]["inputs_pretokenized"] == b"<extra_id_0> has Rome \\1 [Y] ."
+    assert found.examples[0][0][0] == vocabulary.sentinel(0)
+    assert found.targets == ["Italy"]
     assert len(seqio.get_mixture_or_task("lama").tasks) == 41
 
 
