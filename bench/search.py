@@ -1,6 +1,7 @@
 """Searching a large prompt library: 100,000 prompts of 100 x 768 by the per-token metric.
 
     python bench/search.py [--output bench/results/search.json]
+    chrt -f 10 python bench/search.py     # on a machine that does other work, before that work
 
 The library is made of its index: 100,000 random signatures, as the index holds them, and an empty
 file for each prompt. The prompts themselves would take 61 GB (with task embeddings) and a search
@@ -163,7 +164,7 @@ def main() -> None:
                 "cores": len(os.sched_getaffinity(0)),
                 "numpy": np.__version__,
                 "load_average_at_start": round(load, 1),
-                "nice": os.nice(0),
+                "scheduled": "first" if os.sched_getscheduler(0) == os.SCHED_FIFO else "as others",
             },
             "search": measure_search(Path(folder) / "large", given.entries),
             "adding_one": measure_adding_one(Path(folder) / "small", given.entries // 10),
