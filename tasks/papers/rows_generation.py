@@ -1,7 +1,7 @@
 """Translation, summaries, GEM and C4, as TFDS has them.
 
 Sizes are those of https://www.tensorflow.org/datasets/catalog at the version that is named.
-Its pages no longer give those of WMT15 and WMT16: theirs are from memory of older pages. Both are
+Its pages no longer give those of WMT15 and WMT16, so that theirs here are not checked. Both are
 over the limit of SPoT's mixtures, so that these do not depend on them.
 """
 
