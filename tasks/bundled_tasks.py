@@ -69,16 +69,3 @@ for _item in SETS.values():
 for _family in sorted({item.family for item in SETS.values()}):
     _mix(f"bundled_{_family}", [f"bundled_{i.name}" for i in SETS.values() if i.family == _family])
 _mix("bundled_all", [f"bundled_{name}" for name in SETS])
-
-# What `mini` is given of labelled tasks: all but the two that the demo tunes prompts on, and but
-# pairs of long texts.
-MULTITASK = (
-    "banking77",
-    "clinc150",
-    "sms_spam",
-    "sotu_party",
-    "vader_tweets",
-    "wordnet_hypernym",
-    "wordnet_supersense",
-)
-_mix("bundled_multitask", [f"bundled_{name}" for name in MULTITASK])
