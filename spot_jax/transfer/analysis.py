@@ -273,7 +273,7 @@ def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, 
     made = {}
     names = [e.task for e in embeddings.names]
     if by_run:
-        names = [e.task if e.seed is None else f"{e.task} {e.seed}" for e in embeddings.names]
+        names = [e.task if e.seed is None else f"{e.task} #{e.seed}" for e in embeddings.names]
     things = list(dict.fromkeys(names))
     for metric in SIMILARITIES:
         stored = getattr(embeddings, metric)
@@ -281,8 +281,11 @@ def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, 
             continue
         values = np.array(stored, np.float64)
         np.fill_diagonal(values, np.nan)  # a run with itself: 1, which says nothing
-        rows = [[i for i, n in enumerate(names) if n == thing] for thing in things]
-        merged = np.array([[mean(values[np.ix_(a, b)].ravel()) for b in rows] for a in rows])
+        member = np.array([[name == thing for name in names] for thing in things], np.float64)
+        known = np.isfinite(values)
+        sums = member @ np.where(known, values, 0) @ member.T
+        counts = member @ known @ member.T
+        merged = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         made[metric] = EmbeddingMap(metric, tuple(things), merged, cluster_by_similarity(merged))
     return made
 

@@ -1,11 +1,10 @@
 """`spot report`, and what it says of directories that hold no study."""
 
 import pytest
-from synthetic_study import synthetic_study
 
 from spot_jax.cli.main import main
 from spot_jax.report import vega
-from spot_jax.transfer.results import write_results
+from spot_jax.transfer.results import Score, StudyResults, write_results
 
 
 @pytest.fixture(autouse=True)
@@ -15,10 +14,11 @@ def _quick(monkeypatch):
 
 
 def test_it_writes_beside_the_results_and_names_the_page(tmp_path, capsys):
-    write_results(synthetic_study(3, 2, seeds=2, steps=2), tmp_path)
+    scores = [Score("t", "scratch", 50.0, seed=0), Score("t", "transfer", 60.0, source="a")]
+    write_results(StudyResults("small", ("a",), ("t",), tuple(scores)), tmp_path)
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
-    assert "3 sources" in (tmp_path / "index.html").read_text()
+    assert "1 source" in (tmp_path / "index.html").read_text()
     assert main(["report", str(tmp_path), "--output_dir", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "tables" / "methods.csv").exists()
 

@@ -245,5 +245,5 @@ def test_maps_of_embeddings_are_means_over_pairs_of_different_runs():
     assert tasks.names == ("a", "b")
     assert tasks.values == pytest.approx(np.array([[0.8, 0.25], [0.25, 0.6]]))
     runs = made.embedding_runs["average_tokens"]
-    assert runs.names == ("a 0", "a 1", "b 0", "b 1")
+    assert runs.names == ("a #0", "a #1", "b #0", "b #1")
     assert "per_token" not in made.embeddings
