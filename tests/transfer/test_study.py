@@ -96,6 +96,24 @@ def test_a_cell_of_another_process_is_left_to_it(world, tmp_path, pretended):
     assert holder(opened.claim_file(first)) is None
 
 
+def test_a_cell_that_was_done_since_one_looked_is_not_done_again(
+    world, tmp_path, pretended, monkeypatch
+):
+    plan = world.plan(tmp_path)
+    opened, first = open_study(plan, lambda n: (n,)), names(plan)[0]
+
+    @contextlib.contextmanager
+    def late(path):
+        if path == opened.claim_file(opened.cells[0]):
+            pretend(opened, opened.cells[0])
+        with claim(path) as ours:
+            yield ours
+
+    monkeypatch.setattr(study, "claim", late)
+    study.study(plan, lambda line: None)
+    assert pretended == names(plan)[1:] and first not in pretended
+
+
 def work(plan, barrier, done):
     def cell(opened, one, progress=None):
         time.sleep(0.05)
