@@ -42,7 +42,8 @@ class Vocabulary:
         self.extra_ids = extra_ids
         for number in reversed(range(extra_ids)):
             kind = model_pb2.ModelProto.SentencePiece.USER_DEFINED
-            proto.pieces.add(piece=f"<extra_id_{number}>", score=0.0, type=kind)
+            # With the space before it in the piece, as seqio has it: text gets T5X's ids.
+            proto.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=kind)
         self._processor = sentencepiece.SentencePieceProcessor(
             model_proto=proto.SerializeToString()
         )

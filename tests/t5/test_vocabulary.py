@@ -25,9 +25,11 @@ def test_t5_ids_and_back(t5):
 
 def test_sentinels_count_down_from_the_top(t5):
     assert t5.sentinel(0) == 32099
-    assert t5.piece(32099) == "<extra_id_0>" and t5.piece(32000) == "<extra_id_99>"
-    assert t5.encode("Hello <extra_id_1>")[-1] == t5.sentinel(1)
-    assert t5.decode([8774, 32098]) == "Hello<extra_id_1>"
+    assert t5.piece(32099) == "▁<extra_id_0>" and t5.piece(32000) == "▁<extra_id_99>"
+    # seqio's ids: a sentinel has its space in itself and is none without one.
+    assert t5.encode("<extra_id_0> Hello <extra_id_1>.") == [32099, 8774, 32098, 5]
+    assert t5.sentinel(1) not in t5.encode("Hello<extra_id_1>")
+    assert t5.decode([8774, 32098]) == "Hello <extra_id_1>"
 
 
 def test_ids_beyond_the_vocabulary_are_unknown(t5):
