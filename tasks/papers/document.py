@@ -52,17 +52,26 @@ CACHING = f"""\
 ## Caching
 
 A task of up to 2,000,000 examples is read and tokenised once, when a run begins, and held in
-memory; a larger one is streamed. Where that takes too long (`bench/results/text_pipeline.json` has
-the figures), seqio's own command tokenises a task once for all runs, on Apache Beam
-(`pip install 'apache-beam[gcp]'` for Dataflow), and `USE_CACHED_TASKS = True` reads the result:
+memory; a larger one is streamed. One core makes what a T5 1.1 base takes on 8 TPU cores (an
+estimate: 2,084 examples a second of 64 pieces, 683 of 512) for all tasks but three:
+`c4_prefix_lm` needs 1.6 cores, `gem_schema_guided_dialog` 1.3 and `multi_news` 1.1. To read a
+training split into memory takes one core seconds for most sets and minutes for the largest
+(Newsroom 17, DocNLI 8; all sets together 70); `bench/results/text_pipeline.json` has the figures.
+Where that is too long, seqio's own command tokenises a task once for all runs, on Apache Beam.
+Beam needs an older protobuf than the newest sentencepiece does: give it its own environment.
 
 ```
-seqio_cache_tasks --module_import=tasks.papers_tasks --tasks=glue_mnli,squad \\
+python3 -m venv .beam && . .beam/bin/activate
+pip install . 'apache-beam[gcp,tfrecord]' 'sentencepiece<0.2.2'
+seqio_cache_tasks --module_import=tasks.papers_tasks --tasks='^glue_mnli$,^squad$' \\
   --output_cache_dir=gs://BUCKET/cache --pipeline_options=--runner=DataflowRunner,...
 ```
 
-Runs find the cache by a module of yours that says
-`seqio.add_global_cache_dirs(["gs://BUCKET/cache"])` and that `MIXTURE_OR_TASK_MODULE` names.
+`--pipeline_options=--runner=DirectRunner` works on this machine alone. `USE_CACHED_TASKS = True`
+makes a run read the cache; it is found by a module of yours that says
+`seqio.add_global_cache_dirs(["gs://BUCKET/cache"])` and that `MIXTURE_OR_TASK_MODULE` names. C4 is
+cut anew by each run's lengths and has no cache; text as tokens in a file, `FILE.npy:prefix_lm`, is
+the quick way there.
 
 The cache holds ids, so it is of one vocabulary: T5's, which all T5 1.0, 1.1, LM-adapted and Flan
 checkpoints have. A run with another one refuses the cache. `--tasks` takes regular expressions.

@@ -6,7 +6,7 @@ import pytest
 
 seqio = pytest.importorskip("seqio")
 
-from spot_jax.data import seqio_tasks  # noqa: E402
+from spot_jax.data import seqio_registry, seqio_tasks  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
 from tasks import papers_tasks, verbalizers  # noqa: E402, F401
@@ -92,6 +92,17 @@ def test_every_set_has_its_form_with_the_name_and_without(item, vocabulary):
     fn = seqio.get_mixture_or_task(item.name).predict_metric_fns
     found = {key for metric in fn for key in metric([target] * 2, [target] * 2)}
     assert found == set(item.metrics)
+
+
+def test_the_papers_tasks_are_imported_for_their_names_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(seqio_registry, "import_module", asked.append)
+    seqio_registry.require("bundled_sms_spam")
+    seqio_registry.require("alpha_nli")  # is registered here
+    assert asked == ["tasks.bundled_tasks"] * 2
+    with pytest.raises(SpotError, match="alpha_nli"):
+        seqio_registry.require("alpha_nlj")
+    assert asked[2:] == ["tasks.bundled_tasks", "tasks.papers_tasks"]
 
 
 def test_every_crossfit_task_is_read_in_five_samples(vocabulary):
