@@ -98,8 +98,8 @@ def _pairs(analysis: Analysis) -> str | None:
     label = short_names((*analysis.results.targets, *analysis.results.sources))
     unhelped = [label[t.target] for t in analysis.targets if t.sources and not t.helped]
     text = (
-        f"Of {count(len(known), 'pair')} of a source and a target, {up} end above tuning from "
-        f"scratch and {down} below; the median relative error reduction is "
+        f"Of {count(len(known), 'pair')} of a source and a target, the mean score is above tuning "
+        f"from scratch in {up} and below in {down}; the median relative error reduction is "
         f"{number(float(np.median(known)), sign=True)}%."
     )
     if unhelped:

@@ -263,6 +263,7 @@ def families(analysis: Analysis) -> Table:
 
 def prompts(analysis: Analysis) -> Table:
     """A row a prompt: what it is and what it began from."""
+    label = short_names((*analysis.results.sources, *analysis.results.targets))
     rows = [
         {
             "task": p.task,
@@ -270,7 +271,7 @@ def prompts(analysis: Analysis) -> Table:
             "seed": p.seed,
             "step": p.step,
             "metrics": ", ".join(f"{name} {value:.4g}" for name, value in p.metrics.items()),
-            "began_from": began_from(p.ancestry),
+            "began_from": began_from(p.ancestry, label),
             "id": p.id,
             "file": p.file,
             "backbone": p.backbone,
@@ -278,7 +279,7 @@ def prompts(analysis: Analysis) -> Table:
         for p in analysis.results.prompts
     ]
     columns = [
-        Column("task", _text("task"), False),
+        Column("task", lambda r: label.get(r["task"], r["task"]), False),
         Column("role", _text("role"), False),
         Column("seed", _text("seed")),
         Column("step", _text("step")),
@@ -297,20 +298,23 @@ def one_backbone(results: StudyResults) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def began_from(ancestry: Sequence[Mapping[str, Any]]) -> str:
+def began_from(
+    ancestry: Sequence[Mapping[str, Any]], label: Mapping[str, str] | None = None
+) -> str:
     """The prompts a prompt began from, nearest first; those with weights are parts of a mean."""
     if not ancestry:
         return "its initialisation"
-    text = ""
-    weighted = False
-    for a in ancestry:
-        facts = [f"{key} {a[key]}" for key in ("seed", "step") if a.get(key) is not None]
+    text, weighted = "", False
+    for a, following in zip(ancestry, [*ancestry[1:], {}], strict=True):
         part = a.get("weight") is not None
-        if part:
-            facts.append(f"weight {a['weight']:.3f}")
-        name = a.get("task") or "a prompt"
-        join = " + " if part and weighted else " ← "
-        text += (join if text else "") + (f"{name} ({', '.join(facts)})" if facts else name)
+        if not a.get("task") and following.get("weight") is not None:
+            name = "a weighted average"
+        else:
+            facts = [f"{key} {a[key]}" for key in ("seed", "step") if a.get(key) is not None]
+            facts += [f"weight {a['weight']:.3f}"] if part else []
+            name = (label or {}).get(str(a.get("task")), a.get("task") or "a prompt")
+            name += f" ({', '.join(facts)})" if facts else ""
+        text += ((" + " if part and weighted else " ← ") if text else "") + name
         weighted = part
     return text
 

@@ -137,7 +137,7 @@ def test_the_curves_are_means_over_seeds(found, text):
 def test_prompts_say_what_they_began_from(found, text):
     rows = cells_of(text, "prompts")
     assert len(rows) == len(found.results.prompts)
-    first = found.results.sources[0]
+    first = short_names((*found.results.sources, *found.results.targets))[found.results.sources[0]]
     assert any(f"{first} (seed 0, step 600)" in row for row in rows)
     assert any("its initialisation" in row for row in rows)
     assert "spot study --gin_file=gin_configs/studies/mini.gin" in text
@@ -151,8 +151,8 @@ def test_parts_of_a_weighted_average_are_told_from_ancestors():
         {"task": "b", "seed": 1, "weight": 0.25},
         {"task": "c", "step": 9},
     ]
-    assert began_from([{"task": "mean"}, *parts]) == (
-        "mean ← a (seed 0, weight 0.750) + b (seed 1, weight 0.250) ← c (step 9)"
+    assert began_from([{"task": "", "step": 0}, *parts]) == (
+        "a weighted average ← a (seed 0, weight 0.750) + b (seed 1, weight 0.250) ← c (step 9)"
     )
 
 

@@ -232,6 +232,8 @@ def _dendrogram(tree: Tree, height: int) -> theme.Chart:
         for j, (place, distance) in enumerate(branch)
     ]
     leaves = len(tree.order)
+    highest = max(distance for branch in tree.branches for _, distance in branch)
+    ticks = [0, round(highest, 1)] if highest >= 0.1 else [0]
     return (
         alt.Chart(theme.rows(data))
         .mark_line(color=theme.SOFT, strokeWidth=1)
@@ -239,7 +241,7 @@ def _dendrogram(tree: Tree, height: int) -> theme.Chart:
             x=alt.X(
                 "distance:Q",
                 scale=alt.Scale(reverse=True, nice=False, zero=True),
-                axis=alt.Axis(orient="top", title="1 − similarity", tickCount=2, titleFontSize=10),
+                axis=alt.Axis(orient="top", title="1 − similarity", values=ticks, titleFontSize=10),
             ),
             y=alt.Y(
                 "place:Q",
