@@ -23,6 +23,7 @@ LAYERS = {
     "training": {"t5", "data", "methods", "evaluation"},
     "inference": {"t5", "data", "methods", "evaluation", "training"},
     "transfer": {"t5", "data", "methods", "evaluation", "training", "inference"},
+    "report": {"transfer"},
 }
 
 
