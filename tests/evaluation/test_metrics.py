@@ -121,7 +121,7 @@ CASES = {
         [{"value": "Bob Smith"}, {"value": "Eve"}, ""],
         {"em": 50.0, "f1": 50.0},
     ),
-    # TP 1 (q1 a), FN 1 (q2 b, an empty text), FP 1 (q2 a), TN 1: F1a 1/2; q1 alone is all right
+    # TP 1 (q1 a), FN 1 (q2 b, an empty text), FP 1 (q2 a), TN 2: F1a 1/2; q1 alone is all right
     "MultiRC": (
         m.multirc("True", "False"),
         [
@@ -129,8 +129,9 @@ CASES = {
             {"value": "False", "group": "q2"},
             {"value": "True", "group": "q2"},
             {"value": "False", "group": "q1"},
+            {"value": "False", "group": "q2"},
         ],
-        ["True", "True", "", {"value": "False"}],
+        ["True", "True", "", {"value": "False"}, "False"],
         {"f1": 50.0, "exact_match": 50.0},
     ),
     # yes: its words are among the referent's; no: empty; no: an apostrophe; yes: another noun
