@@ -312,7 +312,8 @@ def began_from(
         else:
             facts = [f"{key} {a[key]}" for key in ("seed", "step") if a.get(key) is not None]
             facts += [f"weight {a['weight']:.3f}"] if part else []
-            name = (label or {}).get(str(a.get("task")), a.get("task") or "a prompt")
+            task = str(a.get("task") or "a prompt")
+            name = (label or {}).get(task, task)
             name += f" ({', '.join(facts)})" if facts else ""
         text += ((" + " if part and weighted else " ← ") if text else "") + name
         weighted = part

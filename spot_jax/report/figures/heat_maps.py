@@ -22,10 +22,7 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
     label = short_names((*results.sources, *results.targets))
     sources = [label[results.sources[i]] for i in analysis.source_tree.order]
     targets = [label[results.targets[i]] for i in analysis.target_tree.order]
-    longest = max((len(name) for name in targets), default=0)
-    wide = int(LETTER * longest) + 10
-    width = wide if wide * len(targets) <= WIDEST else _step(len(targets), 12, 52)
-    width = max(width, 52) if len(targets) <= 12 else width
+    width = _column(targets)
     height = _step(len(sources), 18, 28)
     data = []
     for pair in analysis.pairs:
@@ -145,6 +142,13 @@ def _step(cells: int, smallest: int, largest: int) -> int:
     return int(max(smallest, min(largest, WIDEST / max(cells, 1))))
 
 
+def _column(names: list[str]) -> int:
+    """Width of a column: its name's if all fit so, else what there is room for."""
+    wide = int(LETTER * max(map(len, names), default=0)) + 10
+    width = wide if wide * len(names) <= WIDEST else _step(len(names), 12, 52)
+    return max(width, 52) if len(names) <= 12 else width
+
+
 def _font(step: int) -> int:
     return int(max(7, min(11, step - 2)))
 
@@ -171,39 +175,26 @@ def _grid(
     """Cells with their values in them."""
     steep = max((len(name) for name in across[1]), default=0) * LETTER > step[0]
     angle = (-60 if step[0] >= 18 else -90) if steep else 0
+    plain: dict[str, Any] = {
+        "title": None,
+        "ticks": False,
+        "domain": False,
+        "labelPadding": 4,
+        "labelLimit": 220,
+        "labelOverlap": False,
+    }
+    top = alt.Axis(
+        orient="top",
+        labelAngle=angle,
+        labelAlign="left" if steep else "center",
+        labelBaseline="middle" if angle == -90 else "bottom",
+        labelFontSize=_font(step[0]),
+        **plain,
+    )
+    side = alt.Axis(labelFontSize=_font(step[1]), **plain)
     base = alt.Chart(theme.rows(data)).encode(
-        x=alt.X(
-            f"{across[0]}:N",
-            sort=across[1],
-            scale=alt.Scale(domain=across[1]),
-            axis=alt.Axis(
-                orient="top",
-                title=None,
-                labelAngle=angle,
-                labelAlign="left" if steep else "center",
-                labelBaseline="middle" if angle == -90 else "bottom",
-                ticks=False,
-                domain=False,
-                labelPadding=4,
-                labelLimit=220,
-                labelOverlap=False,
-                labelFontSize=_font(step[0]),
-            ),
-        ),
-        y=alt.Y(
-            f"{down[0]}:N",
-            sort=down[1],
-            scale=alt.Scale(domain=down[1]),
-            axis=alt.Axis(
-                title=None,
-                ticks=False,
-                domain=False,
-                labelPadding=4,
-                labelLimit=220,
-                labelOverlap=False,
-                labelFontSize=_font(step[1]),
-            ),
-        ),
+        x=alt.X(f"{across[0]}:N", sort=across[1], scale=alt.Scale(domain=across[1]), axis=top),
+        y=alt.Y(f"{down[0]}:N", sort=down[1], scale=alt.Scale(domain=down[1]), axis=side),
     )
     line: dict[str, Any] = {"stroke": "white", "strokeWidth": 1} if step[0] >= 12 else {}
     known = base.transform_filter("isValid(datum.value)")
