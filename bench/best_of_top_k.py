@@ -1,0 +1,179 @@
+"""Best of top-3 in one program against three runs one after the other.
+
+    taskset -c 0,1 python bench/best_of_top_k.py [--output bench/results/best_of_top_k.json]
+
+Three target prompts are tuned from three source prompts on the `mini` backbone, once as three
+prompts of one program, once as three programs, by the code that `spot transfer` runs; every run
+is a process of its own, so that none profits from what another compiled. Kinds of runs alternate
+and are repeated, because other work may share the machine. Three times are taken:
+
+    command   of the process, imports and all
+    train     of the run within it: loading, compiling, steps, evaluations
+    step      of one update, the median over the run without those that follow an evaluation
+
+A program of three prompts does three times the arithmetic of one, so what it saves is what a small
+step wastes: dispatch, Python, and cores that a small matrix does not fill. The batch sizes show
+where that ends.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+PROMPTS, LENGTH, LENGTHS = 3, 20, {"inputs": 24, "targets": 4}
+BACKBONE = ROOT / "backbones" / "mini"
+TIMES = ("command", "train", "step")
+
+
+def prepare(directory: Path) -> None:
+    """Random source prompts and random tokenised examples: time does not depend on them."""
+    from spot_jax.data.examples import Examples
+    from spot_jax.methods.prompt_file import PromptFile
+    from spot_jax.t5.stored import read_description
+
+    described = read_description(BACKBONE)
+    rng = np.random.default_rng(0)
+    for i in range(PROMPTS):
+        table = rng.normal(size=(LENGTH, described.config.emb_dim)).astype(np.float32)
+        prompt = PromptFile(table, backbone=described.fingerprint, task=f"source {i}")
+        prompt.save(directory / f"source-{i}.safetensors")
+    for split, count in (("train", 2000), ("validation", 96)):
+        pairs = [
+            (
+                rng.integers(100, 8000, LENGTHS["inputs"]).tolist(),
+                rng.integers(100, 103, 2).tolist(),
+            )
+            for _ in range(count)
+        ]
+        Examples.from_lists(pairs).save(directory / f"target-{split}.npz")
+
+
+def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
+    """Runs in the child: the target from some of the source prompts."""
+    from spot_jax.training import run as training
+    from spot_jax.training.metrics_log import MetricsLog
+    from spot_jax.training.recipes import (
+        DataSource,
+        EvaluationPlan,
+        PromptTuningRecipe,
+        StoredBackbone,
+    )
+    from spot_jax.transfer.tuning import Tuning
+
+    moments: list[float] = []
+
+    class Timed(MetricsLog):
+        def write(self, step, values):
+            if "train/loss" in values:
+                moments.append(time.perf_counter())
+            super().write(step, values)
+
+    training.MetricsLog = Timed
+    period = max(steps // 2, 1)
+    plan = EvaluationPlan(period=period, decoding="greedy", batch_size=96)
+    tuning = Tuning(
+        StoredBackbone(str(BACKBONE), dropout_rate=0.1),
+        DataSource(str(directory / "target-{split}.npz"), LENGTHS, batch_size=batch_size),
+        PromptTuningRecipe(length=LENGTH),
+        train_steps=steps,
+        evaluation=plan,
+    )
+    starts = [str(directory / f"source-{i}.safetensors") for i in prompts]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=directory) as where:
+        tuning.tune(Path(where), starts, [0] * len(prompts), plan, progress=False)
+    whole = time.perf_counter() - start
+    # The first steps wait for the compiler, one after an evaluation for the evaluation.
+    gaps = [b - a for i, (a, b) in enumerate(zip(moments, moments[1:], strict=False))
+            if i > 5 and all((i + j) % period for j in (0, 1, 2))]  # fmt: skip
+    return {"train": whole, "step": statistics.median(gaps)}
+
+
+def child(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
+    """One run in a process of its own."""
+    arguments = [str(directory), ",".join(map(str, prompts)), str(batch_size), str(steps)]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return {"command": time.perf_counter() - start, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def measure(directory: Path, batch_size: int, steps: int, repeats: int) -> dict:
+    """Both ways, alternating; medians over the repeats, and the ratio of each time."""
+    together, apart = [], []
+    for repeat in range(repeats):
+        for first in (repeat % 2 == 0, repeat % 2 == 1):
+            if first:
+                together.append(child(directory, list(range(PROMPTS)), batch_size, steps))
+            else:
+                alone = [child(directory, [i], batch_size, steps) for i in range(PROMPTS)]
+                apart.append({name: sum(one[name] for one in alone) for name in TIMES})
+    found: dict = {"batch_size": batch_size, "steps": steps, "repeats": repeats}
+    for name in TIMES:
+        one, three = ([run[name] for run in runs] for runs in (together, apart))
+        found[name] = {
+            "in_one_program_s": round(statistics.median(one), 5),
+            "one_after_the_other_s": round(statistics.median(three), 5),
+            "ratio": round(statistics.median(a / b for a, b in zip(one, three, strict=True)), 3),
+            "ratios": [round(a / b, 3) for a, b in zip(one, three, strict=True)],
+        }
+    return found
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        directory, prompts, batch_size, steps = sys.argv[2:]
+        numbers = [int(i) for i in prompts.split(",")]
+        print(json.dumps(run(Path(directory), numbers, int(batch_size), int(steps))))
+        return
+    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    made.add_argument("--output", default=str(ROOT / "bench/results/best_of_top_k.json"))
+    made.add_argument("--batch_sizes", type=int, nargs="+", default=[2, 8, 32])
+    made.add_argument("--steps", type=int, default=120)
+    made.add_argument("--repeats", type=int, default=3)
+    given = made.parse_args()
+    with tempfile.TemporaryDirectory() as where:
+        prepare(Path(where))
+        results = []
+        for size in given.batch_sizes:
+            results.append(measure(Path(where), size, given.steps, given.repeats))
+            print(json.dumps(results[-1]), flush=True)
+    import jax
+
+    from spot_jax.t5.stored import read_description
+
+    described = read_description(BACKBONE)
+    written = {
+        "what": f"{PROMPTS} target prompts from {PROMPTS} source prompts: one program against "
+        "three, one after the other",
+        "backbone": f"mini, {described.fingerprint[:12]}, width {described.config.emb_dim}",
+        "prompt_length": LENGTH,
+        "lengths": LENGTHS,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+        "load_average_at_the_end": [round(x, 1) for x in os.getloadavg()],
+        "results": results,
+    }
+    Path(given.output).write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
