@@ -279,7 +279,7 @@ def prompts(analysis: Analysis) -> Table:
         for p in analysis.results.prompts
     ]
     columns = [
-        Column("task", lambda r: label.get(r["task"], r["task"]), False),
+        Column("task", lambda r: label.get(r["task"]) or str(r["task"]), False),
         Column("role", _text("role"), False),
         Column("seed", _text("seed")),
         Column("step", _text("step")),
