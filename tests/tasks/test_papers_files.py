@@ -119,6 +119,18 @@ def test_every_crossfit_task_is_read_in_five_samples(vocabulary):
         assert targets == [["one"], ["one", "two"]]
 
 
+@pytest.mark.slow
+def test_every_crossfit_task_and_relation_goes_through_its_whole_pipeline(vocabulary):
+    for task in crossfit_sets.gym().tasks.values():
+        inputs, targets = texts(task.name, "train", vocabulary)
+        assert inputs == [f"[{task.title}] text of 100", f"[{task.title}] more"]
+        assert targets == [["one"], ["one", "two"]]
+    for relation in lama_sets.RELATIONS:
+        inputs, targets = texts(lama_sets.name_of(relation), "test", vocabulary)
+        assert len(inputs) == len(targets) == 1
+        assert "Rome" in inputs[0]
+
+
 def test_every_crossfit_task_writes_and_scores_an_example():
     for task in crossfit_sets.gym().tasks.values():
         found = seqio.get_mixture_or_task(task.name)
