@@ -12,6 +12,7 @@ from spot_jax.cli import configurables, gin_files
 from spot_jax.cli.gin_checks import fits
 from spot_jax.cli.gin_files import Macro, Reference, read
 from spot_jax.cli.main import main
+from spot_jax.cli.transfer import MACROS
 from spot_jax.errors import SpotError
 
 RUN = "gin_configs/runs/prompt_tuning.gin"
@@ -139,13 +140,17 @@ def test_one_call_leaves_nothing_to_the_next():
 def test_every_run_file_is_complete(path):
     settings = read([str(path)])
     required = [name for name, b in settings.macros.items() if b.value == gin_files.REQUIRED]
-    values = FULL | {"TEXT_DIRECTORY": "'t'", "VOCABULARY": "'v'", "TRAIN_STEPS": "3"}
+    values = FULL | {"TEXT_DIRECTORY": "'t'", "VOCABULARY": "'v'", "SOURCE_PROMPT": "'p'"}
     flags = as_pairs(**{name: values[name] for name in required})
-    _, given, _ = configurables.configured("train", [str(path)], flags)
+    verb = "transfer" if path.stem.startswith("spot_transfer") else "train"
+    _, given, _ = configurables.configured(verb, [str(path)], flags)
     assert given
     header = path.read_text().split("\n\n")[0]
-    assert f"--gin_file=gin_configs/runs/{path.name}" in header
-    assert all(f"--gin.{name}=" in header for name in required), "its command gives what it needs"
+    assert f"spot {verb} --gin_file=gin_configs/runs/{path.name}" in header
+    short = {macro: f"--{flag}=" for flag, macro in MACROS.items()} if verb == "transfer" else {}
+    for name in required:
+        given_in = (f"--gin.{name}=", short.get(name, "nowhere"))
+        assert any(text in header for text in given_in), "its command gives what it needs"
 
 
 def test_a_user_s_module_can_register_more(tmp_path, monkeypatch):

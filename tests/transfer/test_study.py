@@ -105,6 +105,7 @@ def test_a_cell_that_was_done_since_one_looked_is_not_done_again(
     @contextlib.contextmanager
     def late(path):
         if path == opened.claim_file(opened.cells[0]):
+            path.parent.mkdir(parents=True, exist_ok=True)
             pretend(opened, opened.cells[0])
         with claim(path) as ours:
             yield ours
@@ -126,6 +127,7 @@ def work(plan, barrier, done):
     study.study(plan, lambda line: None)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the children use no JAX
 def test_two_processes_share_the_cells_and_both_see_the_end(world, tmp_path):
     plan = world.plan(tmp_path, targets=world.tasks[2:], weighted_average=(2,))
     context = multiprocessing.get_context("fork")
@@ -141,6 +143,7 @@ def test_two_processes_share_the_cells_and_both_see_the_end(world, tmp_path):
     assert len({pid for pid, _ in found}) == 2
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the children use no JAX
 def test_a_killed_process_leaves_no_claim(tmp_path):
     context = multiprocessing.get_context("fork")
     pipe, theirs = context.Pipe()
@@ -275,7 +278,7 @@ def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tm
         (["--gin_file=gin_configs/studies/mini.gin", "--cells", "--so_far"], "are two commands"),
         (["--gin_file=gin_configs/runs/prompt_tuning.gin"], "says nothing about study"),
         (
-            ["--gin_file=gin_configs/studies/mini.gin", "--cells", "--gin.TOP_K=[30]"],
+            ["--gin_file=gin_configs/studies/mini.gin", "--cells", "--gin.AVERAGE_TOP_K=[30]"],
             "weighted_average of k = 30 prompts for bundled_vader_amazon_16shot",
         ),
     ],
