@@ -47,6 +47,24 @@ class VirtualTokens:
         check_vocabulary(inputs, self.vocab_size)
 
 
+def input_writer(
+    vocab_size: int, length: int, index: int = 0, placement: str = "before"
+) -> VirtualTokens | None:
+    """Return what writes prompt number `index` into inputs; None for a prompt of length 0.
+
+    Args:
+        vocab_size: rows of the backbone's embedding table.
+        length: rows of one prompt, P.
+        index: which prompt of the table.
+        placement: "before" the text.
+    """
+    if not length:
+        return None
+    if placement != "before":
+        raise SpotError(f"expected virtual tokens 'before' the text, found {placement!r}")
+    return VirtualTokens(vocab_size, length, index)
+
+
 def check_vocabulary(ids: Int32[np.ndarray, " text"], vocab_size: int) -> None:
     """Raise `SpotError` when an id of a text has no row in an embedding of `vocab_size` rows."""
     if len(ids) and (highest := int(ids.max())) >= vocab_size:

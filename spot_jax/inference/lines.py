@@ -70,7 +70,7 @@ class Predictor:
         self.search: Search = search_of(
             name, decoding, allowed, beams, max_length=self.lengths["targets"]
         )
-        self.table = tuned.table([self.prompt])
+        self.inference = tuned.inference(self.prompt)
         self.examples = self.truncated_inputs = 0
 
     def __call__(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -106,11 +106,11 @@ class Predictor:
         # Without targets there is no loss.
         kept = ("encoder_input_tokens", "row_valid")
         found = predict(
-            tuned.backbone.params,
+            self.inference.params,
             tuned.backbone.config,
             ({name: batch[name] for name in kept} for batch in batches),
             vocabulary,
-            table=self.table,
+            table=self.inference.table,
             search=self.search,
             place=place,
         )
@@ -187,7 +187,7 @@ def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
             raise SpotError(f"the run has {len(names)} tasks, {', '.join(names)}; add --task NAME")
         task = names[0] if names else tuned.prompts[0].task
     prompts = tuned.prompts
-    if tuned.own and setup is not None and setup.prompt_length:
+    if tuned.own and setup is not None and not setup.tunes_backbone:
         pairs = zip(prompts, setup.tasks, strict=True)
         prompts = tuple(prompt for prompt, facts in pairs if facts.name == task)
     return max(prompts, key=lambda prompt: prompt.score), known.get(task, TaskFacts(task))

@@ -175,14 +175,15 @@ def _lengths(task: ScoredTask, known: Mapping[str, int], *, fitted: bool) -> tup
 
 def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) -> Score:
     batches, place = tuned.batches(task.examples, shape, prompt)
+    inference = tuned.inference(prompt)
     found = evaluate(
-        tuned.backbone.params,
+        inference.params,
         tuned.backbone.config,
         batches,
         tuned.vocabulary,
         task.targets or [""] * len(task.examples),
         task.metrics,
-        table=tuned.table([prompt]),
+        table=inference.table,
         search=task.search,
         place=place,
     )

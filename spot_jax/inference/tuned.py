@@ -7,16 +7,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from spot_jax.data.batches import Batch, BatchShape, evaluation_batches
 from spot_jax.data.examples import Examples
-from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.metrics import mean_of_metrics
+from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.restored import restored, virtual_tokens
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import StoredBackbone
@@ -41,7 +42,12 @@ class Prompt:
     @property
     def length(self) -> int:
         """Virtual tokens, P."""
-        return 0 if self.file is None else len(self.file.prompt)
+        return 0 if self.file is None else virtual_tokens(self.file)[0]
+
+    @property
+    def placement(self) -> str:
+        """Where they stand."""
+        return "before" if self.file is None else virtual_tokens(self.file)[1]
 
     @property
     def task(self) -> str:
@@ -76,6 +82,12 @@ class Tuned:
     setup: RunSetup | None = None
     own: bool = False
 
+    def inference(self, prompt: Prompt) -> Inference:
+        """What predictions with a prompt run with; the bare backbone without a file."""
+        if prompt.file is None:
+            return Inference(self.backbone.params)
+        return restored(self.backbone.params, self.backbone.config, prompt.file)
+
     def table(self, prompts: Sequence[Prompt]) -> jax.Array | None:
         """Prompts of one length, one under another: float32 [N * P, d], or None without."""
         lengths = sorted({prompt.length for prompt in prompts})
@@ -83,10 +95,10 @@ class Tuned:
             raise SpotError(
                 f"an ensemble needs prompts of one length, found {lengths}; leave some out"
             )
-        rows = [prompt.file.prompt for prompt in prompts if prompt.file is not None]
-        if not rows:
+        tables = [table for one in prompts if (table := self.inference(one).table) is not None]
+        if not tables:
             return None
-        return jax.device_put(jnp.asarray(np.concatenate(rows)), replicated(self.mesh))
+        return jax.device_put(jnp.concatenate(tables), replicated(self.mesh))
 
     def batches(
         self, examples: Examples, shape: BatchShape, prompt: Prompt, members: int = 1
@@ -99,9 +111,8 @@ class Tuned:
             prompt: whose virtual tokens; any of those that are stacked in one table.
             members: how many times each row will be repeated.
         """
-        write = None
-        if prompt.length:
-            write = VirtualTokens(self.backbone.config.vocab_size, prompt.length)
+        size = self.backbone.config.vocab_size
+        write = input_writer(size, prompt.length, placement=prompt.placement)
         rows = BatchPlacement(self.mesh, shape.batch_size).host_rows
         made = evaluation_batches(examples, shape, write, host_rows=rows)
         return made, BatchPlacement(self.mesh, shape.batch_size * members)
@@ -146,7 +157,7 @@ def open_tuned(
 def _own_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
     if which not in ("best", "last"):
         raise SpotError(f"expected 'best' or 'last', found {which!r}")
-    if setup is None or not setup.prompt_length:
+    if setup is None or setup.tunes_backbone:
         return []
     found = []
     for i in range(len(setup.tasks)):
@@ -163,7 +174,7 @@ def _own_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Pa
 
 
 def _own_backbone(directory: Path, setup: RunSetup | None) -> Path_:
-    if setup is not None and not setup.prompt_length:
+    if setup is not None and setup.tunes_backbone:
         if not (directory / "backbone" / "backbone.json").exists():
             raise SpotError(
                 f"the run in {directory} tunes the weights and is not finished, so it has none "
@@ -186,17 +197,15 @@ def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
     recipe = StoredBackbone(path, dropout_rate=0.0)
     if setup is not None:
         # Weights that a run tuned are stored as they were in memory.
-        stored = setup.parameter_dtype if setup.prompt_length else None
+        stored = None if setup.tunes_backbone else setup.parameter_dtype
         recipe = dataclasses.replace(recipe, dtype=setup.dtype, parameter_dtype=stored)
     return recipe.load(mesh)
 
 
 def _read(path: Path_, backbone: Backbone) -> Prompt:
     file = load_prompt(path, backbone=backbone.fingerprint)
-    width = backbone.config.emb_dim
-    if file.prompt.shape[1] != width:
-        raise SpotError(
-            f"{path}: a prompt of width {file.prompt.shape[1]} cannot go with this backbone of "
-            f"width {width}; load the backbone it was tuned on"
-        )
+    try:
+        restored(backbone.params, backbone.config, file)
+    except SpotError as error:
+        raise SpotError(f"{path}: {error}") from error
     return Prompt(os.fspath(path), file)

@@ -7,12 +7,13 @@ to, and nothing of one prompt touches another.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5 import model
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
@@ -22,8 +23,23 @@ Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
 
+class Inference(NamedTuple):
+    """What predictions run with.
+
+    Attributes:
+        params: the T5's tree.
+        table: rows of one prompt's virtual tokens, float32 [p, d]; None without.
+    """
+
+    params: Tree
+    table: Float[Array, "p d"] | None = None
+
+
 class Method(Protocol):
-    """The interface of `methods/`; adding a method is adding one file that fulfils it."""
+    """The interface of `methods/`; adding a method is adding one file that fulfils it.
+
+    `Defaults` has what holds for most: virtual tokens before the text, prompts that share nothing.
+    """
 
     @property
     def config(self) -> T5Config:
@@ -37,7 +53,25 @@ class Method(Protocol):
 
     @property
     def prompt_length(self) -> int:
-        """P, the virtual tokens that an example's input makes room for; 0 for none."""
+        """P, the virtual tokens of an example's input; 0 for none."""
+        ...
+
+    @property
+    def placement(self) -> str:
+        """Where the virtual tokens stand; see `spot_jax.data.virtual_tokens.input_writer`."""
+        ...
+
+    @property
+    def num_trained(self) -> int:
+        """The leading axis of every leaf of `trainable`, each entry optimised by itself.
+
+        N, or 1 where all prompts come of the same numbers or there is no such axis.
+        """
+        ...
+
+    @property
+    def tunes_backbone(self) -> bool:
+        """Whether what is stored is a tuned T5, not prompts."""
         ...
 
     def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
@@ -50,13 +84,63 @@ class Method(Protocol):
         """The scalar whose gradient in `trainable` is taken; `keys` None means no dropout."""
         ...
 
-    def prompt_table(self, trainable: Tree) -> Float[Array, "r d"] | None:
-        """Rows of the virtual tokens, or None for methods that have none."""
+    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
+        """What predictions with prompt i run with; its virtual tokens are numbered from 0."""
         ...
 
-    def backbone_params(self, trainable: Tree, frozen: Tree) -> Tree:
-        """The T5 tree that inference runs with."""
+    def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "rows width"] | None:
+        """Prompt i as its file holds it, any encoder folded away; None for methods without."""
         ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a prompt's file says of the method, in JSON's types; `restored` reads it."""
+        ...
+
+    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
+        """What else than the prompt its file holds for inference, by name."""
+        ...
+
+    def beside(
+        self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
+    ) -> Mapping[str, PromptFile]:
+        """What is written beside a prompt's file for training to go on from, by kind."""
+        ...
+
+
+class Defaults:
+    """What most methods say of themselves; a base class for them, see `Method`."""
+
+    num_prompts: Any
+    prompt_length: Any
+
+    @property
+    def placement(self) -> str:
+        """Before the text."""
+        return "before"
+
+    @property
+    def num_trained(self) -> int:
+        """Every prompt by itself."""
+        return self.num_prompts
+
+    @property
+    def tunes_backbone(self) -> bool:
+        """The backbone stays as it is."""
+        return False
+
+    def describe(self) -> dict[str, Any]:
+        """The class's name and P."""
+        return {"name": type(self).__name__, "length": self.prompt_length}
+
+    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
+        """Nothing but the prompt."""
+        return {}
+
+    def beside(
+        self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
+    ) -> Mapping[str, PromptFile]:
+        """The prompt is all."""
+        return {}
 
 
 def row_keys(keys: Key[Array, " n"] | None, batch: Batch) -> Key[Array, " b"] | None:

@@ -4,14 +4,14 @@ import dataclasses
 
 from jaxtyping import Array, Float, Key
 
-from spot_jax.methods.base import Batch, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
 from spot_jax.split import merge, split
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelTuning:
+class ModelTuning(Defaults):
     """All weights trainable, nothing frozen, no prompt.
 
     Attributes:
@@ -23,8 +23,21 @@ class ModelTuning:
     config: T5Config
     z_loss: float = 1e-4
     per_token: bool = True
-    num_prompts: int = 1
-    prompt_length: int = 0
+
+    @property
+    def num_prompts(self) -> int:
+        """One model a run."""
+        return 1
+
+    @property
+    def prompt_length(self) -> int:
+        """There are no virtual tokens."""
+        return 0
+
+    @property
+    def tunes_backbone(self) -> bool:
+        """What is stored is the tuned T5."""
+        return True
 
     def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
         """The whole tree is trainable."""
@@ -44,10 +57,10 @@ class ModelTuning:
             per_token=self.per_token,
         )
 
-    def prompt_table(self, trainable: Tree) -> None:
-        """There are no virtual tokens."""
-        return
-
-    def backbone_params(self, trainable: Tree, frozen: Tree) -> Tree:
+    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
         """The tuned weights."""
-        return merge(trainable, frozen)
+        return Inference(merge(trainable, frozen))
+
+    def export(self, trainable: Tree, frozen: Tree, i: int) -> None:
+        """There is no prompt."""
+        return

@@ -1,7 +1,7 @@
 """A prompt as a first-class file: the table, and all one needs to use, continue or distrust it.
 
-The format is safetensors: one tensor `prompt` [P, d] float32 and one metadata entry `spot_jax`, a
-JSON object with the fields of `PromptFile`.
+The format is safetensors: a tensor `prompt` [P, d] float32, whatever else the method needs under
+names of its own, and one metadata entry `spot_jax`, a JSON object with the fields of `PromptFile`.
 """
 
 import dataclasses
@@ -29,13 +29,14 @@ class PromptFile:
 
     Attributes:
         prompt: float32 [p, d].
-        method: its name and hyper-parameters.
+        method: its name and hyper-parameters; `spot_jax.methods.restored` says how it is used.
         backbone: fingerprint of the T5 it was tuned on; "" if unknown (imported prompts).
         vocabulary: sha256 of the SentencePiece model, or "".
         task: the seqio task or mixture.
         tasks: the tasks that it consists of: itself, or a mixture's; empty if unknown.
         tuning: how it was tuned: its initialisation, feature lengths, batch size, dropout and
             optimizer; embeddings compare best where these agree. Empty if unknown.
+        tensors: what the method needs besides, by name; empty for most.
         step: updates done.
         seed: of the run.
         metrics: scores at this step.
@@ -54,14 +55,15 @@ class PromptFile:
     ancestry: tuple[Mapping[str, Any], ...] = ()
     tasks: tuple[str, ...] = ()
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tensors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes the file in one move: a reader never sees half of it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del fields["prompt"]
+        arrays = {"prompt": fields.pop("prompt"), **fields.pop("tensors")}
         metadata = {"spot_jax": json.dumps({"format": FORMAT, **fields})}
         data = safetensors.numpy.save(
-            {"prompt": np.ascontiguousarray(self.prompt, np.float32)}, metadata
+            {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}, metadata
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -94,7 +96,7 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
         raise SpotError(
             f"{path}: a prompt is [tokens, width], found shape {list(found.prompt.shape)}"
         )
-    if not np.all(np.isfinite(found.prompt)):
+    if not all(np.all(np.isfinite(one)) for one in (found.prompt, *found.tensors.values())):
         raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
     if backbone and found.backbone and found.backbone != backbone:
         raise SpotError(
@@ -115,7 +117,8 @@ def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
 
 def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
     try:
-        prompt = safetensors.numpy.load(data)["prompt"]
+        tensors = safetensors.numpy.load(data)
+        prompt = tensors.pop("prompt")
         # The reader of bytes gives no metadata: they stand in the header, after its length.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         fields = json.loads(header["__metadata__"]["spot_jax"])
@@ -127,4 +130,4 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
         raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields.get(name, ()))
-    return PromptFile(prompt, **fields)
+    return PromptFile(prompt, **fields, tensors=tensors)

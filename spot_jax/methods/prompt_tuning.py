@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Batch, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
 from spot_jax.split import split
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
@@ -123,7 +123,7 @@ class ArrayInit:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PromptTuning:
+class PromptTuning(Defaults):
     """N prompts of P rows before the input of one frozen T5.
 
     Attributes:
@@ -186,6 +186,10 @@ class PromptTuning:
         prompt = trainable["prompt"]
         return prompt.reshape(-1, prompt.shape[-1])
 
-    def backbone_params(self, trainable: Tree, frozen: Tree) -> Tree:
-        """The frozen backbone as it came."""
-        return frozen
+    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
+        """The frozen backbone as it came, and prompt i."""
+        return Inference(frozen, trainable["prompt"][i])
+
+    def export(self, trainable: Tree, frozen: Tree, i: int) -> Prompt:
+        """Prompt i itself, [p, d]."""
+        return trainable["prompt"][i]

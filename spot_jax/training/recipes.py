@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,33 @@ class RandomBackbone:
         return params
 
 
+class MethodRecipe(Protocol):
+    """What a method's dataclass of settings offers a run."""
+
+    @property
+    def copies(self) -> int:
+        """How many prompts the recipe itself names; 1 where it names none."""
+        ...
+
+    @property
+    def tunes_backbone(self) -> bool:
+        """See `Method`."""
+        ...
+
+    def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
+        """The prompt files to begin from, one a prompt; None if they begin otherwise."""
+        ...
+
+    def build(
+        self,
+        backbone: Backbone,
+        vocabulary: Vocabulary | None,
+        labels: Sequence[Sequence[str] | None],
+    ) -> Method:
+        """The method for as many prompts as `labels` has entries, each its task's labels."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptTuningRecipe:
     """Prompt Tuning (Lester 2021, §3.2): how prompts begin and how long they are.
@@ -148,6 +176,7 @@ class PromptTuningRecipe:
     prompt: str | Sequence[str] | None = None
     z_loss: float = 1e-4
     per_token: bool = False
+    tunes_backbone: bool = False
 
     @property
     def copies(self) -> int:
@@ -229,6 +258,7 @@ class ModelTuningRecipe:
     z_loss: float = 1e-4
     per_token: bool = True
     copies: int = 1
+    tunes_backbone: bool = True
 
     def sources(self, backbone: Backbone, count: int) -> None:
         """There is no prompt to begin from."""

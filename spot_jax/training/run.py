@@ -20,8 +20,7 @@ from spot_jax.training.progress import Progress
 from spot_jax.training.recipes import (
     DataSource,
     EvaluationPlan,
-    ModelTuningRecipe,
-    PromptTuningRecipe,
+    MethodRecipe,
     RandomBackbone,
     StoredBackbone,
 )
@@ -37,7 +36,7 @@ from spot_jax.training.sharding import (
     make_mesh,
 )
 from spot_jax.training.state import State, train_step
-from spot_jax.training.validation import Best, Validation, prompt_of
+from spot_jax.training.validation import Best, Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ def train(
     *,
     model_dir: str,
     backbone: StoredBackbone | RandomBackbone,
-    method: PromptTuningRecipe | ModelTuningRecipe,
+    method: MethodRecipe,
     data: DataSource,
     optimizer: Optimizer,
     train_steps: int,
@@ -120,9 +119,7 @@ def train(
     return _Run(directory, setup, data, *plans).go(train_steps, progress)
 
 
-def _check_steps(
-    train_steps: int, embedding_step: int, method: PromptTuningRecipe | ModelTuningRecipe
-) -> None:
+def _check_steps(train_steps: int, embedding_step: int, method: MethodRecipe) -> None:
     if train_steps < 1:
         raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
     if not 0 <= embedding_step <= train_steps:
@@ -130,7 +127,7 @@ def _check_steps(
             f"embedding_step is {embedding_step}, but the run's steps are 1 to {train_steps}; "
             "raise TRAIN_STEPS, or set CheckpointPlan.embedding_step to one of them, 0 for none"
         )
-    if embedding_step and isinstance(method, ModelTuningRecipe):
+    if embedding_step and method.tunes_backbone:
         raise SpotError(
             f"embedding_step is {embedding_step}, but model tuning has no prompt to embed a task "
             "by; set CheckpointPlan.embedding_step = 0"
@@ -203,9 +200,13 @@ class _Run:
             return {}
         self.last = self.validation(state.trainable, self.frozen)
         scalars: dict[str, Any] = {}
+        chosen_by = [metrics["score"] for metrics in self.last]
+        if self.setup.method.num_trained == 1:
+            # Prompts that come of the same numbers have their best step together.
+            chosen_by = [float(np.mean(chosen_by))] * len(chosen_by)
         for i, metrics in enumerate(self.last):
-            if metrics["score"] > self.best[i].score:
-                self.best[i] = Best(step, metrics["score"], metrics)
+            if chosen_by[i] > self.best[i].score:
+                self.best[i] = Best(step, chosen_by[i], metrics)
                 self._write_prompt("best", i, step, state, metrics)
         for name in dict.fromkeys(name for metrics in self.last for name in metrics):
             each = [metrics.get(name, float("nan")) for metrics in self.last]
@@ -250,13 +251,14 @@ class _Run:
         return self.directory / "prompts" / f"{which}-{i}.safetensors"
 
     def _write_prompt(self, which, i, step, state, metrics) -> Path | None:
-        setup = self.setup
-        prompt = prompt_of(setup.method, state.trainable, i)
+        setup, trees = self.setup, (state.trainable, self.frozen)
+        prompt = setup.method.export(*trees, i)
         path = self._prompt_path(which, i)
         if prompt is not None and self.lead:
-            PromptFile(
-                prompt,
-                method={"name": type(setup.method).__name__, "length": setup.method.prompt_length},
+            tensors = setup.method.tensors(*trees, i)
+            file = PromptFile(
+                np.asarray(prompt, np.float32),
+                method=setup.method.describe(),
                 backbone=setup.backbone.fingerprint,
                 vocabulary=setup.vocabulary.sha256 if setup.vocabulary else "",
                 task=setup.names[i],
@@ -266,7 +268,11 @@ class _Run:
                 ancestry=setup.ancestry[i],
                 tasks=setup.tasks[i],
                 tuning=setup.tuning[i],
-            ).save(path)
+                tensors={name: np.asarray(one, np.float32) for name, one in tensors.items()},
+            )
+            file.save(path)
+            for kind, other in setup.method.beside(*trees, i, file).items():
+                other.save(self._prompt_path(f"{kind}-{which}", i))
         return None if prompt is None else path
 
     def result(self, state: State, finished: bool) -> TrainResult:
@@ -279,7 +285,7 @@ class _Run:
                 best = self._prompt_path("best", i)
                 if last is not None:
                     paths.append(best if self.best[i].step >= 0 else last)
-            if not setup.method.prompt_length and self.lead:
+            if setup.method.tunes_backbone and self.lead:
                 self._write_backbone(state, step)
         found = TrainResult(
             self.directory,
@@ -298,7 +304,7 @@ class _Run:
 
     def _write_backbone(self, state: State, step: int) -> None:
         config, loaded = self.setup.backbone.config, self.setup.backbone
-        params = self.setup.method.backbone_params(state.trainable, self.frozen)
+        params = self.setup.method.inference(state.trainable, self.frozen, 0).params
         params = jax.tree.map(np.asarray, params)
         if config.scan_layers:
             params = unstack_layers(params, config)

@@ -13,7 +13,7 @@ from spot_jax.data.batches import Batches, BatchShape
 from spot_jax.data.examples import Examples
 from spot_jax.data.lanes import Lanes
 from spot_jax.data.sources import Shuffled, Source
-from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method, Tree
 from spot_jax.t5.backbone import Backbone
@@ -22,16 +22,13 @@ from spot_jax.training.optimizers import Optimizer, build
 from spot_jax.training.recipes import (
     DataSource,
     EvaluationPlan,
-    ModelTuningRecipe,
-    PromptTuningRecipe,
+    MethodRecipe,
     RandomBackbone,
     StoredBackbone,
 )
 from spot_jax.training.run_setup import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import BatchPlacement, place, tree_shardings
 from spot_jax.training.state import State, init_state
-
-Recipe = PromptTuningRecipe | ModelTuningRecipe
 
 
 @dataclasses.dataclass
@@ -70,7 +67,7 @@ class RunParts:
     def make(
         cls,
         backbone: StoredBackbone | RandomBackbone,
-        method: Recipe,
+        method: MethodRecipe,
         data: DataSource,
         optimizer: Optimizer,
         seeds: int | Sequence[int],
@@ -107,12 +104,14 @@ class RunParts:
             seeds,
             ancestry,
             [_tuning(loaded, method, data, optimizer, i) for i in range(count)],
-            build(optimizer, count),
+            build(optimizer, built.num_trained),
             _batches(sources, data, built, loaded.config.vocab_size, rows.host_rows),
             rows,
         )
 
-    def description(self, method: Recipe, data: DataSource, optimizer: Optimizer) -> dict[str, Any]:
+    def description(
+        self, method: MethodRecipe, data: DataSource, optimizer: Optimizer
+    ) -> dict[str, Any]:
         """What decides the run's path, for run.json."""
         return {
             "backbone": self.backbone.fingerprint,
@@ -144,6 +143,7 @@ class RunParts:
             parameter_dtype=getattr(backbone, "parameter_dtype", None),
             method=type(self.method).__name__,
             prompt_length=self.method.prompt_length,
+            tunes_backbone=self.method.tunes_backbone,
             tasks=task_facts(self.names),
             lengths=dict(data.task_feature_lengths),
             batch_size=evaluation.batch_size or data.batch_size,
@@ -164,7 +164,7 @@ class RunParts:
 
 
 def _number_of_prompts(
-    method: Recipe, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
+    method: MethodRecipe, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
 ) -> int:
     rates = optimizer.learning_rate
     counts = {
@@ -183,7 +183,7 @@ def _number_of_prompts(
 
 
 def _tuning(
-    backbone: Backbone, method: Recipe, data: DataSource, optimizer: Optimizer, i: int
+    backbone: Backbone, method: MethodRecipe, data: DataSource, optimizer: Optimizer, i: int
 ) -> dict[str, Any]:
     """What another task's prompt must share with prompt i to be compared with it."""
     settings = plain_fields(optimizer)
@@ -258,9 +258,7 @@ def _batches(
     )
     lanes = []
     for i, source in enumerate(sources):
-        write = None
-        if method.prompt_length:
-            write = VirtualTokens(vocab_size, method.prompt_length, i)
+        write = input_writer(vocab_size, method.prompt_length, i, method.placement)
         one = host_rows if len(sources) == 1 else None
         lanes.append(Batches(source, shape, write=write, host_rows=one))
     return lanes[0] if len(lanes) == 1 else Lanes(lanes, host_rows=host_rows)

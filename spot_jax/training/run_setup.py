@@ -37,13 +37,14 @@ class RunSetup:
         dtype: of the activations.
         parameter_dtype: of the weights in memory; None as stored.
         method: its name.
-        prompt_length: 0 where the weights were tuned.
+        prompt_length: virtual tokens of an input; 0 for none.
         tasks: each prompt's.
         lengths: of inputs and targets, in tokens of text.
         batch_size: rows of an evaluation.
         metric: what the best checkpoint is chosen by; None for the mean.
         modules: register the tasks.
         text_directory: plain text of pre-training tasks.
+        tunes_backbone: whether the run stores a tuned T5, not prompts.
     """
 
     backbone: str | None
@@ -57,6 +58,7 @@ class RunSetup:
     metric: str | None = None
     modules: tuple[str, ...] = ()
     text_directory: str | None = None
+    tunes_backbone: bool = False
 
     def save(self, directory: Path) -> None:
         """Writes setup.json."""

@@ -2,19 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from spot_jax.data.batches import BatchShape, evaluation_batches
-from spot_jax.data.virtual_tokens import VirtualTokens
+from spot_jax.data.batches import BatchShape, InputWriter, evaluation_batches
+from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
-from spot_jax.methods.base import Method, Tree
+from spot_jax.methods.base import Inference, Method, Tree
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
@@ -71,35 +67,32 @@ class Validation:
 
     def __call__(self, trainable: Tree, frozen: Tree) -> list[dict[str, float]]:
         """Each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
-        table = self.method.prompt_table(trainable)
-        params = self.method.backbone_params(trainable, frozen)
-        return [self._score(i, params, table) for i in range(len(self.names))]
+        return [self._score(i, trainable, frozen) for i in range(len(self.names))]
 
-    def _score(self, i: int, params: Tree, table: Any) -> dict[str, float]:
+    def _score(self, i: int, trainable: Tree, frozen: Tree) -> dict[str, float]:
         tasks, method = self.tasks[self.names[i]], self.method
-        config, length = method.config, method.prompt_length
-        write = None
-        if length:
-            # Each prompt alone, as prompt 0: one program serves every prompt of the run.
-            table = jax.lax.dynamic_slice_in_dim(table, i * length, length)
-            write = VirtualTokens(config.vocab_size, length)
-        found = [self._measure(task, params, table, write) for task in tasks]
+        # Each prompt alone, as prompt 0: one program serves every prompt of the run.
+        inference = method.inference(trainable, frozen, i)
+        write = input_writer(
+            method.config.vocab_size, method.prompt_length, placement=method.placement
+        )
+        found = [self._measure(task, inference, write) for task in tasks]
         return found[0] if len(tasks) == 1 else mean_of_tasks(tasks, found)
 
     def _measure(
-        self, task: ScoredTask, params: Tree, table: Any, write: VirtualTokens | None
+        self, task: ScoredTask, inference: Inference, write: InputWriter | None
     ) -> dict[str, float]:
         batches = evaluation_batches(
             task.examples, self.shape, write, host_rows=self.place.host_rows
         )
         found = evaluate(
-            params,
+            inference.params,
             self.method.config,
             batches,
             self.vocabulary,
             task.targets or [""] * len(task.examples),
             task.metrics,
-            table=table,
+            table=inference.table,
             search=task.search,
             place=self.place,
         )
@@ -107,12 +100,3 @@ class Validation:
         loss = float("nan") if found.loss is None else found.loss
         score = score_of(task.name, values, loss, self.plan.metric)
         return {**values, "loss": loss, "score": score}
-
-
-def prompt_of(method: Method, trainable: Tree, i: int) -> np.ndarray | None:
-    """Prompt i of a run as a float32 array [p, d]; None for methods without one."""
-    table = method.prompt_table(trainable)
-    if table is None:
-        return None
-    rows = slice(i * method.prompt_length, (i + 1) * method.prompt_length)
-    return np.asarray(jnp.asarray(table)[rows], np.float32)

@@ -53,7 +53,10 @@ class World:
         """A run directory of other tasks, as a run without evaluation leaves it."""
         directory = self.directory / name
         setup = dataclasses.replace(
-            read_setup(self.run), tasks=task_facts(tasks), prompt_length=prompt_length
+            read_setup(self.run),
+            tasks=task_facts(tasks),
+            prompt_length=prompt_length,
+            tunes_backbone=not prompt_length,
         )
         (directory / "prompts").mkdir(parents=True)
         setup.save(directory)
