@@ -23,16 +23,38 @@ Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
 
+class Scorer(Protocol):
+    """Scores a task's labels in one step, where a method does not write text.
+
+    It is hashable, by its values: programs are compiled for it.
+    """
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What is chosen among."""
+        ...
+
+    def __call__(self, params: Tree, config: T5Config, batch: Batch) -> Float[Array, "b c"]:
+        """Every label's score for each row, float32; the greatest is the prediction."""
+        ...
+
+    def losses(self, scores: Float[Array, "b c"], gold: Int[Array, " b"]) -> Float[Array, " b"]:
+        """What training would make of these scores, given each row's label by number."""
+        ...
+
+
 class Inference(NamedTuple):
     """What predictions run with.
 
     Attributes:
-        params: the T5's tree.
+        params: the T5's tree, or what the scorer takes.
         table: rows of one prompt's virtual tokens, float32 [p, d]; None without.
+        scorer: chooses the label, instead of the T5's decoder; None for methods that write text.
     """
 
     params: Tree
     table: Float[Array, "p d"] | None = None
+    scorer: Scorer | None = None
 
 
 class Method(Protocol):
@@ -96,6 +118,10 @@ class Method(Protocol):
         """What a prompt's file says of the method, in JSON's types; `restored` reads it."""
         ...
 
+    def describe_own(self, i: int) -> dict[str, Any]:
+        """What prompt i's file says besides, where prompts differ in it."""
+        ...
+
     def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
         """What else than the prompt its file holds for inference, by name."""
         ...
@@ -131,6 +157,10 @@ class Defaults:
     def describe(self) -> dict[str, Any]:
         """The class's name and P."""
         return {"name": type(self).__name__, "length": self.prompt_length}
+
+    def describe_own(self, i: int) -> dict[str, Any]:
+        """Prompts are all of one kind."""
+        return {}
 
     def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
         """Nothing but the prompt."""

@@ -258,7 +258,7 @@ class _Run:
             tensors = setup.method.tensors(*trees, i)
             file = PromptFile(
                 np.asarray(prompt, np.float32),
-                method=setup.method.describe(),
+                method={**setup.method.describe(), **setup.method.describe_own(i)},
                 backbone=setup.backbone.fingerprint,
                 vocabulary=setup.vocabulary.sha256 if setup.vocabulary else "",
                 task=setup.names[i],
