@@ -61,14 +61,7 @@ class PromptFile:
         """Writes the file in one move: a reader never sees half of it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         arrays = {"prompt": fields.pop("prompt"), **fields.pop("tensors")}
-        metadata = {"spot_jax": json.dumps({"format": FORMAT, **fields})}
-        data = safetensors.numpy.save(
-            {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}, metadata
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        write_tensors(path, arrays, {"format": FORMAT, **fields})
 
     def ancestor(self, path: str) -> dict[str, Any]:
         """What a prompt that begins from this one writes about it."""
@@ -116,18 +109,43 @@ def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
 
 
 def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
-    try:
-        tensors = safetensors.numpy.load(data)
-        prompt = tensors.pop("prompt")
-        # The reader of bytes gives no metadata: they stand in the header, after its length.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        fields = json.loads(header["__metadata__"]["spot_jax"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    tensors, fields = read_tensors(path, data, "a prompt file")
+    if "prompt" not in tensors:
         raise SpotError(
-            f"{path}: not a prompt file of spot-jax, or truncated ({error}); take another copy"
-        ) from error
+            f"{path}: not a prompt file but a {fields.get('kind', 'file of something else')}; "
+            "give one that a run wrote as best-0.safetensors or last-0.safetensors"
+        )
+    prompt = tensors.pop("prompt")
+    tensors.pop("embedding", None)  # the task embedding, in a library's entry
     if fields.pop("format") != FORMAT:
         raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields.get(name, ()))
     return PromptFile(prompt, **fields, tensors=tensors)
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Writes float32 arrays and one JSON object, in one move: no reader sees half of a file."""
+    metadata = {"spot_jax": json.dumps(fields)}
+    data = safetensors.numpy.save(
+        {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}, metadata
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def read_tensors(
+    path: epath.Path, data: bytes, what: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON object of a file's bytes; `what` it should be, for the error."""
+    try:
+        tensors = safetensors.numpy.load(data)
+        # The reader of bytes gives no metadata: they stand in the header, after its length.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["spot_jax"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise SpotError(
+            f"{path}: not {what} of spot-jax, or truncated ({error}); take another copy"
+        ) from error

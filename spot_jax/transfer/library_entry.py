@@ -88,7 +88,7 @@ def encode(
     prompt: PromptFile, embedding: PromptFile | None, tasks: Sequence[str]
 ) -> tuple[str, bytes]:
     """The id and the file of an entry; the same for the same content, on every machine."""
-    tensors = {"prompt": prompt.prompt}
+    tensors = {**prompt.tensors, "prompt": prompt.prompt}
     own: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
     if embedding is not None:
         tensors["embedding"] = embedding.prompt
@@ -121,9 +121,10 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
     if version != FORMAT:
         raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-    prompt, embedding = _file(tensors["prompt"], fields), None
-    if own["embedding"] is not None:
-        embedding = _file(tensors["embedding"], own["embedding"])
+    embedding = tensors.pop("embedding", None)
+    prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
+    if embedding is not None:
+        embedding = _file(embedding, own["embedding"])
     entry = Entry(
         id=id,
         path=path,
@@ -159,7 +160,7 @@ def entry_of(fields: Mapping[str, Any], path: str) -> Entry:
 
 def _fields(file: PromptFile) -> dict[str, Any]:
     names = (f.name for f in dataclasses.fields(file))
-    return {name: getattr(file, name) for name in names if name != "prompt"}
+    return {name: getattr(file, name) for name in names if name not in ("prompt", "tensors")}
 
 
 def _file(prompt: np.ndarray, fields: Mapping[str, Any]) -> PromptFile:

@@ -29,7 +29,11 @@ TARGET = make_prompt("boolq", step=20)
 
 
 def fields_of(file):
-    return {f.name: getattr(file, f.name) for f in dataclasses.fields(file) if f.name != "prompt"}
+    return {
+        f.name: getattr(file, f.name)
+        for f in dataclasses.fields(file)
+        if f.name not in ("prompt", "tensors")
+    }
 
 
 def ranked(library, **options):
@@ -49,12 +53,16 @@ def test_everything_comes_back(library):
         metrics={"accuracy": 0.1 + 0.2, "f1": 1.0},
         ancestry=({"task": "c4", "step": 100, "seed": 1, "file": "a.safetensors"},),
         tasks=("mnli",),
+        tensors={"vector": np.arange(3, dtype=np.float32)},
     )
     entry = library.add(prompt, embedding)
     assert entry.id.startswith("mnli-s3-") and len(entry.id) == len("mnli-s3-") + 12
     for found, expected in zip(library.load(entry), (prompt, embedding), strict=True):
         np.testing.assert_array_equal(found.prompt, expected.prompt)
         assert fields_of(found) == fields_of(expected)
+    for found in (library.load(entry)[0], load_prompt(entry.path)):
+        assert list(found.tensors) == ["vector"]
+        np.testing.assert_array_equal(found.tensors["vector"], [0, 1, 2])
     assert (entry.step, entry.embedding_step, entry.length, entry.width) == (300, 20, 5, 8)
     # Another process sees the same entry, and it is a prompt file like any other.
     assert Library(library.directory).entries() == [entry] == library.entries()
