@@ -19,7 +19,8 @@ from typing import Any
 
 from spot_jax.errors import SpotError
 from spot_jax.training.run_directory import run_path, write_json
-from spot_jax.transfer.claims import claim, holder
+from spot_jax.transfer.cell_queue import CellDirectory
+from spot_jax.transfer.claims import claim
 from spot_jax.transfer.study_cells import Cell, Generation, cells_of
 from spot_jax.transfer.study_plan import Grid, StudyPlan
 
@@ -85,7 +86,7 @@ class CellResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Study(CellDirectory[Cell]):
     """A study's directory with its plan, checked against each other.
 
     Attributes:
@@ -101,21 +102,6 @@ class Study:
     cells: tuple[Cell, ...]
     constituents: Mapping[str, tuple[str, ...]]
     commands: tuple[str, ...] = ()
-
-    def cell(self, name: str) -> Cell:
-        """The cell of a name; `SpotError` if there is none."""
-        found = [cell for cell in self.cells if cell.name == name]
-        if not found:
-            raise SpotError(f"the study has no cell {name!r}; `spot study --cells` lists its cells")
-        return found[0]
-
-    def directory(self, cell: Cell | str) -> Path:
-        """Of a cell."""
-        return self.path / "cells" / (cell if isinstance(cell, str) else cell.name)
-
-    def claim_file(self, cell: Cell) -> Path:
-        """What a process holds that works on a cell."""
-        return self.directory(cell) / "claim"
 
     def result(self, name: str) -> CellResult | None:
         """What a cell came to; None if it is not done."""
@@ -138,22 +124,14 @@ class Study:
         path = self.directory(result.cell) / "result.json"
         write_json(path, {"format": FORMAT, **dataclasses.asdict(result)})
 
-    def is_done(self, name: str) -> bool:
-        """Whether a cell has a result."""
-        return (self.directory(name) / "result.json").exists()
+    def seconds(self, name: str) -> float | None:
+        """What a cell took; None if it is not done."""
+        result = self.result(name)
+        return None if result is None else result.seconds
 
-    def waits_for(self, cell: Cell) -> list[str]:
-        """Cells that have to be done before."""
-        return [name for name in cell.needs if not self.is_done(name)]
-
-    def state(self, cell: Cell) -> str:
-        """In words: done, running (where), ready, or waiting (for how many)."""
-        if self.is_done(cell.name):
-            return "done"
-        if who := holder(self.claim_file(cell)):
-            return f"running: {who}"
-        waiting = self.waits_for(cell)
-        return f"waits for {len(waiting)}" if waiting else "ready"
+    def work(self, cell: Cell) -> float:
+        """See `Cell.work`."""
+        return cell.work(self.plan)
 
 
 def _prompt(fields: dict[str, Any]) -> CellPrompt:
@@ -212,7 +190,7 @@ def _joined(
             "commands": [],
         }
     else:
-        _check_settings(path.parent, record["settings"], settings)
+        check_settings(path.parent, record["settings"], settings)
         _check_growth(path.parent, _generation(record["grids"][-1]).grid, plan.grid)
     record["settings"] |= settings
     if not record["grids"] or _generation(record["grids"][-1]).grid != plan.grid:
@@ -246,7 +224,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _check_settings(directory: Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def check_settings(directory: Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """`SpotError` if a study of other settings is there; tasks (`task X.inputs`) may be new."""
     odd = [key for key in found if key in given and found[key] != given[key]]
     # A task that is new brings settings of its own; a setting that is gone is a change.
     odd += [key for key in found if key not in given and not key.startswith("task ")]

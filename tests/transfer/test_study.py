@@ -17,7 +17,7 @@ from study_cases import make_world, pretend
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.transfer import similarity, study, study_running
+from spot_jax.transfer import cell_queue, similarity, study, study_running
 from spot_jax.transfer.claims import claim, holder
 from spot_jax.transfer.library import Library
 from spot_jax.transfer.methods.weighted_average import weights
@@ -42,7 +42,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(study, "run_cell", cell)
     monkeypatch.setattr(study, "finish", lambda opened: None)
     monkeypatch.setattr(study, "_check", lambda plan, name: None)
-    monkeypatch.setattr(study, "POLL", 0.01)
+    monkeypatch.setattr(cell_queue, "POLL", 0.01)
     return done
 
 
@@ -110,7 +110,7 @@ def test_a_cell_that_was_done_since_one_looked_is_not_done_again(
         with claim(path) as ours:
             yield ours
 
-    monkeypatch.setattr(study, "claim", late)
+    monkeypatch.setattr(cell_queue, "claim", late)
     study.study(plan, lambda line: None)
     assert pretended == names(plan)[1:] and first not in pretended
 
@@ -122,7 +122,7 @@ def work(plan, barrier, done):
         return pretend(opened, one)
 
     study.run_cell, study.finish, study._check = cell, lambda opened: None, lambda *a: None
-    study.POLL = 0.01
+    cell_queue.POLL = 0.01
     barrier.wait()
     study.study(plan, lambda line: None)
 

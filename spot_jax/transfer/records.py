@@ -1,0 +1,140 @@
+"""Dataclasses as JSON files: a field is a key, None and NaN are null, and reading is strict.
+
+The annotations of a dataclass are the file's format. A list of records has one a line, so that two
+files can be compared as text.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from etils import epath
+
+from spot_jax.errors import SpotError
+
+R = TypeVar("R")
+
+
+def write_record(record: Any, path: epath.Path, version: int) -> epath.Path:
+    """Writes a dataclass in one move; returns the path. Its directory is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.{os.getpid()}.part"
+    part.write_text(_text({"format": version, **_plain(dataclasses.asdict(record))}))
+    part.replace(path)
+    return path
+
+
+def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> R:
+    """Reads what `write_record` wrote.
+
+    Args:
+        kind: the dataclass.
+        path: the file.
+        version: of the format that is understood.
+        command: what writes such files, for complaints.
+
+    Raises:
+        SpotError: no such file, truncated, something else, of a newer format, or contradictory.
+    """
+    if not path.exists():
+        raise SpotError(
+            f"no study at {path.parent}: {path} does not exist; run `{command}` there, or give "
+            "its directory"
+        )
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise SpotError(f"{path} is truncated or not JSON ({error}); run the study again") from None
+    if not isinstance(fields, dict) or "format" not in fields:
+        raise SpotError(
+            f"{path} is not a study's results: it has no `format`; give what `{command}` wrote"
+        )
+    if fields.pop("format") != version:
+        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    try:
+        return typing.cast(R, _read(kind, fields, ""))
+    except SpotError as error:
+        raise SpotError(f"{path}: {error}") from None
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    """JSON with a record a line, so that two studies can be compared as text."""
+    lines = []
+    for name, value in fields.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n" + ",\n".join(json.dumps(v, allow_nan=False) for v in value) + "]"
+        lines.append(f"{json.dumps(name)}: {text}")
+    return "{" + ",\n".join(lines) + "}\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not defined is null. Arrays' numbers become Python's."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """A value of JSON as the type that an annotation names; `SpotError` says where it is not."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (kept,) = [k for k in inner if k is not type(None)]
+        return _read(kept, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _read_record(kind, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _read(inner[1], item, f"{where}.{name}") for name, item in value.items()}
+    if kind is float:
+        if value is None:
+            return math.nan
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    name = kind.__name__ if origin is None else {tuple: "list"}.get(origin, "object")
+    raise SpotError(f"{where} must be a {name}, found {_short(value)}")
+
+
+def _read_record(kind: Any, value: Any, where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    here = where or "the study"
+    if not isinstance(value, dict):
+        raise SpotError(f"{here} must be an object, found {_short(value)}")
+    odd = sorted(value.keys() - fields.keys())
+    if odd:
+        raise SpotError(f"{here} has a field {odd[0]!r} that is not known; update spot-jax")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in value
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SpotError(f"{here} has no `{missing[0]}`: not the results of a study, or damaged")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    return kind(**{name: _read(hints[name], v, prefix + name) for name, v in value.items()})
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
