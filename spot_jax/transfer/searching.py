@@ -23,6 +23,7 @@ from spot_jax.training.recipes import DataSource, PromptTuningRecipe, StoredBack
 from spot_jax.training.run_directory import write_json
 from spot_jax.training.run_parts import plain_fields
 from spot_jax.transfer import retrieval
+from spot_jax.transfer.beginnings import stored_shape
 from spot_jax.transfer.library import Entry, Library, Ranking
 from spot_jax.transfer.outcome import aligned
 from spot_jax.transfer.similarity import Metric, check_metric
@@ -179,9 +180,9 @@ def _embed(
     if mark.exists() and path.exists() and json.loads(mark.read_text()) == settings:
         return path
     tuning.register()
-    shape = (tuning.method.length, tuning.description.config.emb_dim)
     exclude = loading.constituents(task)
-    retrieval.check_enough(library, shape, backbone=fingerprint, exclude=exclude, top_k=None)
+    if shape := stored_shape(tuning.method, tuning.description.config):
+        retrieval.check_enough(library, shape, backbone=fingerprint, exclude=exclude, top_k=None)
     (path,) = tuning.embed(directory, progress)
     write_json(mark, settings)
     return path

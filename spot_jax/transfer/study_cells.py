@@ -72,7 +72,7 @@ class Cell:
     def work(self, plan: StudyPlan) -> float:
         """How much there is to do: steps x prompts x tokens of a row, in thousands."""
         lengths = plan.task_lengths(self.task)
-        row = plan.prompt_length + lengths["inputs"] + lengths["targets"]
+        row = plan.virtual_tokens + lengths["inputs"] + lengths["targets"]
         rows = plan.target.steps * plan.target.batch_size
         if self.kind == SOURCE:
             rows = plan.source.steps * plan.source.batch_size

@@ -16,10 +16,11 @@ from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.t5.stored import Description, read_description
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, Optimizer
-from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.recipes import MethodRecipe, PromptTuningRecipe, StoredBackbone
 from spot_jax.training.run_parts import plain_fields
 from spot_jax.training.sharding import MeshShape
 from spot_jax.transfer import similarity
+from spot_jax.transfer.beginnings import PromptRecipe, beginning, check_method
 
 TASK_SETTINGS = ("inputs", "targets", "decoding")
 
@@ -31,14 +32,15 @@ class Stage:
     Attributes:
         steps: 262,144 for sources and 100,000 for targets in SPoT's section 3.
         optimizer: constant 0.3 in the paper.
-        init: of prompts that begin from no other; see `PromptTuningRecipe.init`.
+        init: of prompts that begin from no other; None for the method's own, or
+            "sampled_vocabulary" where the plan names no method. See `PromptTuningRecipe.init`.
         batch_size: rows a step, for each prompt.
         period: steps between evaluations, of which the best is kept; 500 in the paper.
     """
 
     steps: int
     optimizer: Optimizer = Adafactor()
-    init: str = "sampled_vocabulary"
+    init: str | None = None
     batch_size: int = 32
     period: int = 500
 
@@ -82,7 +84,9 @@ class StudyPlan:
         multitask_mixture: each k for which a prompt tuned on the tasks of the k most similar
             prompts and the target is tried.
         mixture_steps: of that prompt; None for the source's.
-        prompt_length: P; 100 in the paper.
+        prompt_length: P of prompt tuning; 100 in the paper.
+        method: of all prompts, any that `beginnings.check_method` lets pass; None for prompt tuning
+            with prompts of `prompt_length`.
         similarity: ranks prompts, "per_token" or "average_tokens".
         metric: the score of a task; None for the mean of its metrics, as in the paper.
         decoding: see `EvaluationPlan`.
@@ -115,6 +119,7 @@ class StudyPlan:
     multitask_mixture: Sequence[int] = ()
     mixture_steps: int | None = None
     prompt_length: int = 100
+    method: MethodRecipe | None = None
     similarity: str = "per_token"
     metric: str | None = None
     decoding: str = "auto"
@@ -155,6 +160,17 @@ class StudyPlan:
         """The part that may grow."""
         fields = [f.name for f in dataclasses.fields(Grid)]
         return Grid(**{name: tuple(getattr(self, name)) for name in fields})
+
+    def recipe(self, stage: Stage, starts: Sequence[str] | None = None) -> PromptRecipe:
+        """The method of a stage's prompts, which begin from these files if there are any."""
+        method = self.method or PromptTuningRecipe(self.prompt_length, "sampled_vocabulary")
+        check_method(method)
+        return beginning(method, stage.init, starts)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """About how many an input holds, where the method says."""
+        return self.prompt_length if self.method is None else getattr(self.method, "length", 0)
 
     def task(self, name: str) -> dict[str, Any]:
         """Lengths and decoding of a task, what is its own over what is everyone's."""
@@ -200,9 +216,10 @@ class StudyPlan:
             "dropout_rate": self.backbone.dropout_rate,
         }
         for name in ("source", "target"):
-            for key, value in plain_fields(getattr(self, name)).items():
-                plain[f"{name}.{key}"] = value
             stage = getattr(self, name)
+            for key, value in plain_fields(stage).items():
+                plain[f"{name}.{key}"] = value
+            plain[f"{name}.init"] = self.recipe(stage).init
             plain[f"{name}.optimizer"] = {
                 "type": type(stage.optimizer).__name__,
                 **plain_fields(stage.optimizer),
@@ -220,6 +237,8 @@ class StudyPlan:
             "evaluation_batch_size",
         ):
             plain[name] = getattr(self, name)
+        if self.method is not None:
+            plain["method"] = {"type": type(self.method).__name__, **plain_fields(self.method)}
         for name in dict.fromkeys((*self.sources, *self.targets)):
             for key, value in self.task(name).items():
                 plain[f"task {name}.{key}"] = value
@@ -245,7 +264,7 @@ def _check_steps(plan: StudyPlan) -> None:
             raise SpotError(
                 f"{name} has {stage.steps} steps of {stage.batch_size} rows; give 1 or more of each"
             )
-        if stage.init == "prompt":
+        if plan.recipe(stage).init == "prompt":
             raise SpotError(
                 f"{name}.init says how prompts begin that begin from no other, found 'prompt'; "
                 "give sampled_vocabulary, class_labels, uniform or text"

@@ -21,7 +21,7 @@ from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.metrics_log import read_metrics
-from spot_jax.training.recipes import DataSource, EvaluationPlan, PromptTuningRecipe
+from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.run import TrainResult, train
 from spot_jax.transfer.library import Library, Match
 from spot_jax.transfer.methods.multitask_mixture import mixture
@@ -151,11 +151,10 @@ class _Work:
         embedding_step: int = 0,
     ) -> TrainResult:
         plan, cell = self.study.plan, self.cell
-        init = stage.init if starts is None else "prompt"
         result = train(
             model_dir=str(self.directory / name),
             backbone=plan.backbone,
-            method=PromptTuningRecipe(length=plan.prompt_length, init=init, prompt=starts),
+            method=plan.recipe(stage, starts),
             data=DataSource(
                 cell.task if mixtures is None else mixtures,
                 lengths or plan.task_lengths(cell.task),

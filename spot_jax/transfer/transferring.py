@@ -23,6 +23,7 @@ from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.run_directory import run_path
 from spot_jax.training.run_parts import plain_fields
 from spot_jax.transfer import retrieval
+from spot_jax.transfer.beginnings import stored_shape
 from spot_jax.transfer.library import Library
 from spot_jax.transfer.methods import method_of
 from spot_jax.transfer.methods.base import Start, TransferMethod, Work
@@ -172,8 +173,8 @@ def _retrieve(
         "exclude": exclude,
         "top_k": top_k,
     }
-    shape = (tuning.method.length, described.config.emb_dim)
-    retrieval.check_enough(library, shape, **options)
+    if shape := stored_shape(tuning.method, described.config):
+        retrieval.check_enough(library, shape, **options)
     given = [asked.embedding] if isinstance(asked.embedding, str) else asked.embedding
     files = given or tuning.embed(root / "embedding", progress)
     embeddings = [load_prompt(file, backbone=described.fingerprint) for file in files]

@@ -15,11 +15,13 @@ from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.recipes import (
     DataSource,
     EvaluationPlan,
+    MethodRecipe,
     PromptTuningRecipe,
     StoredBackbone,
 )
 from spot_jax.training.run import TrainResult, train
 from spot_jax.training.sharding import MeshShape
+from spot_jax.transfer.beginnings import beginning, check_method
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,7 +35,8 @@ class Tuning:
     Attributes:
         backbone: the T5.
         data: the target task, and lengths and batch size for it and for mixtures with it.
-        method: length of all prompts; its `init` is that of a target without a source.
+        method: of all prompts, any that `beginnings.check_method` lets pass; its `init` is that of
+            a target without a source.
         optimizer: of every prompt.
         train_steps: of the target.
         seeds: of the target's runs; results are given by seed and as their mean.
@@ -41,23 +44,28 @@ class Tuning:
         checkpoints: how often runs are saved; `embedding_step` is the target's embedding's, the
             library's prompts should have the same.
         mesh: how devices are arranged; one device by default.
-        source_init: how the target's embedding and mixtures begin, as the library's prompts did.
+        source_init: how the target's embedding and mixtures begin, as the library's prompts did;
+            None for the method's own `init`.
         source_steps: of a mixture's prompt.
         prompts_at_once: how many prompts are tuned in one program, at most; None for all.
     """
 
     backbone: StoredBackbone
     data: DataSource
-    method: PromptTuningRecipe = PromptTuningRecipe()
+    method: MethodRecipe = PromptTuningRecipe()
     optimizer: Optimizer = Adafactor()
     train_steps: int = 100_000
     seeds: int | Sequence[int] = 0
     evaluation: EvaluationPlan = EvaluationPlan(period=500)
     checkpoints: CheckpointPlan = CheckpointPlan(period=500, embedding_step=10_000)
     mesh: MeshShape | None = None
-    source_init: str = "sampled_vocabulary"
+    source_init: str | None = "sampled_vocabulary"
     source_steps: int = 262_144
     prompts_at_once: int | None = None
+
+    def __post_init__(self):
+        """`SpotError` for a method that cannot be transferred."""
+        check_method(self.method)
 
     @property
     def target(self) -> str:
@@ -112,7 +120,7 @@ class Tuning:
         return self._run(
             directory,
             progress,
-            method=dataclasses.replace(self.method, init=self.source_init, prompt=None),
+            method=beginning(self.method, self.source_init),
             train_steps=step,
             seeds=self.seed_list,
             evaluation=EvaluationPlan(period=0),
@@ -124,7 +132,7 @@ class Tuning:
         found = self._run(
             directory,
             progress,
-            method=dataclasses.replace(self.method, init=self.source_init, prompt=None),
+            method=beginning(self.method, self.source_init),
             data=dataclasses.replace(self.data, mixture_or_task_name=mixture),
             train_steps=self.source_steps,
             seeds=self.seed_list[0],
@@ -150,14 +158,11 @@ class Tuning:
             progress: a progress bar; None for one where stderr is a terminal.
         """
         files = [start for start in starts if start is not None]
-        method = dataclasses.replace(self.method, prompt=None)
-        if files:
-            assert len(files) == len(starts), "a run begins from prompts or from scratch"
-            method = dataclasses.replace(self.method, init="prompt", prompt=files)
+        assert len(files) in (0, len(starts)), "a run begins from prompts or from scratch"
         return self._run(
             directory,
             progress,
-            method=method,
+            method=beginning(self.method, None, files or None),
             train_steps=self.train_steps,
             seeds=list(seeds),
             evaluation=evaluation,

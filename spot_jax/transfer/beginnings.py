@@ -1,0 +1,59 @@
+"""Which methods a transfer can use, and how their prompts begin: each any way, then from another's.
+
+A recipe fits when it is a dataclass with the fields `init` and `prompt`, as `PromptTuningRecipe`
+has them: `init = "prompt"` with a stored prompt, or one for each of the run's, is the transfer.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.config import T5Config
+from spot_jax.training.recipes import MethodRecipe, PromptTuningRecipe
+
+
+class PromptRecipe(MethodRecipe, Protocol):
+    """A method's settings with a beginning."""
+
+    @property
+    def init(self) -> str:
+        """How prompts begin."""
+        ...
+
+
+def check_method(method: MethodRecipe) -> None:
+    """`SpotError` for a method without prompts, or whose prompts cannot begin from stored ones."""
+    name = type(method).__name__.removesuffix("Recipe")
+    if method.tunes_backbone:
+        raise SpotError(
+            f"{name} tunes the backbone and has no prompt to carry on; give a transfer a method "
+            "that tunes prompts, such as PromptTuning"
+        )
+    missing = [one for one in ("init", "prompt") if not hasattr(method, one)]
+    if missing:
+        raise SpotError(
+            f"{name} has no setting {missing[0]!r}, so its prompts cannot begin from stored ones; "
+            "give a transfer another method, such as PromptTuning"
+        )
+
+
+def beginning(
+    method: MethodRecipe, init: str | None, prompts: Sequence[str] | None = None
+) -> PromptRecipe:
+    """The same method with another beginning.
+
+    Args:
+        method: one that `check_method` lets pass.
+        init: how its prompts begin; None for what the recipe says.
+        prompts: files to begin from, one a prompt, whatever `init` says; None for none.
+    """
+    made: Any = method
+    if prompts is not None:
+        return dataclasses.replace(made, init="prompt", prompt=list(prompts))
+    return dataclasses.replace(made, init=made.init if init is None else init, prompt=None)
+
+
+def stored_shape(method: MethodRecipe, config: T5Config) -> tuple[int, int] | None:
+    """[rows, width] of a stored prompt, where that is known before the method is built."""
+    return (method.length, config.emb_dim) if isinstance(method, PromptTuningRecipe) else None
