@@ -112,6 +112,7 @@ def test_a_cell_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
     monkeypatch.setattr("spot_jax.transfer.study_running.train", train)
     method = PromptTuningRecipe(4, "uniform", z_loss=0.5)
     opened = study.open_study(world.plan(tmp_path, method=method), loading.constituents)
+    opened.directory(opened.cells[0]).mkdir(parents=True)
     with pytest.raises(SpotError, match="enough"):
         run_cell(opened, opened.cells[0], progress=False)
     assert given == [method]
