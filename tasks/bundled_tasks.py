@@ -1,5 +1,7 @@
 """seqio tasks over the sets that ship: `bundled_NAME`, `bundled_NAME_16shot`, and mixtures.
 
+`bundled_NAME_16shot_s2` is a second sample, which shares no example with the first.
+
 `bundled_FAMILY` mixes the sets of a family and `bundled_all` mixes them all, both
 example-proportionally with an artificial limit of 2^19 examples (SPoT section 2.1.3). The inputs
 carry no task name: a prompt says which task it is (Lester et al. 2021, section 3).
@@ -13,7 +15,7 @@ import tensorflow as tf
 
 from spot_jax.evaluation import metrics
 from tasks import formats, verbalizers
-from tasks.bundled.reading import SHOT_SUFFIX, SHOTS, SPLITS, rows
+from tasks.bundled.reading import OTHER_SUFFIX, SHOT_SUFFIX, SHOTS, SPLITS, rows, whole
 from tasks.bundled.sets import SETS, BundledSet
 from tasks.t5_features import OUTPUT_FEATURES
 
@@ -23,7 +25,7 @@ MAXIMUM = 2**19
 def _dataset(split: str, shuffle_files: bool = False, seed: int | None = None, *, name: str):
     """Return the raw fields of a split as a dataset; the file is read here and not before."""
     found = rows(name, split)
-    fields = [*SETS[name.removesuffix(SHOT_SUFFIX)].fields, "label"]
+    fields = [*SETS[whole(name)].fields, "label"]
     return tf.data.Dataset.from_tensor_slices(
         {field: tf.constant([row[field] for row in found]) for field in fields}
     )
@@ -64,7 +66,8 @@ def _mix(name: str, tasks: list[str]) -> None:
 
 for _item in SETS.values():
     _add(_item, _item.name, _item.sizes)
-    _add(_item, _item.name + SHOT_SUFFIX, {**_item.sizes, "train": SHOTS * len(_item.labels)})
+    for _suffix in (SHOT_SUFFIX, OTHER_SUFFIX):
+        _add(_item, _item.name + _suffix, {**_item.sizes, "train": SHOTS * len(_item.labels)})
 
 for _family in sorted({item.family for item in SETS.values()}):
     _mix(f"bundled_{_family}", [f"bundled_{i.name}" for i in SETS.values() if i.family == _family])

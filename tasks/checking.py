@@ -52,7 +52,7 @@ def check(name: str) -> list[Finding]:
     if name.startswith("lama_") and relation in lama_sets.RELATIONS:
         return [_of_lama(name, relation)]
     own = name.removeprefix("bundled_")
-    if name != own and own.removesuffix(reading.SHOT_SUFFIX) in reading.SETS:
+    if name != own and reading.whole(own) in reading.SETS:
         problems_ = _of_splits(reading.SPLITS, lambda split: reading.rows(own, split))
         return [Finding(name, problems_, "in the package")]
     return _of_registered(name)

@@ -140,8 +140,8 @@ def summary() -> str:
             f"{labelled} labelled sets and C4",
             f"{len(gym().tasks)} few-shot tasks of CrossFit, each in {len(gym().samples)} samples: "
             "NAME is sample 100, NAME_s13, NAME_s21, NAME_s42 and NAME_s87 are the others",
-            f"{len(RELATIONS)} relations of LAMA; {len(SETS)} sets that ship, and NAME_16shot of "
-            "each",
+            f"{len(RELATIONS)} relations of LAMA; {len(SETS)} sets that ship, and of "
+            "each NAME_16shot and, with other examples, NAME_16shot_s2",
             "NAME_no_prefix of a paper's set leaves the task's name out; NAME_ptuning of "
             "SuperGLUE's sets but ReCoRD is P-Tuning's pattern",
             f"mixtures: {mixed}; lama; bundled_all, bundled_FAMILY; {parts}",

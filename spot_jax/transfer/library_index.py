@@ -86,8 +86,8 @@ class Group:
 
 @functools.lru_cache(maxsize=4096)
 def whole_task(name: str) -> str:
-    """A task's name without its number of shots: X of X_16shot."""
-    return re.sub(r"_\d+_?shots?$", "", name)
+    """A task's name without its number of shots and its sample: X of X_16shot and X_16shot_s2."""
+    return re.sub(r"_\d+_?shots?(_s\d+)?$", "", name)
 
 
 def seen_tasks(entry: Entry) -> set[str]:

@@ -15,6 +15,8 @@ from tasks.bundled.sets import HERE, SETS, BundledSet
 SPLITS = ("train", "validation", "test")
 SHOTS = 16
 SHOT_SUFFIX = f"_{SHOTS}shot"
+OTHER_SUFFIX = f"{SHOT_SUFFIX}_s2"
+"""A second sample of as many examples, none of them in the first."""
 
 Row = dict[str, Any]
 
@@ -35,8 +37,8 @@ def rows(name: str, split: str, *, directory: Path = HERE) -> list[Row]:
     """Return the rows of `name` in `split`, in the file's order; labels are words.
 
     `NAME_16shot` has 16 examples a label in "train", chosen by a hash of the text, and all of
-    "validation" and "test". Raises `SpotError` for an unknown set or split, and for a file that is
-    missing or is not the one that ships.
+    "validation" and "test"; `NAME_16shot_s2` has the next 16 of each. Raises `SpotError` for an
+    unknown set or split, and for a file that is missing or is not the one that ships.
     """
     item = find(name)
     if split not in SPLITS:
@@ -44,14 +46,19 @@ def rows(name: str, split: str, *, directory: Path = HERE) -> list[Row]:
             f"expected split {', '.join(SPLITS)} of {name}, found {split!r}; choose one of them"
         )
     found = [row for row in _all_rows(item.name, directory) if row["split"] == split]
-    if split == "train" and name.endswith(SHOT_SUFFIX):
-        found = _few(found, item)
+    if split == "train" and whole(name) != name:
+        found = _few(found, item, int(name.endswith(OTHER_SUFFIX)))
     return found
+
+
+def whole(name: str) -> str:
+    """Return the name of the set that a few-shot variant is of; other names as they are."""
+    return name.removesuffix(OTHER_SUFFIX).removesuffix(SHOT_SUFFIX)
 
 
 def find(name: str) -> BundledSet:
     """Return the set of this name, or of the few-shot variant's name."""
-    base = name.removesuffix(SHOT_SUFFIX)
+    base = whole(name)
     if base not in SETS:
         raise SpotError(f"expected a bundled set ({', '.join(SETS)}), found {name!r}; choose one")
     return SETS[base]
@@ -72,8 +79,9 @@ def examples(name: str, split: str, vocabulary: Vocabulary) -> Examples:
     return Examples.from_lists(pairs, task=f"bundled_{name}")
 
 
-def _few(found: list[Row], item: BundledSet) -> list[Row]:
-    """Return 16 rows a label: those of the lowest hash, so that the choice never changes."""
+def _few(found: list[Row], item: BundledSet, sample: int) -> list[Row]:
+    """Return 16 rows a label in the order of a hash, so that the choice never changes: the first
+    16, or for sample 1 the next 16."""
 
     def rank(row: Row) -> bytes:
         text = " ".join(row[field] for field in item.fields)
@@ -81,9 +89,9 @@ def _few(found: list[Row], item: BundledSet) -> list[Row]:
 
     chosen: dict[str, list[Row]] = {label: [] for label in item.labels}
     for row in sorted(found, key=rank):
-        if len(chosen[row["label"]]) < SHOTS:
-            chosen[row["label"]].append(row)
-    return [row for label in item.labels for row in chosen[label]]
+        chosen[row["label"]].append(row)
+    taken = slice(sample * SHOTS, (sample + 1) * SHOTS)
+    return [row for label in item.labels for row in chosen[label][taken]]
 
 
 def _checked(path: Path) -> bytes:

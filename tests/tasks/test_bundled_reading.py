@@ -70,6 +70,9 @@ def test_few_shot_has_sixteen_a_label_out_of_train(name):
     whole = {json.dumps(row) for row in rows(name, "train")}
     assert {json.dumps(row) for row in few} <= whole
     assert rows(f"{name}_16shot", "test") == rows(name, "test")
+    other = rows(f"{name}_16shot_s2", "train")
+    assert Counter(row["label"] for row in other) == dict.fromkeys(SETS[name].labels, 16)
+    assert {json.dumps(row) for row in other} <= whole - {json.dumps(row) for row in few}
 
 
 def test_examples_are_words_with_eos():

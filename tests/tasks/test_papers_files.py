@@ -1,5 +1,6 @@
 """Tasks over files: whole pipelines on small directories. Imports TensorFlow."""
 
+import hashlib
 import json
 
 import pytest
@@ -141,6 +142,45 @@ def test_every_crossfit_task_writes_and_scores_an_example():
         assert target == ["one", "two"]
         assert len(metric([target, ["two"]], ["one", "two"])) == 1
     assert set(crossfit.METRICS) == {t.metric for t in crossfit_sets.gym().tasks.values()}
+
+
+# Number and SHA-256 of the sorted names, from the splits of the released code (db07de81).
+SPLITS = {
+    "random train": (100, "ad120981ecce146f"),
+    "random test": (20, "baee67a7c0251a00"),
+    "cls train": (35, "55ad166148113237"),
+    "cls test_in": (8, "6e30848b4607c2e7"),
+    "cls test_out_noncls": (76, "a67865b075c3ba4e"),
+    "non_cls train": (35, "23e59f096768bc21"),
+    "non_cls test_in": (41, "e8eee06c2399a2c8"),
+    "non_cls test_out_cls": (43, "602cc11e9df673d5"),
+    "random_20 train": (20, "f75cdb095aa41cc0"),
+    "random_40 train": (40, "5c8ac5871711c71b"),
+    "random_60 train": (60, "a02e604007606d07"),
+    "random_80 train": (80, "44f42fc07def94f5"),
+    "random_20_new train": (20, "0716a584d17cb5d5"),
+    "random_20_new_2 train": (20, "fef2a1cd44ab47e9"),
+    "random_60_new train": (60, "b762df1c422be1a3"),
+    "random_60_new_2 train": (60, "09a22179b1cf1321"),
+}
+
+
+def test_crossfit_splits_hold_the_sets_of_the_released_code():
+    def mark(names):
+        text = "\n".join(sorted(names))
+        return len(names), hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    known = crossfit_sets.gym()
+    assert mark(known.tasks) == (120, "b873fb5298714d11")
+    found = {
+        f"{a} {b}": mark(names) for a, parts in known.splits.items() for b, names in parts.items()
+    }
+    assert found == SPLITS
+    for name, titles in {
+        f"{a}_{b}": t for a, p in known.splits.items() for b, t in p.items()
+    }.items():
+        mixed = {task.name for task in seqio.get_mixture_or_task(f"crossfit_{name}").tasks}
+        assert mixed == {known.tasks[title].name for title in titles}
 
 
 def test_crossfit_mixtures_are_those_of_the_paper():

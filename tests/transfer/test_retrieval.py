@@ -38,11 +38,19 @@ def test_seeds_of_a_target_are_averaged(library):
     [
         {"task": "boolq"},
         {"task": "boolq_16shot"},
+        {"task": "boolq_16shot_s2"},
         {"task": "all", "tasks": ("mnli", "boolq")},
         {"task": "rte", "ancestry": ({"task": "boolq", "step": 1},)},
         {"task": "rte", "ancestry": ({"task": "all", "step": 1, "tasks": ["boolq"]},)},
     ],
-    ids=["itself", "fewer shots", "in a mixture", "ancestor", "ancestor's mixture"],
+    ids=[
+        "itself",
+        "fewer shots",
+        "another sample",
+        "in a mixture",
+        "ancestor",
+        "ancestor's mixture",
+    ],
 )
 def test_what_has_seen_the_target_is_left_out_and_told_of(seen, library):
     leak = library.add(*make_pair(**{"task": "x", "seed": 7, **seen}))
