@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -318,3 +320,24 @@ def test_a_safetensors_header_cut_short(directory, keep):
     cut(path, keep)
     with pytest.raises(SpotError, match="not a safetensors file, or its header is cut short"):
         TensorFile(path)
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00001.safetensors", "vocabulary.model"])
+def test_what_ships_is_checked_whole_and_says_how_it_is_restored(name, tmp_path, monkeypatch):
+    shipped = Path(stored.__file__).parents[2] / "backbones" / "mini"
+    stored.read_description(shipped).verify()
+    copy = tmp_path / "mini"
+    shutil.copytree(shipped, copy)
+    monkeypatch.setattr(stored, "_SHIPPED", copy.resolve())
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    for content, what in ((data, "changed"), (data[:-1], "truncated")):
+        (copy / name).write_bytes(content)
+        with pytest.raises(SpotError, match=rf"{what}.*git checkout -- {copy / name}$"):
+            load_backbone(copy)
+    (copy / name).unlink()
+    with pytest.raises(SpotError, match=rf"missing.*git checkout -- {copy / name}$"):
+        load_backbone(copy)
+    cut(copy / "backbone.json", 300)
+    with pytest.raises(SpotError, match="git checkout -- .*backbone.json$"):
+        load_backbone(copy)
