@@ -85,7 +85,7 @@ def write(source: Path, destination: Path) -> None:
     directory = read_directory(destination / "text")
     for split in ("validation", "train"):
         tokens = tokenise(directory.lines(split), vocabulary)
-        save_tokens(destination / f"tokens_{split}.npy", tokens)
+        save_tokens(destination / f"tokens_{split}.npy", tokens, vocabulary)
     np.save(destination / "word_vectors.npy", word_vectors(tokens, *SHAPE))
 
 

@@ -118,8 +118,9 @@ def training_source(
         path, _, kind = _path(name, split).rpartition(":")
         if not lengths:
             raise SpotError(f"expected feature lengths to cut {name} by, found none; give them")
-        made = objective(kind, _needed(vocabulary, name).size, lengths.get("targets"))
-        return TokenSource(load_tokens(path), made, lengths["inputs"], seed)
+        needed = _needed(vocabulary, name)
+        made = objective(kind, needed.size, lengths.get("targets"))
+        return TokenSource(load_tokens(path, needed), made, lengths["inputs"], seed)
     return _seqio().training_source(
         name,
         _needed(vocabulary, name),

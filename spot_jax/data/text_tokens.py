@@ -112,19 +112,48 @@ def _reorder(tokens: np.ndarray, lengths: np.ndarray, seed: int | None) -> np.nd
     return np.concatenate([tokens[ends[i] - lengths[i] : ends[i]] for i in order])
 
 
-def save_tokens(path: str | os.PathLike[str], tokens: np.ndarray) -> Path:
-    """Write `tokens` [n] to a `.npy` file in one move: a reader never sees half of it."""
+def save_tokens(
+    path: str | os.PathLike[str], tokens: np.ndarray, vocabulary: Vocabulary | None = None
+) -> Path:
+    """Write `tokens` [n] to a `.npy` file in one move: a reader never sees half of it.
+
+    A small file beside it, `{path}.vocabulary`, says which vocabulary the ids are of, if given.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    mark = _mark_of(path)
+    # Never the mark of other tokens: it goes before they come, and comes after them.
+    mark.unlink(missing_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.save(file, tokens)
     part.replace(path)
+    if vocabulary is not None:
+        mark.write_text(f"{vocabulary.sha256}  {vocabulary.path.name}\n", encoding="utf-8")
     return path
 
 
-def load_tokens(path: str | os.PathLike[str]) -> Tokens:
-    """Return the tokens [n] at `path`, mapped and not read into memory; `SpotError` if unusable."""
+def _mark_of(path: Path) -> Path:
+    return path.with_name(path.name + ".vocabulary")
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    mark = _mark_of(path)
+    found = mark.read_text(encoding="utf-8").split() if mark.exists() else []
+    if found and found[0] != vocabulary.sha256:
+        raise SpotError(
+            f"expected tokens of the backbone's vocabulary ({vocabulary.sha256[:12]}) in {path}, "
+            f"found those of {found[-1]} ({found[0][:12]}); tokenise the text with the backbone's"
+        )
+
+
+def load_tokens(path: str | os.PathLike[str], vocabulary: Vocabulary | None = None) -> Tokens:
+    """Return the tokens [n] at `path`, mapped and not read into memory.
+
+    Raises `SpotError` if they are unusable, or known to be of another vocabulary than this one.
+    """
+    if vocabulary is not None:
+        _check_vocabulary(Path(path), vocabulary)
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

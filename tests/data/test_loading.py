@@ -30,6 +30,16 @@ def test_arrays_are_read_without_seqio(tmp_path, monkeypatch):
     assert all(len(source.next()[1]) <= 5 for _ in range(30))
 
 
+def test_tokens_of_another_vocabulary_are_not_trained_on(tmp_path):
+    mini = Vocabulary(MINI)
+    tokens = save_tokens(tmp_path / "t.npy", np.arange(3, 903, dtype=np.uint16), mini)
+    name, lengths = f"{tokens}:span_corruption", {"inputs": 20, "targets": 9}
+    assert loading.training_source(name, mini, 0, lengths=lengths)
+    other = Vocabulary(MINI.with_name("t5_spiece.model"))
+    with pytest.raises(SpotError, match="found those of mini_spiece.model"):
+        loading.training_source(name, other, 0, lengths=lengths)
+
+
 def test_a_task_without_seqio_is_one_clear_line(monkeypatch):
     for module in [name for name in sys.modules if name.startswith("spot_jax.data.seqio")]:
         monkeypatch.delitem(sys.modules, module)

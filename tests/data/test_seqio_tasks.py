@@ -181,6 +181,16 @@ def test_every_bundled_task_has_metrics_and_verbalizers():
     assert families <= set(seqio.MixtureRegistry.names())
 
 
+def test_text_that_is_not_utf8_is_left_out_and_counted(tmp_path, caplog):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(SpotError, match=r"found none \(2 in another encoding\).*iconv"):
+        text.register(tmp_path, prefix="u_")
+    (tmp_path / "good.txt").write_text("a line\n")
+    text.register(tmp_path, prefix="u_")
+    assert f"2 files in {tmp_path} are not UTF-8" in caplog.text
+
+
 def test_text_tasks_use_the_one_numpy_implementation(mini, tmp_path):
     lines = [f"Line number {i} of the text, which says {i * i}." for i in range(400)]
     (tmp_path / "a.txt").write_text("\n".join(lines))

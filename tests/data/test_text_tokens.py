@@ -54,9 +54,27 @@ def test_saved_tokens_come_back(tmp_path):
     assert load_tokens(path).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_tokens_of_another_vocabulary_are_refused(tmp_path, mini):
+    other = Vocabulary(MINI.with_name("t5_spiece.model"))
+    path = save_tokens(tmp_path / "t.npy", np.arange(5, dtype=np.uint16), mini)
+    assert len(load_tokens(path, mini)) == len(load_tokens(path)) == 5
+    with pytest.raises(SpotError, match=r"t.npy, found those of mini_spiece.model \(") as caught:
+        load_tokens(path, other)
+    assert "\n" not in str(caught.value)
+    # Tokens that do not say are taken on trust, also where others lay before.
+    save_tokens(path, np.arange(4, dtype=np.uint16))
+    assert len(load_tokens(path, other)) == 4
+
+
 def test_mistakes_are_one_clear_line(tmp_path, mini):
     with pytest.raises(SpotError, match="found none at"):
         read_directory(tmp_path / "none")
+    with pytest.raises(SpotError, match=r"found none \(0 in another encoding\)"):
+        read_directory(tmp_path)
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(SpotError, match="lines of text to tokenise, found none"):
+        tokenise(read_directory(tmp_path).lines(), mini)
+    (tmp_path / "blank.txt").unlink()
     (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
     with pytest.raises(SpotError, match=r"found none \(1 in another encoding\)"):
         read_directory(tmp_path)
