@@ -30,6 +30,8 @@ CONFIGURABLES = {
     # Methods.
     "PromptTuning": "spot_jax.training.recipes:PromptTuningRecipe",
     "ModelTuning": "spot_jax.training.recipes:ModelTuningRecipe",
+    "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
+    "SubspaceTuning": "spot_jax.training.recipes_intrinsic:SubspaceTuningRecipe",
     # Optimizers and learning rates.
     "Adafactor": "spot_jax.training.optimizers:Adafactor",
     "AdamW": "spot_jax.training.optimizers:AdamW",

@@ -7,6 +7,7 @@ to, and nothing of one prompt touches another.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -55,6 +56,14 @@ class Inference(NamedTuple):
     params: Tree
     table: Float[Array, "p d"] | None = None
     scorer: Scorer | None = None
+
+
+class Saveable(Protocol):
+    """What can be written to a path, such as a `PromptFile`."""
+
+    def save(self, path: Path) -> None:
+        """Writes the file in one move."""
+        ...
 
 
 class Method(Protocol):
@@ -128,7 +137,7 @@ class Method(Protocol):
 
     def beside(
         self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
-    ) -> Mapping[str, PromptFile]:
+    ) -> Mapping[str, Saveable]:
         """What is written beside a prompt's file for training to go on from, by kind."""
         ...
 
@@ -168,7 +177,7 @@ class Defaults:
 
     def beside(
         self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
-    ) -> Mapping[str, PromptFile]:
+    ) -> Mapping[str, Saveable]:
         """The prompt is all."""
         return {}
 
@@ -184,7 +193,10 @@ def row_keys(keys: Key[Array, " n"] | None, batch: Batch) -> Key[Array, " b"] | 
 
 
 def token_losses(
-    logits: Float[Array, "b u v"], targets: Int[Array, "b u"], z_loss: float
+    logits: Float[Array, "b u v"],
+    targets: Int[Array, "b u"],
+    z_loss: float,
+    label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, "b u"], Float[Array, "b u"]]:
     """Cross entropy of each target with T5X's z-loss: -log p(target) + z_loss * log(Z)^2.
 
@@ -192,12 +204,16 @@ def token_losses(
         logits: float32.
         targets: ids.
         z_loss: weight of the squared log normaliser, which keeps logits from drifting.
+        label_smoothing: the share of the target's weight that all ids have alike.
 
     Returns:
         The loss of each position, and the part of it that is the z-loss.
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        mean = jnp.mean(logits, axis=-1)
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * mean
     penalty = z_loss * jnp.square(log_z)
     return log_z - chosen + penalty, penalty
 
@@ -212,6 +228,7 @@ def seq2seq_loss(
     z_loss: float = 1e-4,
     per_token: bool = False,
     num_prompts: int = 1,
+    label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss of a batch, summed over target tokens as in T5X, each prompt by itself.
 
@@ -224,6 +241,7 @@ def seq2seq_loss(
         z_loss: see `token_losses`.
         per_token: divide each prompt's sum by its number of target tokens.
         num_prompts: N.
+        label_smoothing: see `token_losses`.
 
     Returns:
         The scalar to differentiate: the sum over prompts of each one's loss, so that a prompt's
@@ -252,7 +270,7 @@ def seq2seq_loss(
         dropout_keys=drops[1],
     )
     weights = batch["decoder_loss_weights"]
-    losses, penalties = token_losses(logits, targets, z_loss)
+    losses, penalties = token_losses(logits, targets, z_loss, label_smoothing)
     right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
     per_row = jnp.stack([jnp.sum(x * weights, axis=1) for x in (losses, penalties, right)], axis=1)
     per_row = jnp.concatenate([per_row, jnp.sum(weights, axis=1, keepdims=True)], axis=1)

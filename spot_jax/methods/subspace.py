@@ -71,6 +71,26 @@ class SubspaceShape:
         """The shape of a prompt's place in the subspace: (d,), or (P, d) by the token."""
         return (self.length, self.dim) if self.variant == "per_token" else (self.dim,)
 
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every array of Proj and Proj_b by its path."""
+        d, width, features = self.dim, self.width, self.features
+        return {
+            "proj/kernel": (features, d),
+            "proj/bias": (d,),
+            "proj_b/hidden/kernel": (d, width),
+            "proj_b/hidden/bias": (width,),
+            "proj_b/prompt/kernel": (width, features),
+            "proj_b/prompt/bias": (features,),
+        }
+
+    def check_prompt(self, found: tuple[int, ...]) -> None:
+        """Raises `SpotError` for a prompt of another shape than [length, emb_dim]."""
+        if found != (self.length, self.emb_dim):
+            raise SpotError(
+                f"the subspace is of prompts of shape {[self.length, self.emb_dim]}, found one of "
+                f"{list(found)}; take a prompt of that length and backbone"
+            )
+
     def init_proj(self, key: Key[Array, ""]) -> Layer:
         """Proj with fresh weights: {"kernel": [features, d], "bias": [d]}."""
         return _layer(key, self.features, self.dim)

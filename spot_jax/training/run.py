@@ -38,6 +38,9 @@ from spot_jax.training.sharding import (
 from spot_jax.training.state import State, train_step
 from spot_jax.training.validation import Best, Validation
 
+# Metrics of a step as a whole; all others have an entry for each prompt.
+WHOLE = ("grad_norm", "finite")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
@@ -218,7 +221,8 @@ class _Run:
     def report(self, step: int, scalars: dict[str, np.ndarray]) -> None:
         batches = self.setup.batches
         values: dict[str, Any] = {}
-        for name in ("loss", "accuracy", "tokens"):
+        own = sorted(scalars.keys() - {"loss", "accuracy", "tokens", "z_loss", *WHOLE})
+        for name in ("loss", "accuracy", "tokens", *own):
             each = scalars[name]
             values[f"train/{name}"] = each[0] if len(each) == 1 else each
         values["train/grad_norm"] = float(scalars["grad_norm"])
