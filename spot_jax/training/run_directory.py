@@ -60,6 +60,8 @@ def check_same_run(directory: Path, description: Mapping[str, Any]) -> None:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise SpotError(f"{path} is damaged ({error}); choose another MODEL_DIR") from error
+    # Runs of before the vocabulary was written down are taken on trust.
+    found = {"vocabulary": description.get("vocabulary"), **found}
     odd = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
     if odd:
         name = odd[0]

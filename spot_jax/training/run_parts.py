@@ -115,6 +115,7 @@ class RunParts:
         """What decides the run's path, for run.json."""
         return {
             "backbone": self.backbone.fingerprint,
+            "vocabulary": self.vocabulary.sha256 if self.vocabulary else "",
             "dtype": self.backbone.config.dtype,
             "dropout_rate": self.backbone.config.dropout_rate,
             "method": type(method).__name__,

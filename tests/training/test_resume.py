@@ -1,5 +1,6 @@
 """A run that stops, by whatever way, goes on as if it had not."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import CONFIG, VOCABULARY, store
+from sentencepiece import sentencepiece_model_pb2
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
@@ -19,6 +22,7 @@ from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
+from spot_jax.training.run_directory import check_same_run
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -119,7 +123,28 @@ def test_a_run_directory_of_another_configuration_is_refused(field, options, tin
     assert "\n" not in str(caught.value)
 
 
-def _refuse(tiny, directory, options):
+def test_a_run_does_not_go_on_with_another_vocabulary(tiny, tmp_path):
+    # The same weights and as many ids: nothing but the vocabulary's own hash tells them apart.
+    other = tmp_path / "other.model"
+    model = sentencepiece_model_pb2.ModelProto.FromString(VOCABULARY.read_bytes())
+    one, two = model.pieces[100], model.pieces[101]
+    one.piece, two.piece = two.piece, one.piece
+    other.write_bytes(model.SerializeToString())
+    config = dataclasses.replace(CONFIG, vocab_size=8192, num_heads=2)
+    options = [
+        {"backbone": StoredBackbone(store(tmp_path / path.stem, config, vocabulary=path))}
+        for path in (VOCABULARY, other)
+    ]
+    with pytest.raises(SpotError, match="holds a run with vocabulary = .*another MODEL_DIR"):
+        _refuse(tiny, tmp_path / "run", options[1], options[0])
+    # A run that an earlier version began does not say.
+    path = tmp_path / "run" / "run.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in known.items() if k != "vocabulary"}))
+    check_same_run(tmp_path / "run", known)
+
+
+def _refuse(tiny, directory, options, first=None):
     # The description alone decides: no step is needed to see it.
     from spot_jax.training import run
 
@@ -132,7 +157,7 @@ def _refuse(tiny, directory, options):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "_Run", stop)
         with pytest.raises(Stop):
-            tiny.train(directory, 5)
+            tiny.train(directory, 5, **(first or {}))
         kept = (directory / "run.json").read_text()
         try:
             tiny.train(directory, 5, **options)
