@@ -153,7 +153,12 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with T5X's parameters: query, key, value, out."""
+    """Multi-head attention with T5X's parameters: query, key, value, out.
+
+    Two more are read where the tree has them (`spot_jax.t5.prefix` puts them there): `prefix_key`
+    and `prefix_value` [n, p, heads, head_dim], n = 1 for a prefix that all rows share or n = b for
+    one a row. They stand before the keys and values of `x`.
+    """
 
     config: T5Config
 
@@ -173,9 +178,31 @@ class Attention(nn.Module):
     def _heads(self, x: Float[Array, "b t f"]) -> Float[Array, "b t h k"]:
         return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
 
-    def keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
-        """What a query attends to, once for all queries."""
+    def own_keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
+        """Keys and values of `x` alone."""
         return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
+        """What a query attends to, once for all queries: [b, p + s, h, k] after a prefix."""
+        return self._after_prefix(self.own_keys_and_values(x))
+
+    def empty_cache(self, rows: int, length: int) -> KeyValue:
+        """Room for the keys and values of `length` positions, after the prefix."""
+        shape = (rows, length, self.config.num_heads, self.config.head_dim)
+        zeros = jnp.zeros(shape, self.config.dtype)
+        return self._after_prefix((zeros, zeros))
+
+    def _after_prefix(self, keys_values: KeyValue) -> KeyValue:
+        if not self.has_variable("params", "prefix_key"):
+            return keys_values
+
+        def joined(name: str, x: Array) -> Array:
+            prefix: Array = self.get_variable("params", name).astype(x.dtype)
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:]))
+            return jnp.concatenate([prefix, x], axis=1)
+
+        key, value = keys_values
+        return joined("prefix_key", key), joined("prefix_value", value)
 
     def __call__(
         self,
@@ -185,8 +212,16 @@ class Attention(nn.Module):
         mask: Bool[Array, "b 1 t s"],
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Attends from `x` to given keys and values where `mask` is True."""
+        """Attends from `x` to given keys and values where `mask` is True.
+
+        Keys beyond those that `mask` and `bias` speak of are a prefix before them, which every
+        query sees, with bias 0: a prefix has no position.
+        """
         key, value = keys_values
+        if ahead := key.shape[1] - mask.shape[-1]:
+            left = ((0, 0), (0, 0), (0, 0), (ahead, 0))
+            mask = jnp.pad(mask, left, constant_values=True)
+            bias = None if bias is None else jnp.pad(bias, left)
         # T5X drops attention weights with one mask for all queries, that is, whole keys of a
         # head: the same as dropping their values, which needs no [b, h, t, s] mask.
         if dropout_keys is not None and self.config.dropout_rate > 0.0:
@@ -265,6 +300,10 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layer_norm = norm()
         self.mlp = MLP(c)
 
+    def empty_cache(self, rows: int, length: int) -> KeyValue:
+        """Room for decoding `length` positions."""
+        return self.self_attention.empty_cache(rows, length)
+
     def cross_keys_and_values(self, encoded: Float[Array, "b s d"]) -> KeyValue:
         """Keys and values of the encoder's output, which decoding computes once."""
         return self.encoder_decoder_attention.keys_and_values(encoded)
@@ -301,15 +340,20 @@ class DecoderLayer(nn.Module):
         position: Int[Array, ""],
         cross_mask: Bool[Array, "b 1 1 t"],
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """One layer at one position; keys and values so far come from and go back to `cache`."""
+        """One layer at one position; keys and values so far come from and go back to `cache`.
+
+        A prefix fills the cache's first places, those beyond the `s` positions of `bias`.
+        """
         y = self.pre_self_attention_layer_norm(x)
-        new = self.self_attention.keys_and_values(y)
+        new = self.self_attention.own_keys_and_values(y)
+        length = bias.shape[-1]
+        place = position + cache[0].shape[1] - length
         key, value = (
-            jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), position, axis=1)
+            jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), place, axis=1)
             for old, now in zip(cache, new, strict=True)
         )
-        seen = jnp.arange(key.shape[1]) <= position
-        mask = jnp.broadcast_to(seen[None, None, None, :], (x.shape[0], 1, 1, key.shape[1]))
+        seen = jnp.arange(length) <= position
+        mask = jnp.broadcast_to(seen[None, None, None, :], (x.shape[0], 1, 1, length))
         x = x + self.self_attention(y, (key, value), bias, mask)
         y = self.pre_cross_attention_layer_norm(x)
         x = x + self.encoder_decoder_attention(y, cross, None, cross_mask)

@@ -1,8 +1,9 @@
 """T5 as pure functions over a parameter tree: encode, decode, and decoding one token at a time.
 
-A prompt reaches the model in one way only: ids from `config.vocab_size` on are *virtual tokens*,
-rows of the `table` given to `encode`. Whatever wrote those ids, before the text or inside a
-template, one prompt a batch or many, padded or packed, the model is the same.
+A prompt reaches the model in one way: ids from `config.vocab_size` on are *virtual tokens*, rows of
+the `table` given to `encode`. Whatever wrote those ids, before the text or inside a template, one
+prompt a batch or many, padded or packed, the model is the same. Keys and values that are no
+token's (prefix-tuning) are leaves of the tree, see `spot_jax.t5.prefix`.
 
 The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 `encoder/layers_0/attention/query/kernel`, `token_embedder/embedding`, ... With
@@ -111,18 +112,20 @@ class Decoder(_Stack):
         return self.head(x, embedding, keys[0])
 
     @nn.compact
-    def cross(self, encoded: Float[Array, "b s d"]) -> list[KeyValue]:
-        """Every layer's keys and values of the encoder's output."""
-        layers = (
+    def start(
+        self, encoded: Float[Array, "b s d"], length: int
+    ) -> tuple[list[KeyValue], list[KeyValue]]:
+        """Every layer's empty cache, and its keys and values of the encoder's output."""
+        layers = [
             DecoderLayer(self.config, name=f"layers_{i}")
             for i in range(self.config.num_decoder_layers)
-        )
-        return [layer.cross_keys_and_values(encoded) for layer in layers]
+        ]
+        own = [layer.empty_cache(encoded.shape[0], length) for layer in layers]
+        return own, [layer.cross_keys_and_values(encoded) for layer in layers]
 
     @nn.compact
-    def step(self, x, caches, crosses, position, cross_mask, embedding):
+    def step(self, x, caches, crosses, position, cross_mask, embedding, length: int):
         """Logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
-        length = caches[0][0].shape[1]
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
         bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
         new = []
@@ -164,15 +167,15 @@ class T5(nn.Module):
         table = self.token_embedder.table()
         return self.decoder(x, encoded, mask, cross_mask, dropout_keys, table)
 
-    def cross(self, encoded):
-        """Every decoder layer's keys and values of the encoder's output."""
-        return self.decoder.cross(encoded)
+    def start(self, encoded, length):
+        """Every decoder layer's empty cache, and its keys and values of the encoder's output."""
+        return self.decoder.start(encoded, length)
 
-    def step(self, tokens, caches, crosses, position, cross_mask):
+    def step(self, tokens, caches, crosses, position, cross_mask, length):
         """One position of decoding."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
-        return self.decoder.step(x, caches, crosses, position, cross_mask, table)
+        return self.decoder.step(x, caches, crosses, position, cross_mask, table, length)
 
     def __call__(self, tokens, targets):
         """Touches every parameter; used to initialise."""
@@ -294,14 +297,17 @@ class Cache:
     """What decoding remembers; every leaf's leading axis is the batch.
 
     Attributes:
-        self_attention: for each decoder layer keys and values [b, length, heads, head_dim].
+        self_attention: for each decoder layer keys and values [b, p + length, heads, head_dim],
+            those of a prefix first.
         cross_attention: the same of the encoder's output.
         encoder_mask: where the encoder's input is real, bool [b, 1, 1, t].
+        length: target positions.
     """
 
     self_attention: list[KeyValue]
     cross_attention: list[KeyValue]
     encoder_mask: Bool[Array, "b 1 1 t"]
+    length: int = struct.field(pytree_node=False)
 
 
 def start_cache(
@@ -313,11 +319,8 @@ def start_cache(
 ) -> Cache:
     """An empty cache for `max_length` target positions."""
     params, config = _for_decoding(params, config)
-    cross = _apply(T5.cross, params, config, encoded)
-    shape = (encoded.shape[0], max_length, config.num_heads, config.head_dim)
-    empty = jnp.zeros(shape, config.dtype)
-    own = [(empty, empty) for _ in range(config.num_decoder_layers)]
-    return Cache(own, cross, (encoder_tokens > 0)[:, None, None, :])
+    own, cross = _apply(T5.start, params, config, encoded, max_length)
+    return Cache(own, cross, (encoder_tokens > 0)[:, None, None, :], max_length)
 
 
 def decode_step(
@@ -342,6 +345,7 @@ def decode_step(
         cache.cross_attention,
         jnp.asarray(position, jnp.int32),
         cache.encoder_mask,
+        cache.length,
     )
     return logits[:, 0], dataclasses.replace(cache, self_attention=own)
 

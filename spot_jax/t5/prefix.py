@@ -1,0 +1,124 @@
+"""A prefix: keys and values in front of a T5's attention, layer by layer, that are no token's.
+
+Prefix-tuning (Li & Liang 2021, §4) and P-Tuning v2 (Liu et al. 2021) train them. `with_prefix`
+puts them into the tree as leaves `prefix_key` and `prefix_value` of each attention, which reads
+them where they are: whatever runs on that tree, training, ranking, decoding, has the prefix.
+
+What a prefix means in a T5 is ours where the papers, which have absolute positions, say nothing:
+its keys have no relative position bias (0), every query sees them, and the positions of the text
+are those without it. Heads times their width need not be the model's width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import Array, Float, Int
+
+from spot_jax.errors import SpotError
+from spot_jax.split import merge
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.model import T5, Params, unstack_layers
+
+# Where a prefix can stand: the attention of a layer, by T5X's names.
+PLACES: Mapping[str, tuple[str, str]] = {
+    "encoder": ("encoder", "attention"),
+    "decoder": ("decoder", "self_attention"),
+    "cross": ("decoder", "encoder_decoder_attention"),
+}
+
+
+def layers_of(config: T5Config, place: str) -> int:
+    """How many attentions there are in a place of `PLACES`."""
+    return config.num_encoder_layers if PLACES[place][0] == "encoder" else config.num_decoder_layers
+
+
+def check_places(places: Sequence[str]) -> None:
+    """Raises `SpotError` unless these are places, each once."""
+    if not places or not set(places) <= set(PLACES) or len(set(places)) < len(places):
+        raise SpotError(
+            f"a prefix stands in some of {', '.join(PLACES)}, each once; found "
+            f"{', '.join(map(repr, places)) or 'none'}"
+        )
+
+
+def prefix_shape(config: T5Config, length: int, places: Sequence[str]) -> tuple[int, int]:
+    """[r, f] of a prefix of `length` keys: r = 2 * length * layers, f = heads * head_dim.
+
+    The rows in order: place by place, layer by layer, the keys of its positions and then their
+    values.
+    """
+    layers = sum(layers_of(config, place) for place in places)
+    return 2 * length * layers, config.num_heads * config.head_dim
+
+
+def with_prefix(
+    params: Params, config: T5Config, prefix: Float[Array, "n r f"], places: Sequence[str]
+) -> dict[str, Any]:
+    """The tree with a prefix in it.
+
+    Args:
+        params: the model's tree, stacked if `config.scan_layers`.
+        config: its shape.
+        prefix: rows as `prefix_shape` has them; n is 1 for a prefix that all rows of a batch
+            share, or the rows of the batch, each with its own.
+        places: where it stands, the order of the rows.
+    """
+    leaves: dict[tuple[str, ...], Array] = {}
+    shape = (config.num_heads, config.head_dim)
+    length = prefix.shape[1] // prefix_shape(config, 1, places)[0]
+    first = 0
+    for place in places:
+        count, (side, attention) = layers_of(config, place), PLACES[place]
+        rows = prefix[:, first : (first := first + 2 * count * length)]
+        rows = rows.reshape(len(prefix), count, 2, length, *shape)
+        for part, name in enumerate(("prefix_key", "prefix_value")):
+            if config.scan_layers:
+                leaves[side, "layers", attention, name] = jnp.moveaxis(rows[:, :, part], 1, 0)
+                continue
+            for i in range(count):
+                leaves[side, f"layers_{i}", attention, name] = rows[:, i, part]
+    return merge(traverse_util.unflatten_dict(leaves), params)
+
+
+def prefix_of_words(
+    params: Params, config: T5Config, words: Int[Array, "n p"], places: Sequence[str]
+) -> Float[Array, "n r f"]:
+    """The keys and values that the model itself computes for words (Li & Liang 2021, §5.3).
+
+    The paper's language model reads the words; here the encoder reads them, and the decoder
+    writes the same words from what the encoder made of them, which is our choice.
+
+    Args:
+        params: the model's tree, without a prefix.
+        config: its shape.
+        words: piece ids above 0, as many as the prefix is long.
+        places: whose keys and values, the order of the rows.
+    """
+    if config.scan_layers:
+        params = unstack_layers(params, config)
+    plain = dataclasses.replace(config, scan_layers=False, remat=False)
+    found = _activations(params, plain, words)
+    rows = []
+    for place in places:
+        side, attention = PLACES[place]
+        for i in range(layers_of(config, place)):
+            (pair,) = found[side][f"layers_{i}"][attention]["keys_and_values"]
+            rows += [x.reshape(*words.shape, -1) for x in pair]
+    return jnp.concatenate(rows, axis=1).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _activations(params: Params, config: T5Config, words: Int[Array, "n p"]) -> Any:
+    _, found = T5(config).apply(
+        {"params": params},
+        words,
+        words,
+        capture_intermediates=lambda module, name: name == "keys_and_values",
+        mutable=["intermediates"],
+    )
+    return found["intermediates"]
