@@ -22,11 +22,15 @@ class InputWriter(Protocol):
         """How many positions the prompt takes in a text of any length."""
         ...
 
-    def write(self, inputs: Ids) -> Ids:
-        """Return the inputs with the prompt's ids: `room` longer."""
+    def text_length(self, inputs: Ids) -> int:
+        """Return how many of the ids are text."""
         ...
 
-    def check(self, inputs: Ids) -> None:
+    def write(self, inputs: Ids, length: int) -> Ids:
+        """Return the inputs, cut to `length` ids of text, with the prompt's ids."""
+        ...
+
+    def check(self, ids: Ids) -> None:
         """Raise `SpotError` when an id is not of the backbone's vocabulary."""
         ...
 
@@ -105,9 +109,9 @@ class Row:
 class Batches:
     """Endless batches of one source; the place among them is exact and small.
 
-    Examples are taken strictly in order. Text over the length is cut plainly, as seqio does, and
-    counted. A packed batch is filled by first fit over its rows and closes when the next example
-    fits in none; that example opens the next batch.
+    Examples are taken strictly in order. Text over the length is cut and counted: at its end as
+    seqio does, or as the writer says. A packed batch is filled by first fit over its rows and
+    closes when the next example fits in none; that example opens the next batch.
 
     Every host makes the same plan; `host_rows` names the rows of the global batch that this host
     materialises.
@@ -167,14 +171,17 @@ class Batches:
 
     def _lengths(self, pair: Pair) -> tuple[int, int]:
         inputs, targets = self._text_lengths
-        return min(len(pair[0]), inputs) + self.room, min(len(pair[1]), targets)
+        return min(self._text_length(pair[0]), inputs) + self.room, min(len(pair[1]), targets)
+
+    def _text_length(self, inputs: Ids) -> int:
+        return self.write.text_length(inputs) if self.write else len(inputs)
 
     def _prepare(self, pair: Pair) -> Pair:
         """Cut and count one example, and write its prompt."""
         inputs, targets = pair
         inputs_length, targets_length = self._text_lengths
         self.examples += 1
-        self.truncated_inputs += len(inputs) > inputs_length
+        self.truncated_inputs += self._text_length(inputs) > inputs_length
         self.truncated_targets += len(targets) > targets_length
         return _prepare(inputs, targets, inputs_length, targets_length, self.write)
 
@@ -222,9 +229,14 @@ def evaluation_batches(
         yield batch
 
 
-def truncated(examples: Examples, shape: BatchShape) -> tuple[int, int]:
+def truncated(
+    examples: Examples, shape: BatchShape, write: InputWriter | None = None
+) -> tuple[int, int]:
     """Return how many inputs and how many targets of `examples` are longer than the lengths."""
-    inputs = np.diff(examples.inputs_offsets) > shape.inputs_length
+    lengths = np.diff(examples.inputs_offsets)
+    if write is not None:
+        lengths = np.array([write.text_length(inputs) for inputs, _ in examples])
+    inputs = lengths > shape.inputs_length
     targets = np.diff(examples.targets_offsets) > shape.targets_length
     return int(inputs.sum()), int(targets.sum())
 
@@ -232,11 +244,11 @@ def truncated(examples: Examples, shape: BatchShape) -> tuple[int, int]:
 def _prepare(
     inputs: Ids, targets: Ids, inputs_length: int, targets_length: int, write: InputWriter | None
 ) -> Pair:
-    inputs, targets = inputs[:inputs_length], targets[:targets_length]
+    targets = targets[:targets_length]
     if write is None:
-        return inputs, targets
+        return inputs[:inputs_length], targets
     write.check(targets)
-    return write.write(inputs), targets
+    return write.write(inputs, inputs_length), targets
 
 
 def materialise(rows: list[Row], inputs_length: int, targets_length: int, *, packed: bool) -> Batch:

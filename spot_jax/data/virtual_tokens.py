@@ -1,11 +1,21 @@
-"""The prompt as token ids: ids from the vocabulary's size upwards name rows of a prompt table."""
+"""The prompt as token ids: ids from the vocabulary's size upwards name rows of a prompt table.
+
+The ids stand before a text, or in it where a template has put places for them. A place is T5's last
+sentinel, `<extra_id_99>`, which its pre-training hardly ever reaches; the sentinel before that one
+stands on both sides of the field that is cut where the text is too long.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32, Int64
 
+from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
+from spot_jax.t5.vocabulary import Vocabulary
+
+PLACE, CUT = 99, 98
+PLACEMENTS = ("before", "in_template")
 
 
 @dataclass(frozen=True)
@@ -37,18 +47,121 @@ class VirtualTokens:
         first = self.vocab_size + self.index * self.length
         return np.arange(first, first + self.length, dtype=np.int32)
 
-    def write(self, inputs: Int32[np.ndarray, " text"]) -> Int32[np.ndarray, " length+text"]:
-        """Return `inputs` with the prompt's ids before them; `SpotError` for an id not of text."""
-        self.check(inputs)
-        return np.concatenate([self.ids, inputs])
+    def text_length(self, inputs: Int32[np.ndarray, " text"]) -> int:
+        """Return how many of the ids are text: all."""
+        return len(inputs)
 
-    def check(self, inputs: Int32[np.ndarray, " text"]) -> None:
+    def write(
+        self, inputs: Int32[np.ndarray, " text"], length: int
+    ) -> Int32[np.ndarray, " written"]:
+        """Return `inputs`, its end cut at `length`, with the prompt's ids before it.
+
+        Raises:
+            SpotError: for an id not of text.
+        """
+        self.check(inputs)
+        return np.concatenate([self.ids, inputs[:length]])
+
+    def check(self, ids: Int32[np.ndarray, " text"]) -> None:
         """Raise `SpotError` when an id has no row in the backbone's embedding table."""
-        check_vocabulary(inputs, self.vocab_size)
+        check_vocabulary(ids, self.vocab_size)
+
+    def check_examples(self, examples: Examples, length: int) -> None:
+        """Nothing can go wrong with a text that has no places of its own."""
+
+
+@dataclass(frozen=True)
+class TemplateTokens(VirtualTokens):
+    """Writes a prompt's ids into the places that a template's text has for them, in their order.
+
+    Where the text is too long the end of the marked field is cut and nothing else; a text without
+    marks is cut at its end.
+
+    Attributes:
+        place: id that a virtual token takes the place of.
+        cut: id that stands before and after the field that is cut.
+    """
+
+    place: int = 0
+    cut: int = 0
+
+    def text_length(self, inputs: Int32[np.ndarray, " text"]) -> int:
+        """Return how many of the ids are text, neither places nor marks."""
+        return len(inputs) - int(np.count_nonzero((inputs == self.place) | (inputs == self.cut)))
+
+    def write(
+        self, inputs: Int32[np.ndarray, " text"], length: int
+    ) -> Int32[np.ndarray, " written"]:
+        """Return `inputs` with at most `length` ids of text, without marks, with the prompt's ids.
+
+        Raises:
+            SpotError: not as many places as virtual tokens, nothing left of the field that is cut,
+                or an id not of text.
+        """
+        self.check(inputs)
+        self._check_all(inputs, np.array([0, len(inputs)]), length)
+        marks = np.flatnonzero(inputs == self.cut)
+        kept = np.ones(len(inputs), bool)
+        over = self.text_length(inputs) - length
+        if over > 0:
+            end = marks[-1] if len(marks) else len(inputs)
+            kept[end - over : end] = False
+        kept[marks] = False
+        written = inputs[kept]
+        places = written == self.place
+        self._check_places(np.array([np.count_nonzero(places)]))
+        written[places] = self.ids
+        return written
+
+    def check_examples(self, examples: Examples, length: int) -> None:
+        """Raise `SpotError` when `write` would, for any of the examples."""
+        self._check_all(examples.inputs, examples.inputs_offsets, length)
+
+    def _check_all(
+        self, ids: Int32[np.ndarray, " all"], offsets: Int64[np.ndarray, " n1"], length: int
+    ) -> None:
+        def count(which: Bool[np.ndarray, " all"]) -> Int64[np.ndarray, " n"]:
+            sums = np.concatenate([[0], np.cumsum(which)])
+            return sums[offsets[1:]] - sums[offsets[:-1]]
+
+        is_mark = ids == self.cut
+        places, marks = count(ids == self.place), count(is_mark)
+        self._check_places(places)
+        if odd := set(marks.tolist()) - {0, 2}:
+            raise SpotError(
+                f"expected <extra_id_{CUT}> before and after the field that is cut and nowhere "
+                f"else, found it {max(odd)} times in a text; take it out of the data"
+            )
+        where = np.flatnonzero(is_mark)
+        rest = np.diff(offsets) - places - marks
+        text = rest.copy()
+        rest[marks == 2] -= where[1::2] - where[::2] - 1
+        bad = (text > length) & (rest >= length) & (marks == 2)
+        if bad.any():
+            number = f"{np.count_nonzero(bad)} of {len(bad)} texts" if len(bad) > 1 else "a text"
+            raise SpotError(
+                f"nothing is left of the field that is cut in {number}: expected less than "
+                f"{length} tokens beside it, found {rest[bad].max()}; raise "
+                "TASK_FEATURE_LENGTHS['inputs'] above that, or mark a longer field, {field:cut}"
+            )
+
+    def _check_places(self, found: Int64[np.ndarray, " n"]) -> None:
+        wrong = found[found != self.length]
+        if len(wrong):
+            raise SpotError(
+                f"expected a text with {self.length} places for virtual tokens, as many as the "
+                f"prompt has, found {wrong[0]}; give the task a template with as many, such as "
+                f"--gin.TEMPLATE=\"'{{text}} <prompt:{self.length}> {{target}}'\", or set the "
+                "prompt's length"
+            )
 
 
 def input_writer(
-    vocab_size: int, length: int, index: int = 0, placement: str = "before"
+    vocab_size: int,
+    length: int,
+    index: int = 0,
+    placement: str = "before",
+    vocabulary: Vocabulary | None = None,
 ) -> VirtualTokens | None:
     """Return what writes prompt number `index` into inputs; None for a prompt of length 0.
 
@@ -56,13 +169,35 @@ def input_writer(
         vocab_size: rows of the backbone's embedding table.
         length: rows of one prompt, P.
         index: which prompt of the table.
-        placement: "before" the text.
+        placement: "before" the text, or "in_template", at the places that the text has for them.
+        vocabulary: the backbone's; says which ids places and marks have.
+
+    Raises:
+        SpotError: another placement, or one in a template without a vocabulary.
     """
     if not length:
         return None
-    if placement != "before":
-        raise SpotError(f"expected virtual tokens 'before' the text, found {placement!r}")
-    return VirtualTokens(vocab_size, length, index)
+    if placement == "before":
+        return VirtualTokens(vocab_size, length, index)
+    if placement != "in_template":
+        raise SpotError(f"expected virtual tokens {' or '.join(PLACEMENTS)}, found {placement!r}")
+    if vocabulary is None:
+        raise SpotError(
+            "virtual tokens in a template need the backbone's vocabulary, which it lacks; convert "
+            "the backbone with its vocabulary"
+        )
+    place, cut = (_sentinel(vocabulary, number) for number in (PLACE, CUT))
+    return TemplateTokens(vocab_size, length, index, place, cut)
+
+
+def _sentinel(vocabulary: Vocabulary, number: int) -> int:
+    found = vocabulary.sentinel(number)
+    if not vocabulary.piece(found).endswith(f"<extra_id_{number}>"):
+        raise SpotError(
+            f"{vocabulary.path} lacks T5's sentinel <extra_id_{number}>, which stands for a place "
+            "in a template; take a vocabulary with 100 sentinels"
+        )
+    return found
 
 
 def check_vocabulary(ids: Int32[np.ndarray, " text"], vocab_size: int) -> None:

@@ -101,7 +101,7 @@ class Predictor:
             room = min(room, max(SHORTEST, 1 << (longest - 1).bit_length()))
         shape = BatchShape(self.rows, room, self.lengths["targets"])
         self.examples += len(texts)
-        self.truncated_inputs += truncated(examples, shape)[0]
+        self.truncated_inputs += truncated(examples, shape, tuned.writer(self.prompt))[0]
         batches, place = tuned.batches(examples, shape, self.prompt)
         # Without targets there is no loss.
         kept = ("encoder_input_tokens", "row_valid")

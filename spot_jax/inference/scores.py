@@ -187,7 +187,8 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
         search=task.search,
         place=place,
     )
-    return _score(tuned, task, shape, prompt.name, found.metrics, found.loss, found.predictions)
+    cut = truncated(task.examples, shape, tuned.writer(prompt))[0]
+    return _score(tuned, task, cut, prompt.name, found.metrics, found.loss, found.predictions)
 
 
 def _vote(
@@ -214,10 +215,11 @@ def _vote(
     members = zip(prompts, found.members, found.member_predictions, strict=True)
     rows = [(prompt.name, metrics, texts) for prompt, metrics, texts in members]
     rows.append((f"vote of {len(prompts)}", found.metrics, found.predictions))
+    cut = truncated(task.examples, shape, tuned.writer(prompts[0]))[0]
     # One pass knows one loss, the mean over the members'.
     losses = [None] * len(prompts) + [found.loss]
     return [
-        _score(tuned, task, shape, name, metrics, loss, texts)
+        _score(tuned, task, cut, name, metrics, loss, texts)
         for (name, metrics, texts), loss in zip(rows, losses, strict=True)
     ]
 
@@ -225,7 +227,7 @@ def _vote(
 def _score(
     tuned: Tuned,
     task: ScoredTask,
-    shape: BatchShape,
+    cut: int,
     prompt: str,
     metrics: dict[str, float],
     loss: float | None,
@@ -240,7 +242,7 @@ def _score(
         metrics=metrics,
         loss=loss,
         score=score_of(task.name, metrics, loss, choice if choice in metrics else None),
-        truncated_inputs=truncated(task.examples, shape)[0],
+        truncated_inputs=cut,
         majority=_majority(task),
         predictions=predictions if task.metrics else [],
         targets=task.targets,

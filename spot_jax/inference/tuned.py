@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from spot_jax.data.batches import Batch, BatchShape, evaluation_batches
+from spot_jax.data.batches import Batch, BatchShape, InputWriter, evaluation_batches
 from spot_jax.data.examples import Examples
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
@@ -100,10 +100,15 @@ class Tuned:
             return None
         return jax.device_put(jnp.concatenate(tables), replicated(self.mesh))
 
+    def writer(self, prompt: Prompt) -> InputWriter | None:
+        """What writes a prompt's virtual tokens into inputs, as the only prompt of the table."""
+        size, placement = self.backbone.config.vocab_size, prompt.placement
+        return input_writer(size, prompt.length, placement=placement, vocabulary=self.vocabulary)
+
     def batches(
         self, examples: Examples, shape: BatchShape, prompt: Prompt, members: int = 1
     ) -> tuple[Iterator[Batch], Callable[..., dict[str, jax.Array]]]:
-        """Padded batches that begin with a prompt's virtual tokens, and how to place them.
+        """Padded batches with a prompt's virtual tokens, and how to place them.
 
         Args:
             examples: the tokens.
@@ -111,8 +116,7 @@ class Tuned:
             prompt: whose virtual tokens; any of those that are stacked in one table.
             members: how many times each row will be repeated.
         """
-        size = self.backbone.config.vocab_size
-        write = input_writer(size, prompt.length, placement=prompt.placement)
+        write = self.writer(prompt)
         rows = BatchPlacement(self.mesh, shape.batch_size).host_rows
         made = evaluation_batches(examples, shape, write, host_rows=rows)
         return made, BatchPlacement(self.mesh, shape.batch_size * members)

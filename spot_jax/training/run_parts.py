@@ -105,7 +105,7 @@ class RunParts:
             ancestry,
             [_tuning(loaded, method, data, optimizer, i) for i in range(count)],
             build(optimizer, built.num_trained),
-            _batches(sources, data, built, loaded.config.vocab_size, rows.host_rows),
+            _batches(sources, data, built, loaded.config.vocab_size, vocabulary, rows.host_rows),
             rows,
         )
 
@@ -241,7 +241,12 @@ def plain_fields(recipe: Any) -> dict[str, Any]:
 
 
 def _batches(
-    sources: Sequence[Source], data: DataSource, method: Method, vocab_size: int, host_rows: slice
+    sources: Sequence[Source],
+    data: DataSource,
+    method: Method,
+    vocab_size: int,
+    vocabulary: Vocabulary | None,
+    host_rows: slice,
 ) -> Lanes | Batches:
     lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
     for name in ("inputs", "targets"):
@@ -259,7 +264,9 @@ def _batches(
     )
     lanes = []
     for i, source in enumerate(sources):
-        write = input_writer(vocab_size, method.prompt_length, i, method.placement)
+        write = input_writer(vocab_size, method.prompt_length, i, method.placement, vocabulary)
+        if write is not None and isinstance(source, Shuffled):
+            write.check_examples(source.examples, shape.text_lengths(write.room)[0])
         one = host_rows if len(sources) == 1 else None
         lanes.append(Batches(source, shape, write=write, host_rows=one))
     return lanes[0] if len(lanes) == 1 else Lanes(lanes, host_rows=host_rows)

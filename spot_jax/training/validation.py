@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from spot_jax.data.batches import BatchShape, InputWriter, evaluation_batches
+from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
@@ -64,6 +64,15 @@ class Validation:
             for name in dict.fromkeys(names)
         }
         self.names = list(names)
+        self.write = input_writer(
+            method.config.vocab_size,
+            method.prompt_length,
+            placement=method.placement,
+            vocabulary=vocabulary,
+        )
+        if self.write is not None:
+            for task in (task for tasks in self.tasks.values() for task in tasks):
+                self.write.check_examples(task.examples, lengths["inputs"])
 
     def __call__(self, trainable: Tree, frozen: Tree) -> list[dict[str, float]]:
         """Each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
@@ -73,17 +82,12 @@ class Validation:
         tasks, method = self.tasks[self.names[i]], self.method
         # Each prompt alone, as prompt 0: one program serves every prompt of the run.
         inference = method.inference(trainable, frozen, i)
-        write = input_writer(
-            method.config.vocab_size, method.prompt_length, placement=method.placement
-        )
-        found = [self._measure(task, inference, write) for task in tasks]
+        found = [self._measure(task, inference) for task in tasks]
         return found[0] if len(tasks) == 1 else mean_of_tasks(tasks, found)
 
-    def _measure(
-        self, task: ScoredTask, inference: Inference, write: InputWriter | None
-    ) -> dict[str, float]:
+    def _measure(self, task: ScoredTask, inference: Inference) -> dict[str, float]:
         batches = evaluation_batches(
-            task.examples, self.shape, write, host_rows=self.place.host_rows
+            task.examples, self.shape, self.write, host_rows=self.place.host_rows
         )
         found = evaluate(
             inference.params,
