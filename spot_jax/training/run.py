@@ -36,6 +36,7 @@ from spot_jax.training.sharding import (
     make_mesh,
 )
 from spot_jax.training.state import State, train_step
+from spot_jax.training.stopwatch import Stopwatch
 from spot_jax.training.validation import Best, Validation
 
 # Metrics of a step as a whole; all others have an entry for each prompt.
@@ -58,6 +59,8 @@ class TrainResult:
             is past; empty if there is none.
         truncated_inputs: examples whose text was cut, of `examples`.
         examples: examples trained on.
+        trainable: numbers that are trained for each prompt; of all where prompts share them.
+        seconds: of updates, as long as they take once compiled; evaluations and saves apart.
     """
 
     directory: Path
@@ -69,6 +72,8 @@ class TrainResult:
     embeddings: list[Path]
     truncated_inputs: int
     examples: int
+    trainable: int = 0
+    seconds: float = 0.0
 
 
 def train(
@@ -159,6 +164,8 @@ class _Run:
             self.setup.batches.restore(place_in_data["batches"])
             self.best = [Best(**one) for one in place_in_data["best"]]
             self.last = place_in_data["last"]
+        sizes = [leaf.size for leaf in jax.tree.leaves(state.trainable)]
+        self.trainable = sum(sizes) // self.setup.method.num_trained
         first = int(state.step)
         if first > steps:
             raise SpotError(
@@ -169,13 +176,14 @@ class _Run:
         self.log = MetricsLog(self.directory)
         self.log.truncate_after(first)
         self.bar = Progress(steps, first, progress)
+        self.watch = Stopwatch()
         hooks = Hooks(
-            self.save,
-            self.evaluate,
+            self.watch.apart(self.save),
+            self.watch.apart(self.evaluate),
             self.report,
             self.saved.plan.period,
             self.plan.period,
-            self.keep_embeddings,
+            self.watch.apart(self.keep_embeddings),
             self.saved.plan.embedding_step,
         )
         setup = self.setup
@@ -219,6 +227,7 @@ class _Run:
         return scalars
 
     def report(self, step: int, scalars: dict[str, np.ndarray]) -> None:
+        self.watch.step()
         batches = self.setup.batches
         values: dict[str, Any] = {}
         own = sorted(scalars.keys() - {"loss", "accuracy", "tokens", "z_loss", *WHOLE})
@@ -301,6 +310,8 @@ class _Run:
             self._embeddings(),
             batches.truncated_inputs,
             batches.examples,
+            self.trainable,
+            round(step * self.watch.per_step(), 3),
         )
         if finished and self.lead:
             write_json(self.directory / "result.json", plain_fields(found))
