@@ -23,6 +23,8 @@ CONFIGURABLES = {
     # What `spot study` calls.
     "study": "spot_jax.transfer.study_plan:StudyPlan",
     "Stage": "spot_jax.transfer.study_plan:Stage",
+    # What `spot intrinsic` calls.
+    "intrinsic": "spot_jax.transfer.intrinsic.plan:IntrinsicPlan",
     # The backbone.
     "StoredBackbone": "spot_jax.training.recipes:StoredBackbone",
     "RandomBackbone": "spot_jax.training.recipes:RandomBackbone",
@@ -30,8 +32,10 @@ CONFIGURABLES = {
     # Methods.
     "PromptTuning": "spot_jax.training.recipes:PromptTuningRecipe",
     "ModelTuning": "spot_jax.training.recipes:ModelTuningRecipe",
+    "PrefixTuning": "spot_jax.training.recipes_prefix:PrefixTuningRecipe",
     "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
     "SubspaceTuning": "spot_jax.training.recipes_intrinsic:SubspaceTuningRecipe",
+    "FastfoodTuning": "spot_jax.training.recipes_intrinsic:FastfoodTuningRecipe",
     # Optimizers and learning rates.
     "Adafactor": "spot_jax.training.optimizers:Adafactor",
     "AdamW": "spot_jax.training.optimizers:AdamW",

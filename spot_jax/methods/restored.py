@@ -11,7 +11,10 @@ from spot_jax.t5.config import T5Config
 
 # A method's name, and the function (params, config, file) -> Inference that reads its files.
 # Methods whose prompt is rows of virtual tokens need none.
-_OTHERS: dict[str, str] = {}
+_OTHERS: dict[str, str] = {
+    "PrefixTuning": "spot_jax.methods.prefix_tuning:restored_prefix",
+    "FastfoodTuning": "spot_jax.methods.fastfood:restore",
+}
 
 
 def restored(params: Tree, config: T5Config, file: PromptFile) -> Inference:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method
+from spot_jax.methods.fastfood import FastfoodTuning
 from spot_jax.methods.intrinsic_ist import SubspaceTuning
 from spot_jax.methods.intrinsic_msf import FEWEST, SubspaceFinding
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
@@ -207,6 +208,55 @@ class SubspaceTuningRecipe:
         if file is None:
             return {"random": self.subspace_seed}
         return {"mark": file.mark, "file": self.subspace, "step": file.step, "tasks": file.tasks}
+
+
+@dataclasses.dataclass(frozen=True)
+class FastfoodTuningRecipe:
+    """The baseline of a random subspace of all the backbone's weights; one task a run.
+
+    What is stored is d numbers and a seed: `spot eval` and `spot infer` compute the weights from
+    them again.
+
+    Attributes:
+        dim: d; 100 in the released script.
+        seed: of the random projection; the run's own seeds have no part in it.
+        z_loss: none in the released code.
+        per_token: average the loss over target tokens; the released code sums.
+        label_smoothing: 0.1 in the released code.
+    """
+
+    dim: int = 100
+    seed: int = 0
+    z_loss: float = 0.0
+    per_token: bool = False
+    label_smoothing: float = 0.0
+    copies: int = 1
+    tunes_backbone: bool = False
+
+    def sources(self, backbone: Backbone, count: int) -> None:
+        """The vector begins at zero: at the backbone as it is."""
+        return
+
+    def build(
+        self,
+        backbone: Backbone,
+        vocabulary: Vocabulary | None,
+        labels: Sequence[Sequence[str] | None],
+    ) -> Method:
+        """The method; one run tunes one vector."""
+        if len(labels) != 1:
+            raise SpotError(
+                f"Fastfood moves all weights and tunes one vector a run, {len(labels)} were asked "
+                "for; give each task and seed a run of its own"
+            )
+        return FastfoodTuning(
+            backbone.config,
+            self.dim,
+            self.seed,
+            self.z_loss,
+            self.per_token,
+            self.label_smoothing,
+        )
 
 
 def _start(subspace: SubspaceFile | None, path: str, file: PromptFile) -> np.ndarray:

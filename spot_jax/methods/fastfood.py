@@ -1,0 +1,234 @@
+"""Tuning all weights within a random subspace: the other baseline of Qin et al. (2021).
+
+    theta = theta_0 + Fastfood(v),   v in R^d tuned from zero (Aghajanyan et al. 2021)
+
+Fastfood (Le et al. 2013) is a random projection that is never held as a D x d matrix. For a tensor
+of D numbers, with L the next power of two, H Hadamard's matrix of +-1, B random signs, Pi a random
+permutation and G standard normal numbers on a diagonal:
+
+    Fastfood(v) = first D of  H G Pi H B [v; 0]  /  (sqrt(L sum G^2) sqrt(D / L))
+
+Every tensor of the backbone has draws of its own. Nothing of them is stored with v: they are drawn
+again from the seed.
+"""
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.t5.backbone import Backbone, unflatten
+from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.model import stack_layers
+
+Draws = dict[str, dict[str, Array]]
+DRAWS = "fastfood"
+_FACTOR = 128
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def hadamard(x: Float[Array, "... m"]) -> Float[Array, "... m"]:
+    """H x for Hadamard's (Sylvester's) matrix of +-1, m a power of two, in m log m operations."""
+    size, done = x.shape[-1], 1
+    while done < size:
+        factor = min(_FACTOR, size // done)
+        parts = x.reshape(*x.shape[:-1], -1, factor, done)
+        mixed = jnp.einsum("ij,...ajb->...aib", _matrix(factor), parts, precision="highest")
+        x, done = mixed.reshape(x.shape), done * factor
+    return x
+
+
+def _matrix(size: int) -> np.ndarray:
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def draw(random: np.random.Generator, dim: int, size: int) -> dict[str, np.ndarray]:
+    """One tensor's random numbers.
+
+    Only the first d of H's columns meet anything but zeros, and they repeat from row to row with
+    a period of m, the next power of two: the first product is m numbers, and Pi says which of
+    them stands where.
+
+    Args:
+        random: of the tensor.
+        dim: d.
+        size: D.
+
+    Returns:
+        `signs` float32 [m], `index` int16 or int32 [L] below m, `gauss` float32 [L] with the
+        divisor in it.
+    """
+    rows = power_of_two(size)
+    columns = min(power_of_two(dim), rows)
+    signs = random.integers(0, 2, columns, np.int8)
+    places = random.permutation(rows) % columns
+    gauss = random.standard_normal(rows, np.float32)
+    # The two roots of the formula in one: L cancels.
+    divisor = np.sqrt(size * np.sum(np.square(gauss, dtype=np.float64)))
+    return {
+        "signs": np.float32(2) * signs - 1,
+        "index": places.astype(np.int16 if columns <= 2**15 else np.int32),
+        "gauss": gauss / np.float32(divisor),
+    }
+
+
+def project(
+    vector: Float[Array, " d"], draws: Mapping[str, Array], shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Fastfood(v) in a tensor's shape; of v as many numbers as L if it has more."""
+    columns = draws["signs"].shape[0]
+    head = vector[:columns]
+    padded = jnp.pad(head, (0, columns - head.shape[0]))
+    mixed = hadamard(draws["signs"] * padded)[draws["index"]]
+    return hadamard(draws["gauss"] * mixed)[: math.prod(shape)].reshape(shape)
+
+
+def _groups(config: T5Config) -> dict[tuple[int, ...], list[str]]:
+    """The backbone's tensors by shape: one program serves all that are alike."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in sorted(parameter_shapes(config).items()):
+        groups.setdefault(shape, []).append(name)
+    return groups
+
+
+def draw_all(config: T5Config, dim: int, seed: int) -> Draws:
+    """Every tensor's draws, stacked over those of one shape, whose name they are under.
+
+    By NumPy, on the host: a permutation of 30 million is a sort to JAX. Six bytes for each of L.
+    """
+    found = {}
+    for shape, names in _groups(config).items():
+        each = [
+            draw(np.random.default_rng((seed, zlib.crc32(name.encode()))), dim, math.prod(shape))
+            for name in names
+        ]
+        found["x".join(map(str, shape))] = {
+            kind: jnp.asarray(np.stack([one[kind] for one in each])) for kind in each[0]
+        }
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def moved(params: Tree, vector: Float[Array, " d"], draws: Draws, config: T5Config) -> Tree:
+    """theta_0 + Fastfood(v), float32, in the layout of `params`."""
+    steps: dict[str, Array] = {}
+    for shape, names in _groups(config).items():
+        of_one = functools.partial(project, vector, shape=shape)
+        stacked = jax.vmap(of_one)(draws["x".join(map(str, shape))])
+        steps |= {name: stacked[i] for i, name in enumerate(names)}
+    tree = unflatten(steps)
+    if config.scan_layers:
+        tree = stack_layers(tree, config)
+    return jax.tree.map(lambda base, step: base.astype(jnp.float32) + step, params, tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FastfoodTuning(Defaults):
+    """One vector of d numbers that moves all weights of the backbone; no prompt.
+
+    Attributes:
+        config: the backbone's shape, with this run's dropout and dtype.
+        dim: d; 100 in the released script.
+        seed: of the random projection.
+        z_loss: weight of the squared log normaliser.
+        per_token: average the loss over target tokens; the released code sums.
+        label_smoothing: 0.1 in the released code.
+    """
+
+    config: T5Config
+    dim: int = 100
+    seed: int = 0
+    z_loss: float = 0.0
+    per_token: bool = False
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise SpotError(f"a subspace has at least 1 dimension, found {self.dim}")
+
+    @property
+    def num_prompts(self) -> int:
+        """One vector a run: every other would need the weights once more."""
+        return 1
+
+    @property
+    def prompt_length(self) -> int:
+        """There are no virtual tokens."""
+        return 0
+
+    def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
+        """trainable = {"vector": zeros [d]}, frozen = the backbone and the draws."""
+        draws = draw_all(self.config, self.dim, self.seed)
+        return {"vector": jnp.zeros(self.dim)}, {**backbone.params, DRAWS: draws}
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """See `seq2seq_loss`; its gradient is that of the vector alone."""
+        return seq2seq_loss(
+            self._moved(trainable, frozen),
+            self.config,
+            batch,
+            keys,
+            z_loss=self.z_loss,
+            per_token=self.per_token,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _moved(self, trainable: Tree, frozen: Tree) -> Tree:
+        params = {name: leaf for name, leaf in frozen.items() if name != DRAWS}
+        return moved(params, trainable["vector"], frozen[DRAWS], self.config)
+
+    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
+        """The moved weights."""
+        return Inference(self._moved(trainable, frozen))
+
+    def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "1 d"]:
+        """The vector as one row."""
+        return trainable["vector"][None]
+
+    def describe(self) -> dict[str, Any]:
+        """What the weights are computed from again."""
+        return {**super().describe(), "dim": self.dim, "seed": self.seed}
+
+    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
+        """A few of the draws, by which a NumPy that draws others is found out."""
+        return {"draws": _sample(frozen[DRAWS])}
+
+
+def restore(params: Tree, config: T5Config, file: PromptFile) -> Inference:
+    """The weights that a file's vector stands for.
+
+    Raises:
+        SpotError: the draws are not those that the vector was tuned with.
+    """
+    vector = jnp.asarray(file.prompt[0])
+    draws = draw_all(config, vector.shape[0], file.method["seed"])
+    expected = file.tensors.get("draws", np.zeros(len(draws)))
+    if not np.allclose(_sample(draws), expected, rtol=1e-4, atol=0.0):
+        raise SpotError(
+            "this vector was tuned with another random projection than this NumPy draws from seed "
+            f"{file.method['seed']}; use the versions of its run (environment.json)"
+        )
+    return Inference(moved(params, vector, draws, config))
+
+
+def _sample(draws: Draws) -> Float[Array, " k"]:
+    return jnp.stack([one["gauss"][0, 0] for _, one in sorted(draws.items())])
