@@ -6,6 +6,8 @@ cell under way has done since its last checkpoint.
 """
 
 import contextlib
+import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -208,6 +210,12 @@ def told(opened: CellDirectory[C], scores: Sequence[float | None], what: str, to
 def counted(cells: Sequence[AnyCell]) -> str:
     """ "5 cells, 12 prompts"."""
     return f"{len(cells)} cells, {sum(len(cell.parts) for cell in cells)} prompts"
+
+
+def slug(task: str) -> str:
+    """A task's name as part of a directory's; with digits of its hash where it had to change."""
+    made = re.sub(r"[^A-Za-z0-9_.+]+", "-", task).strip("-.")[-60:]
+    return made if made == task else f"{made}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
 
 
 def time_text(seconds: float) -> str:

@@ -14,12 +14,11 @@ cell, once named, never changes.
 """
 
 import dataclasses
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spot_jax.errors import SpotError
+from spot_jax.transfer.cell_queue import slug
 from spot_jax.transfer.library_index import whole_task
 from spot_jax.transfer.results import (
     MULTITASK_MIXTURE,
@@ -178,7 +177,4 @@ def _check_targets(grid: Grid, constituents: Constituents) -> None:
 
 
 def _name(kind: str, task: str, number: int) -> str:
-    slug = re.sub(r"[^A-Za-z0-9_.+]+", "-", task).strip("-.")[-60:]
-    if slug != task:
-        slug += "-" + hashlib.sha256(task.encode()).hexdigest()[:6]
-    return f"{kind}-{slug}" + ("" if number == 1 else f"-{number}")
+    return f"{kind}-{slug(task)}" + ("" if number == 1 else f"-{number}")

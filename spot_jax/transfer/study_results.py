@@ -21,7 +21,7 @@ from spot_jax.transfer.results import (
     StudyResults,
 )
 from spot_jax.transfer.study_cells import SOURCE, Cell, leaks
-from spot_jax.transfer.study_directory import CellPrompt, CellResult, Study
+from spot_jax.transfer.study_directory import CellPrompt, Study
 
 
 def assemble(study: Study) -> StudyResults:
@@ -49,7 +49,7 @@ def assemble(study: Study) -> StudyResults:
         families=dict(plan.families),
         prompts=tuple(_records(study, done)),
         commands=study.commands,
-        machine=_machine(list(results.values())),
+        machine=machine([result.seconds for result in results.values()]),
         notes=tuple(_notes(study)),
     )
 
@@ -158,7 +158,8 @@ def _backbone(study: Study) -> str:
     return f"{Path(study.plan.backbone.path).name} ({study.plan.fingerprint()[:12]})"
 
 
-def _machine(results: Sequence[CellResult]) -> dict[str, Any]:
+def machine(seconds: Sequence[float]) -> dict[str, Any]:
+    """Where a study ran, by name of the fact, and the sum of the seconds that its cells took."""
     devices = [device.device_kind for device in jax.devices()]
     return {
         "cores": os.cpu_count(),
@@ -166,7 +167,7 @@ def _machine(results: Sequence[CellResult]) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "seconds": round(sum(result.seconds for result in results)),
+        "seconds": round(sum(seconds)),
     }
 
 

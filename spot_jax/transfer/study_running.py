@@ -116,7 +116,7 @@ class _Work:
             for prompt, found, parts in zip(self._prompts(result), scores, chosen, strict=True)
         ]
         made = self._result(self.cell.name, result, prompts)
-        common = _majority(scores[0], plan.metric)
+        common = majority_score(scores[0], plan.metric)
         return dataclasses.replace(made, majority=common, test_examples=scores[0].examples)
 
     def _splits(self) -> tuple[str, str]:
@@ -303,7 +303,7 @@ def _curves(run: Path, count: int) -> list[list[tuple[int, float]]]:
     return curves
 
 
-def _majority(found: Score, metric: str | None) -> float | None:
+def majority_score(found: Score, metric: str | None) -> float | None:
     """The score of always answering the most common label, by the metric that prompts are scored
     by; None for tasks without labels."""
     if found.majority is None:

@@ -1,0 +1,65 @@
+"""Relative performance E_rel: how much of a reference's performance a method recovers.
+
+    E_rel = mean over tasks of (performance of IPT / performance of the reference)
+
+The reference is full prompt tuning (E_rel^PT) or model tuning (E_rel^FT) on the same tasks.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from spot_jax.errors import SpotError
+
+
+@dataclasses.dataclass(frozen=True)
+class Relative:
+    """E_rel over a set of tasks.
+
+    Attributes:
+        value: the mean ratio, 1 for the reference's own performance; NaN without a ratio.
+        tasks: those that it is over.
+        left_out: those whose reference is 0 (or below): they have no ratio.
+    """
+
+    value: float
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def relative_performance(
+    performance: Mapping[str, float], reference: Mapping[str, float]
+) -> Relative:
+    """E_rel of a method, as a share (0.87 for 87%).
+
+    A task whose reference is 0 has no ratio: it is left out of the mean, and named.
+
+    Args:
+        performance: by task; whatever its metric, on the scale of the reference's.
+        reference: by task; may hold more tasks.
+
+    Raises:
+        SpotError: a task without a reference.
+    """
+    ratios, left_out = {}, []
+    for task, value in performance.items():
+        if task not in reference:
+            raise SpotError(
+                f"{task} has no reference to be compared with, which are {', '.join(reference)}; "
+                "tune it without a subspace too"
+            )
+        if reference[task] > 0:
+            ratios[task] = value / reference[task]
+        else:
+            left_out.append(task)
+    mean = math.fsum(ratios.values()) / len(ratios) if ratios else math.nan
+    return Relative(mean, tuple(ratios), tuple(left_out))
+
+
+def means(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """(task, score) pairs as the mean score of each task, in the order of their first."""
+    by_task: dict[str, list[float]] = {}
+    for task, value in scores:
+        by_task.setdefault(task, []).append(value)
+    return {task: statistics.fmean(values) for task, values in by_task.items()}
