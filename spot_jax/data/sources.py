@@ -37,24 +37,24 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-class Shuffled:
-    """All examples in an order of their own in every epoch, from the seed and the epoch alone."""
+class Epochs:
+    """The numbers 0 to n - 1 in an order of their own in every epoch, from the seed alone."""
 
-    def __init__(self, examples: Examples, seed: int):
-        self.examples, self.seed = examples, seed
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
         self._epoch, self._index = 0, 0
         self._order = self._shuffle()
 
     def _shuffle(self) -> np.ndarray:
-        return generator(self.seed, self._epoch).permutation(len(self.examples))
+        return generator(self.seed, self._epoch).permutation(self.count)
 
-    def next(self) -> tuple[Ids, Ids]:
-        """Return the next example; after the last one a new epoch begins."""
-        if self._index == len(self.examples):
+    def next(self) -> int:
+        """Return the next number; after the last one a new epoch begins."""
+        if self._index == self.count:
             self._epoch, self._index = self._epoch + 1, 0
             self._order = self._shuffle()
         self._index += 1
-        return self.examples[int(self._order[self._index - 1])]
+        return int(self._order[self._index - 1])
 
     def state(self) -> State:
         """Return the epoch and the index in it."""
@@ -62,13 +62,33 @@ class Shuffled:
 
     def restore(self, state: State) -> None:
         """Go to an epoch and index."""
-        if not 0 <= state["index"] <= len(self.examples):
+        if not 0 <= state["index"] <= self.count:
             raise SpotError(
-                f"expected the data place to lie within {len(self.examples)} examples, found index "
+                f"expected the data place to lie within {self.count} examples, found index "
                 f"{state['index']}; the task's data has changed since the run began"
             )
         self._epoch, self._index = int(state["epoch"]), int(state["index"])
         self._order = self._shuffle()
+
+
+class Shuffled:
+    """All examples in an order of their own in every epoch, from the seed and the epoch alone."""
+
+    def __init__(self, examples: Examples, seed: int):
+        self.examples = examples
+        self._numbers = Epochs(len(examples), seed)
+
+    def next(self) -> tuple[Ids, Ids]:
+        """Return the next example; after the last one a new epoch begins."""
+        return self.examples[self._numbers.next()]
+
+    def state(self) -> State:
+        """Return the epoch and the index in it."""
+        return self._numbers.state()
+
+    def restore(self, state: State) -> None:
+        """Go to an epoch and index."""
+        self._numbers.restore(state)
 
 
 class Mixture:
