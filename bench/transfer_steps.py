@@ -115,11 +115,11 @@ def changes(found: dict[str, dict], steps: list[int]) -> list[dict]:
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     made.add_argument("--backbone", default=str(ROOT / "backbones/mini"))
-    made.add_argument("--source_steps", type=int, default=60)
+    made.add_argument("--source_steps", type=int, default=40)
     made.add_argument("--steps", type=int, default=40)
-    made.add_argument("--period", type=int, default=5)
+    made.add_argument("--period", type=int, default=10)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--examples", type=int, default=300)
+    made.add_argument("--examples", type=int, default=200)
     made.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
     given = made.parse_args()
     seeds, found = given.seeds, {}

@@ -1,0 +1,66 @@
+"""What any model must beat: the commonest label, and a linear SVM on TF-IDF."""
+
+import collections
+import time
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
+
+from bench.methods.results import Cell
+from bench.methods.tasks import Bench, Task, texts
+
+COSTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def majority(bench: Bench, task: Task) -> Cell:
+    """Always the commonest label of the training split."""
+    start = time.monotonic()
+    label = collections.Counter(texts(task.name, "train")[1]).most_common(1)[0][0]
+    _, labels = texts(task.name, "test")
+    labels = labels[: bench.test]
+    found = 100 * labels.count(label) / len(labels)
+    return Cell(
+        task.name,
+        "majority",
+        (found,),
+        len(labels),
+        chosen={"label": label},
+        whole_seconds=time.monotonic() - start,
+    )
+
+
+def svm(bench: Bench, task: Task) -> Cell:
+    """Words and pairs of words, TF-IDF, one linear SVM a label; C is chosen on validation.
+
+    It reads whole texts, and the whole validation split; the fields of a pair are joined. There is
+    no chance in it.
+    """
+    start = time.monotonic()
+    read = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    features = {"train": read.fit_transform(texts(task.name, "train")[0])}
+    for split in ("validation", "test"):
+        features[split] = read.transform(texts(task.name, split)[0])
+    fitted, tried = {}, []
+    for cost in COSTS:
+        began = time.monotonic()
+        model = LinearSVC(C=cost, random_state=0).fit(
+            features["train"], texts(task.name, "train")[1]
+        )
+        right = model.score(features["validation"], texts(task.name, "validation")[1])
+        fitted[cost] = model, time.monotonic() - began
+        tried.append({"C": cost, "validation": round(100 * right, 2)})
+    chosen = max(tried, key=lambda one: one["validation"])
+    model, seconds = fitted[chosen["C"]]
+    labels = texts(task.name, "test")[1][: bench.test]
+    found = 100 * model.score(features["test"][: len(labels)], labels)
+    return Cell(
+        task.name,
+        "svm",
+        (round(found, 2),),
+        len(labels),
+        trainable=model.coef_.size + model.intercept_.size,
+        seconds=round(seconds, 2),
+        chosen={"C": chosen["C"]},
+        tried=tuple(tried),
+        whole_seconds=time.monotonic() - start,
+    )

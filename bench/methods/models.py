@@ -1,0 +1,149 @@
+"""Model tuning: of one task from the backbone as it is, or from one that a mixture has tuned."""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+from bench.methods.prompts import place, seconds_of
+from bench.methods.results import Cell
+from bench.methods.tasks import MODULES, TASKS, Bench, Task
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.optimizers import Adafactor, WarmupDecay
+from spot_jax.training.recipes import DataSource, EvaluationPlan, ModelTuningRecipe
+from spot_jax.training.run import TrainResult, train
+
+MIXTURE = "bundled_all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How weights are tuned.
+
+    Attributes:
+        rates: learning rates of Adafactor to try, with a warm-up and a linear fall to nothing.
+        steps: updates.
+        batch_size: examples a step, about: four share a row.
+        dropout_rate: in training.
+    """
+
+    rates: tuple[float, ...] = (0.003, 0.01)
+    steps: int = 200
+    batch_size: int = 32
+    dropout_rate: float = 0.1
+
+
+TUNING = Tuning()
+MIXING = Tuning(rates=(0.01,), steps=400)
+AFTER_MIXTURE = Tuning(rates=(0.003, 0.01), steps=100)
+# Rows of the mixture's batch, each as long as the longest text.
+ROWS = 8
+
+
+def adafactor(rate: float, steps: int) -> Adafactor:
+    """T5X's for whole models: factored, scaled by the parameters, no weight decay."""
+    return Adafactor(
+        rate,
+        WarmupDecay(max(steps // 20, 1), steps),
+        weight_decay=0.0,
+        factored=True,
+        parameter_scale=True,
+    )
+
+
+def model_tuning(bench: Bench, task: Task, tuning: Tuning = TUNING) -> Cell:
+    """All weights, from the backbone as it is."""
+    return _cell(bench, task, "model_tuning", tuning, bench.backbone)
+
+
+def multitask(bench: Bench, task: Task, tuning: Tuning = AFTER_MIXTURE) -> Cell:
+    """All weights on a mixture of every set that ships, then on the task alone."""
+    return _cell(bench, task, "multitask_model_tuning", tuning, str(_mixture(bench)))
+
+
+def _mixture(bench: Bench) -> Path:
+    directory = bench.directory / "multitask_model_tuning" / MIXTURE
+    if not (directory / "result.json").exists():
+        lengths = {
+            side: max(getattr(task, side) for task in TASKS.values())
+            for side in ("inputs", "targets")
+        }
+        data = DataSource(
+            MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=lengths, modules=MODULES
+        )
+        _train(
+            bench, directory, MIXING, bench.backbone, data, MIXING.rates[0], 0, EvaluationPlan(0)
+        )
+    return directory / "backbone"
+
+
+def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) -> Cell:
+    start = time.monotonic()
+    rows = max(tuning.batch_size // 4, 1)
+    packed = {"inputs": 2 * task.inputs, "targets": 2 * task.targets}
+    data = bench.data(task, rows, pack=True, packed_lengths=packed)
+    evaluation = bench.evaluation(task, tuning.steps)
+
+    def of(rate: float, seed: int) -> TrainResult:
+        directory = place(bench, task, method, f"rate-{rate}-seed-{seed}")
+        return _train(bench, directory, tuning, backbone, data, rate, seed, evaluation)
+
+    first = {rate: of(rate, bench.seeds[0]) for rate in tuning.rates}
+    tried = [
+        {"rate": rate, "validation": round(found.last[0]["score"], 2)}
+        for rate, found in first.items()
+    ]
+    rate = max(tried, key=lambda one: one["validation"])["rate"]
+    runs = [first[rate], *(of(rate, seed) for seed in bench.seeds[1:])]
+    scores = [
+        score(
+            open_tuned(found.directory),
+            split="test",
+            decoding=task.decoding,
+            batch_size=bench.evaluation_rows,
+            examples=bench.test,
+        )[0]
+        for found in runs
+    ]
+    cell = Cell(
+        task.name,
+        method,
+        tuple(round(one.metrics["accuracy"], 2) for one in scores),
+        scores[0].examples,
+        trainable=runs[0].trainable,
+        seconds=round(sum(found.seconds for found in runs) / len(runs), 2),
+        chosen={"rate": rate, "steps": tuning.steps},
+        tried=tuple(tried),
+        whole_seconds=round(time.monotonic() - start, 1),
+    )
+    # Weights are large, and nothing begins from these.
+    shutil.rmtree(place(bench, task, method, ""))
+    return cell
+
+
+def _train(
+    bench: Bench,
+    directory: Path,
+    tuning: Tuning,
+    backbone: str,
+    data: DataSource,
+    rate: float,
+    seed: int,
+    evaluation: EvaluationPlan,
+) -> TrainResult:
+    before = seconds_of(directory)
+    result = train(
+        model_dir=str(directory),
+        backbone=bench.stored(path=backbone, dropout_rate=tuning.dropout_rate),
+        method=ModelTuningRecipe(),
+        data=data,
+        optimizer=adafactor(rate, tuning.steps),
+        train_steps=tuning.steps,
+        seeds=seed,
+        evaluation=evaluation,
+        checkpoints=CheckpointPlan(period=tuning.steps, keep=1),
+        progress=False,
+    )
+    return result if result.seconds else dataclasses.replace(result, seconds=before)

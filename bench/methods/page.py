@@ -1,0 +1,190 @@
+"""docs/methods.md, from the results."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.methods import summary
+from bench.methods.results import Cell, Results
+from bench.methods.tasks import TASKS
+from bench.methods.ways import METHODS
+
+HEAD = """# All methods on the tasks that ship
+
+```
+python -m bench.methods
+```
+
+Accuracy on test, mean and standard deviation over {seeds} seeds, with
+[`backbones/mini`](mini.md). `mini` has seen the training splits of eight of the sets, and no label
+of the three others. All numbers of this page are from
+[bench/results/methods.json](../bench/results/methods.json); the command does what is missing there
+and writes the page anew.
+"""
+
+NOTES = """## How
+
+- The first {test:,} test examples of a set, or all where it has fewer. Settings and checkpoints are
+  chosen on the first {validation} of validation; the last table names them. A grid is run with the
+  first seed, then every seed at the best of it.
+- The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
+  words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
+- Of three labels or fewer the most likely one is the answer, of more the one that greedy decoding
+  writes.
+- Training time is that of the updates alone, without compiling, evaluating and choosing settings,
+  for one seed; where seeds are tuned in one program they share its time.
+- Trained numbers are those of one seed. The SVM's are its weights.
+"""
+
+
+def render(results: Results) -> str:
+    """The whole page; of what is not done there is nothing on it."""
+    about = results.about
+    parts = [
+        HEAD.format(seeds=len(about.get("seeds", ()))),
+        _accuracies(results, "Sets that `mini` has seen in training", _known(results, True)),
+        _accuracies(results, "Sets that it has not seen", _known(results, False)),
+        _lines(results),
+        _costs(results),
+        NOTES.format(test=about.get("test", 0), validation=about.get("validation", 0)),
+        _choices(results),
+        _machine(results),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def write(results: Results, path: Path) -> None:
+    """Writes the page in one move."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(render(results), encoding="utf-8")
+    part.replace(path)
+
+
+def _known(results: Results, seen: bool) -> list[str]:
+    there = {task for task, _ in results.cells}
+    return [name for name, task in TASKS.items() if task.seen == seen and name in there]
+
+
+def _methods(results: Results, tasks: Sequence[str]) -> list[str]:
+    return [name for name in METHODS if any(results.get(task, name) for task in tasks)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body, ""])
+
+
+def _accuracies(results: Results, title: str, tasks: Sequence[str]) -> str:
+    if not tasks:
+        return ""
+    rows = [["method", *(_wrapped(task) for task in tasks), "mean"]]
+    for method in _methods(results, tasks):
+        cells = [results.get(task, method) for task in tasks]
+        found = summary.mean(results, method, tasks)
+        whole = "" if found is None else _number(*found)
+        rows.append([METHODS[method].title, *map(_cell, cells), whole])
+    return f"## {title}\n\n{_table(rows)}"
+
+
+def _wrapped(task: str) -> str:
+    return task.replace("_", " ")
+
+
+def _cell(cell: Cell | None) -> str:
+    return "" if cell is None else _number(cell.mean, cell.sd)
+
+
+def _number(value: float, spread: float | None) -> str:
+    known = spread is not None and not math.isnan(spread)
+    return f"{value:.1f} ± {spread:.1f}" if known else f"{value:.1f}"
+
+
+def _lines(results: Results) -> str:
+    """What the table comes to, in sentences."""
+    seen = _known(results, True)
+    found = []
+    means = {name: summary.mean(results, name, seen) for name in METHODS}
+    if (svm := means["svm"]) and (model := means["model_tuning"]):
+        found.append(
+            f"- Model tuning has {model[0]:.1f} on the mean of the {len(seen)} seen sets, the SVM "
+            f"{svm[0]:.1f}: {_signed(model[0] - svm[0])} points."
+        )
+    share = summary.closed(results, seen)
+    if share is not None:
+        each = {task: summary.closed(results, [task]) for task in seen}
+        parts = ", ".join(f"{_wrapped(t)} {_percent(s)}" for t, s in each.items() if s is not None)
+        found.append(
+            "- Prompt tuning closes "
+            f"{_percent(share)} of the distance from the commonest label to model tuning, on the "
+            f"means; by set: {parts}."
+        )
+    for what, tasks in (("seen", seen), ("unseen", _known(results, False))):
+        moved = summary.change(results, "spot", "prompt_tuning", tasks)
+        if moved is not None:
+            found.append(
+                "- A prompt from a source's instead of from scratch, at equal steps, over the "
+                f"{what} sets: {_signed(moved.mean)} points (95% bootstrap interval over sets "
+                f"and seeds {_signed(moved.low)} to {_signed(moved.high)})."
+            )
+    return "## In words\n\n" + "\n".join(found) + "\n" if found else ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.0f}%"
+
+
+def _costs(results: Results) -> str:
+    tasks = _known(results, True) + _known(results, False)
+    rows = [["method", "trained numbers", "training, s", "by set, s"]]
+    for method in _methods(results, tasks):
+        cells = [cell for task in tasks if (cell := results.get(task, method))]
+        if method == "majority":
+            continue
+        numbers = sorted({cell.trainable for cell in cells})
+        count = f"{numbers[0]:,}" + (f" to {numbers[-1]:,}" if len(numbers) > 1 else "")
+        times = [cell.seconds for cell in cells]
+        rows.append(
+            [
+                METHODS[method].title,
+                count,
+                f"{statistics.fmean(times):.1f}",
+                f"{min(times):.1f} to {max(times):.1f}",
+            ]
+        )
+    return f"## What is trained, and how long\n\n{_table(rows)}" if rows[1:] else ""
+
+
+def _choices(results: Results) -> str:
+    tasks = _known(results, True) + _known(results, False)
+    methods = [m for m in _methods(results, tasks) if m != "majority"]
+    rows = [["set", *(METHODS[method].title for method in methods)]]
+    for task in tasks:
+        cells = [results.get(task, method) for method in methods]
+        rows.append([_wrapped(task), *("" if c is None else _chosen(c) for c in cells)])
+    return f"## What validation chose\n\n{_table(rows)}" if methods else ""
+
+
+def _chosen(cell: Cell) -> str:
+    parts = []
+    for name, value in cell.chosen.items():
+        if name in ("recipe", "source"):
+            parts.append(f"from {_wrapped(value)}" if name == "source" else str(value))
+        else:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _machine(results: Results) -> str:
+    about = results.about
+    if "cores" not in about:
+        return ""
+    whole = sum(cell.whole_seconds for cell in results.cells.values())
+    return (
+        f"Machine: {about['cores']} cores ({about['machine']}), JAX {about['jax']}. All cells "
+        f"together took {whole / 60:.0f} minutes, choosing and evaluating included.\n"
+    )

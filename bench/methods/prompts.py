@@ -1,0 +1,144 @@
+"""A method with prompts on a task: a grid chosen on validation, then every seed at the best of it.
+
+Each recipe of the grid is one program, whose prompts differ in learning rate; the seeds at the end
+are one program too. Everything is `spot_jax.training.run.train` and `spot_jax.inference.scores`.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.methods.results import Cell
+from bench.methods.tasks import Bench, Task
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.optimizers import Adafactor, Optimizer
+from spot_jax.training.recipes import MethodRecipe
+from spot_jax.training.run import TrainResult, train
+
+FINAL = "final"
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a method tunes prompts, and what is tried.
+
+    Attributes:
+        recipes: by what tells them apart, such as "P = 20".
+        rates: learning rates.
+        steps: updates.
+        batch_size: rows a step of each prompt.
+        optimizer: its learning rate is replaced by each of `rates`.
+        evaluations: of each run; the best checkpoint is kept.
+    """
+
+    recipes: Mapping[str, MethodRecipe]
+    rates: tuple[float, ...]
+    steps: int
+    batch_size: int = 16
+    optimizer: Optimizer = Adafactor()
+    evaluations: int = 3
+
+
+def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
+    """The cell of a method with prompts."""
+    start = time.monotonic()
+    tried = [
+        entry
+        for name in way.recipes
+        if _alternatives(way)
+        for entry in _grid(bench, task, method, way, name)
+    ]
+    only: dict[str, Any] = {"recipe": next(iter(way.recipes)), "rate": way.rates[0]}
+    best = max(tried, key=lambda one: one["validation"], default=only)
+    seeds = list(bench.seeds)
+    recipe = way.recipes[best["recipe"]]
+    result = run(bench, task, method, FINAL, way, recipe, [best["rate"]] * len(seeds), seeds)
+    scores = score(
+        open_tuned(result.directory),
+        split="test",
+        decoding=task.decoding,
+        batch_size=bench.evaluation_rows,
+        examples=bench.test,
+    )
+    return Cell(
+        task.name,
+        method,
+        tuple(round(one.metrics["accuracy"], 2) for one in scores),
+        scores[0].examples,
+        trainable=result.trainable,
+        seconds=round(result.seconds / len(seeds), 2),
+        chosen={"recipe": best["recipe"], "rate": best["rate"], "steps": way.steps},
+        tried=tuple(tried),
+        files=tuple(relative(bench, path) for path in result.prompts),
+        whole_seconds=round(time.monotonic() - start, 1),
+    )
+
+
+def _alternatives(way: Way) -> bool:
+    return len(way.recipes) * len(way.rates) > 1
+
+
+def _grid(bench: Bench, task: Task, method: str, way: Way, name: str) -> list[dict[str, Any]]:
+    rates = list(way.rates)
+    result = run(bench, task, method, name, way, way.recipes[name], rates, bench.seeds[0])
+    return [
+        {
+            "recipe": name,
+            "rate": rate,
+            "validation": round(best.score, 2),
+            "step": best.step,
+            "file": relative(bench, path),
+        }
+        for rate, best, path in zip(rates, result.best, result.prompts, strict=True)
+    ]
+
+
+def run(
+    bench: Bench,
+    task: Task,
+    method: str,
+    name: str,
+    way: Way,
+    recipe: MethodRecipe,
+    rates: list[float],
+    seeds: int | list[int],
+) -> TrainResult:
+    """One program: a prompt a rate, or a prompt a seed."""
+    directory = place(bench, task, method, name)
+    before = seconds_of(directory)
+    period = max(way.steps // way.evaluations, 1)
+    rate: Any = rates[0] if len(rates) == 1 else rates
+    result = train(
+        model_dir=str(directory),
+        backbone=bench.stored(),
+        method=recipe,
+        data=bench.data(task, way.batch_size),
+        optimizer=dataclasses.replace(way.optimizer, learning_rate=rate),  # type: ignore[type-var]
+        train_steps=way.steps,
+        seeds=seeds,
+        evaluation=bench.evaluation(task, period),
+        checkpoints=CheckpointPlan(period=way.steps),
+        progress=False,
+    )
+    return result if result.seconds else dataclasses.replace(result, seconds=before)
+
+
+def place(bench: Bench, task: Task, method: str, name: str) -> Path:
+    """The directory of a run."""
+    return bench.directory / method / task.name / name.replace(" ", "")
+
+
+def relative(bench: Bench, path: Path) -> str:
+    """A file as results name it."""
+    return str(path.relative_to(bench.directory))
+
+
+def seconds_of(directory: Path) -> float:
+    """What a run that is finished already took; it is not timed again."""
+    path = directory / "result.json"
+    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0

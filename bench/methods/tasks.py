@@ -1,0 +1,138 @@
+"""The tasks, and what all cells share."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from spot_jax.training.recipes import DataSource, EvaluationPlan, StoredBackbone
+from tasks.bundled import reading
+from tasks.choices import SEEN as SEEN_BY_MINI
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ("tasks.bundled_tasks",)
+# Writing a label is cheaper than ranking this many.
+MOST_RANKED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A bundled set as it is used here.
+
+    Attributes:
+        name: of the set.
+        inputs: pieces of text, end included; where the set's texts are longer they are cut. Few
+            different lengths, so that tasks share compiled programs.
+        targets: pieces of a label at most.
+        source: the set that a prompt is carried from: of the same family where it has another.
+    """
+
+    name: str
+    inputs: int
+    targets: int
+    source: str
+
+    @property
+    def task(self) -> str:
+        """The registered task."""
+        return f"bundled_{self.name}"
+
+    @property
+    def seen(self) -> bool:
+        """Whether `mini` has seen its training split."""
+        return self.name in SEEN_BY_MINI
+
+    @property
+    def family(self) -> str:
+        """The kind of task."""
+        return reading.find(self.name).family
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What is answered."""
+        return reading.find(self.name).labels
+
+    @property
+    def decoding(self) -> str:
+        """The best of few labels by likelihood; of many, the one that is written."""
+        return "rank" if len(self.labels) <= MOST_RANKED else "greedy"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("banking77", 48, 12, "clinc150"),
+        Task("clinc150", 32, 8, "banking77"),
+        Task("sms_spam", 64, 4, "vader_tweets"),
+        Task("sotu_party", 128, 8, "vader_movie"),
+        Task("vader_movie", 64, 4, "vader_tweets"),
+        Task("vader_tweets", 48, 12, "vader_movie"),
+        Task("wordnet_hypernym", 32, 8, "wordnet_supersense"),
+        Task("wordnet_supersense", 48, 12, "wordnet_hypernym"),
+        Task("vader_amazon", 64, 4, "vader_movie"),
+        Task("bible_paraphrase", 128, 8, "wordnet_hypernym"),
+        Task("gap_coref", 208, 4, "wordnet_hypernym"),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all cells share.
+
+    Attributes:
+        directory: where runs are kept.
+        backbone: the stored T5.
+        seeds: of every method that has chance in it.
+        validation: examples that settings and checkpoints are chosen on, at most, the first ones.
+        test: examples that are scored, at most, the first ones.
+        evaluation_rows: of a batch that is predicted.
+    """
+
+    directory: Path
+    backbone: str = str(ROOT / "backbones" / "mini")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    validation: int = 300
+    test: int = 1000
+    evaluation_rows: int = 100
+
+    def stored(self, **options) -> StoredBackbone:
+        """The T5 in float32, without dropout unless something else is said."""
+        return StoredBackbone(
+            **{
+                "path": self.backbone,
+                "parameter_dtype": "float32",
+                "dropout_rate": 0.0,
+                **options,
+            }
+        )
+
+    def data(self, task: Task, batch_size: int, **options) -> DataSource:
+        """The task's training split."""
+        lengths = {"inputs": task.inputs, "targets": task.targets}
+        return DataSource(
+            **{
+                "mixture_or_task_name": task.task,
+                "task_feature_lengths": lengths,
+                "batch_size": batch_size,
+                "modules": MODULES,
+                **options,
+            }
+        )
+
+    def evaluation(self, task: Task, period: int) -> EvaluationPlan:
+        """How checkpoints of a task are chosen."""
+        return EvaluationPlan(
+            period=period,
+            examples=self.validation,
+            batch_size=self.evaluation_rows,
+            decoding=task.decoding,
+            metric="accuracy",
+        )
+
+
+@functools.cache
+def texts(name: str, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts and labels of a split, as a T5 reads and writes them."""
+    item = reading.find(name)
+    pairs = [reading.written(item, row) for row in reading.rows(name, split)]
+    return tuple(text for text, _ in pairs), tuple(label for _, label in pairs)

@@ -1,0 +1,86 @@
+"""The methods by name, in the order of the table."""
+
+import dataclasses
+from collections.abc import Callable
+
+from bench.methods.baselines import majority, svm
+from bench.methods.models import model_tuning, multitask
+from bench.methods.prompts import Way, tuned
+from bench.methods.results import Cell, Results
+from bench.methods.tasks import TASKS, Bench, Task
+from spot_jax.errors import SpotError
+from spot_jax.training.recipes import PromptTuningRecipe
+
+LENGTHS = (10, 20, 50)
+RATES = (0.1, 0.3, 1.0)
+STEPS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        title: as the page has it.
+        cell: does it on a task; `Results` has what other methods came to.
+        needs: the cells (task, method) that it begins from.
+    """
+
+    title: str
+    cell: Callable[[Bench, Task, Results], Cell]
+    needs: Callable[[Task], tuple[tuple[str, str], ...]] = lambda task: ()
+
+
+def _prompt_tuning(bench: Bench, task: Task, results: Results) -> Cell:
+    recipes = {f"P = {length}": PromptTuningRecipe(length) for length in LENGTHS}
+    return tuned(bench, task, "prompt_tuning", Way(recipes, RATES, STEPS))
+
+
+def _spot(bench: Bench, task: Task, results: Results) -> Cell:
+    """As from scratch, but from the source's best prompt of the length that was best here."""
+    own, source = (_done(results, name, "prompt_tuning") for name in (task.name, task.source))
+    recipe, rate = own.chosen["recipe"], own.chosen["rate"]
+    alike = [one for one in source.tried if one["recipe"] == recipe]
+    file = str(bench.directory / max(alike, key=lambda one: one["validation"])["file"])
+    length = int(recipe.split()[-1])
+    recipes = {recipe: PromptTuningRecipe(length, "prompt", prompt=file)}
+    cell = tuned(bench, task, "spot", Way(recipes, (rate,), STEPS))
+    return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
+
+
+def _done(results: Results, task: str, method: str) -> Cell:
+    found = results.get(task, method)
+    if found is None:
+        raise SpotError(f"{method} on {task} is not done; do it first, with --methods {method}")
+    return found
+
+
+METHODS = {
+    "majority": Method("commonest label", lambda bench, task, results: majority(bench, task)),
+    "svm": Method("TF-IDF, linear SVM", lambda bench, task, results: svm(bench, task)),
+    "model_tuning": Method("model tuning", lambda bench, task, results: model_tuning(bench, task)),
+    "multitask_model_tuning": Method(
+        "multi-task, then model tuning", lambda bench, task, results: multitask(bench, task)
+    ),
+    "prompt_tuning": Method("prompt tuning", _prompt_tuning),
+    "spot": Method(
+        "prompt tuning from a source prompt (SPoT)",
+        _spot,
+        lambda task: ((task.name, "prompt_tuning"), (task.source, "prompt_tuning")),
+    ),
+}
+
+
+def order(methods: list[str], tasks: list[str]) -> list[tuple[str, str]]:
+    """The cells (task, method) to do, each after those it needs, which are added."""
+    planned: dict[tuple[str, str], None] = {}
+
+    def add(task: str, method: str) -> None:
+        for need in METHODS[method].needs(TASKS[task]):
+            add(*need)
+        planned.setdefault((task, method))
+
+    for method in (name for name in METHODS if name in methods):
+        for task in tasks:
+            add(task, method)
+    return list(planned)
