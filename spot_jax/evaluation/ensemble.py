@@ -90,7 +90,7 @@ def evaluate_ensemble(
     targets: Sequence[Any],
     metrics: Sequence[Metric],
     *,
-    table: Float[Array, "r d"],
+    table: Float[Array, "r d"] | None,
     members: int,
     search: Search | None = None,
     place: Callable[[Batch], Batch] = dict,
@@ -98,14 +98,16 @@ def evaluate_ensemble(
     """Evaluates N prompts and their vote in one pass; other arguments as in `evaluate`.
 
     Args:
+        params: the backbone's tree; with prefixes in it, one for each row of the grown batches.
         batches: written with the first prompt's virtual tokens; they grow N-fold here.
-        table: the N prompts one under another, [N * P, d].
+        table: the N prompts one under another, [N * P, d]; None for prefixes.
         members: number of prompts, N. Raises `SpotError` when the table doesn't divide by it.
     """
-    rows, left = divmod(table.shape[0], max(members, 1))
+    total = 0 if table is None else table.shape[0]
+    rows, left = divmod(total, max(members, 1))
     if members < 1 or left:
         raise SpotError(
-            f"expected a table of {members} prompts of equal length, found {table.shape[0]} rows; "
+            f"expected a table of {members} prompts of equal length, found {total} rows; "
             "give the prompts' number and stack prompts of one length"
         )
     search = search or Search()

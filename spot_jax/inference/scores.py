@@ -196,18 +196,16 @@ def _vote(
 ) -> list[Score]:
     """The members' scores, and that of their vote; ties go to the best by validation."""
     prompts = sorted(prompts, key=lambda prompt: -prompt.score)
-    table = tuned.table(prompts)
-    if table is None:
-        raise SpotError("an ensemble is of prompts, the backbone alone has none; add --prompt FILE")
+    inference = tuned.ensemble(prompts, shape.batch_size)
     batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts))
     found = evaluate_ensemble(
-        tuned.backbone.params,
+        inference.params,
         tuned.backbone.config,
         batches,
         tuned.vocabulary,
         task.targets,
         task.metrics,
-        table=table,
+        table=inference.table,
         members=len(prompts),
         search=task.search,
         place=place,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from spot_jax.errors import SpotError
 from spot_jax.evaluation.metrics import mean_of_metrics
 from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.methods.restored import restored, virtual_tokens
+from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import StoredBackbone
@@ -88,17 +87,18 @@ class Tuned:
             return Inference(self.backbone.params)
         return restored(self.backbone.params, self.backbone.config, prompt.file)
 
-    def table(self, prompts: Sequence[Prompt]) -> jax.Array | None:
-        """Prompts of one length, one under another: float32 [N * P, d], or None without."""
-        lengths = sorted({prompt.length for prompt in prompts})
-        if len(lengths) > 1:
+    def ensemble(self, prompts: Sequence[Prompt], examples: int) -> Inference:
+        """What several prompts at once run with, on batches of `examples` rows times prompts."""
+        files = [prompt.file for prompt in prompts if prompt.file is not None]
+        if not files:
             raise SpotError(
-                f"an ensemble needs prompts of one length, found {lengths}; leave some out"
+                "an ensemble is of prompts, the backbone alone has none; add --prompt FILE"
             )
-        tables = [table for one in prompts if (table := self.inference(one).table) is not None]
-        if not tables:
-            return None
-        return jax.device_put(jnp.concatenate(tables), replicated(self.mesh))
+        backbone = self.backbone
+        found = restored_ensemble(backbone.params, backbone.config, files, examples)
+        if found.table is None:
+            return found
+        return found._replace(table=jax.device_put(found.table, replicated(self.mesh)))
 
     def writer(self, prompt: Prompt) -> InputWriter | None:
         """What writes a prompt's virtual tokens into inputs, as the only prompt of the table."""

@@ -301,6 +301,28 @@ def restored_prefix(params: Tree, config: T5Config, file: PromptFile) -> Inferen
     return Inference(with_prefix(params, config, jnp.asarray(file.prompt)[None], places))
 
 
+def prefix_ensemble(
+    params: Tree, config: T5Config, files: Sequence[PromptFile], examples: int
+) -> Inference:
+    """What batches of `examples` rows run with when each row is repeated for every prefix.
+
+    Row j of the batch becomes rows j * N to j * N + N - 1, of which number n has prefix n. Every
+    row carries its prefix, so this takes N * examples times a prefix's memory.
+
+    Raises:
+        SpotError: as in `layout_of`, or prefixes that are not alike.
+    """
+    layouts = {layout_of(config, file) for file in files}
+    if len(layouts) > 1:
+        found = sorted(f"{one.length} in {'+'.join(one.places)}" for one in layouts)
+        raise SpotError(
+            f"an ensemble needs prefixes of one length and places, found {', '.join(found)}; "
+            "leave some out"
+        )
+    rows = jnp.tile(jnp.stack([jnp.asarray(file.prompt) for file in files]), (examples, 1, 1))
+    return Inference(with_prefix(params, config, rows, layouts.pop().places))
+
+
 def stored_start(config: T5Config, file: PromptFile, *, mlp: bool) -> StoredInit:
     """The beginning that a file offers.
 

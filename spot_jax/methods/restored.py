@@ -1,6 +1,7 @@
 """A prompt's file back to what predictions run with, by the method that its metadata names."""
 
 import importlib
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -38,6 +39,43 @@ def restored(params: Tree, config: T5Config, file: PromptFile) -> Inference:
             f"{config.emb_dim}; load the backbone it was tuned on"
         )
     return Inference(params, jnp.asarray(file.prompt))
+
+
+def restored_ensemble(
+    params: Tree, config: T5Config, files: Sequence[PromptFile], examples: int
+) -> Inference:
+    """What predictions of several prompts run with, every row of a batch repeated for each.
+
+    Args:
+        params: the frozen T5's tree.
+        config: its shape.
+        files: the prompts', one a repetition of a row; the table stacks them.
+        examples: rows of a batch before they are repeated.
+
+    Raises:
+        SpotError: prompts of different methods or lengths, or of a method that has no ensembles.
+    """
+    names = {str(file.method.get("name", "")) for file in files}
+    others = sorted(names & set(_OTHERS))
+    if others == ["PrefixTuning"] and len(names) == 1:
+        from spot_jax.methods.prefix_tuning import prefix_ensemble
+
+        return prefix_ensemble(params, config, files, examples)
+    if others:
+        raise SpotError(
+            f"an ensemble is of virtual tokens alone or of prefixes alone, found "
+            f"{' and '.join(sorted(filter(None, names)))}; leave some out, or score each alone"
+        )
+    lengths, placements = (
+        sorted(set(one)) for one in zip(*map(virtual_tokens, files), strict=True)
+    )
+    for what, found in (("length", lengths), ("placement", placements)):
+        if len(found) > 1:
+            raise SpotError(
+                f"an ensemble needs prompts of one {what}, found {found}; leave some out"
+            )
+    tables = [restored(params, config, file).table for file in files]
+    return Inference(params, jnp.concatenate([one for one in tables if one is not None]))
 
 
 def virtual_tokens(file: PromptFile) -> tuple[int, str]:
