@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -82,3 +83,19 @@ def virtual_tokens(file: PromptFile) -> tuple[int, str]:
     """How many virtual tokens an input holds, and where they stand (`Method.placement`)."""
     length = 0 if file.method.get("name") in _OTHERS else len(file.prompt)
     return length, str(file.method.get("placement", "before"))
+
+
+def use_of(file: PromptFile) -> dict[str, Any]:
+    """What of a file's method says how its rows are used; prompts mix only where this is equal."""
+    if file.method.get("name") in _OTHERS:
+        return dict(file.method)
+    return {"placement": virtual_tokens(file)[1]}
+
+
+def check_virtual(path: str, file: PromptFile) -> None:
+    """`SpotError` for a prompt that is not rows of virtual tokens but a prefix, for example."""
+    if (name := file.method.get("name")) in _OTHERS:
+        raise SpotError(
+            f"{path}: expected rows of virtual tokens, found a prompt of {name}, which is none; "
+            "give one of Prompt Tuning"
+        )

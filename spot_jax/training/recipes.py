@@ -24,6 +24,7 @@ from spot_jax.methods.prompt_tuning import (
     TextInit,
     UniformInit,
 )
+from spot_jax.methods.restored import check_virtual
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.model import init_params, stack_layers
@@ -191,7 +192,10 @@ class PromptTuningRecipe:
             raise SpotError("init 'prompt' needs a prompt file; set PromptTuningRecipe.prompt")
         paths = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         paths = paths * count if len(paths) == 1 else paths
-        return [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
+        files = [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
+        for path, file in files:
+            check_virtual(path, file)
+        return files
 
     def build(
         self,

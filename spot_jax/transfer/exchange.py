@@ -16,6 +16,7 @@ from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.restored import check_virtual
 from spot_jax.transfer.library_files import write_whole
 from spot_jax.transfer.peft_adapter import is_adapter, read_adapter, write_adapter
 
@@ -62,10 +63,13 @@ def write_prompt(
         base_model: for peft: the name by which transformers knows the backbone.
 
     Raises:
-        SpotError: no such form, or a destination that holds something else.
+        SpotError: no such form, a destination that holds something else, or a prompt that is not
+            rows of virtual tokens, which only our own form holds.
     """
     if form not in FORMS:
         raise SpotError(f"no form {form!r}; choose one of {', '.join(FORMS)}")
+    if form != "spot":
+        check_virtual(f"the form {form}", prompt)
     path = epath.Path(destination).expanduser()
     if form == "peft":
         write_adapter(path, prompt, base_model=base_model)

@@ -8,12 +8,14 @@ prompt that is not similar (sim <= 0) has weight 0, the others share the sum; if
 there is no average. With positive similarities this is the paper's formula.
 """
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.restored import use_of
 from spot_jax.transfer.library import Library, Match
 from spot_jax.transfer.methods.base import Start, Work
 
@@ -44,12 +46,13 @@ def average(
         files: where each is.
 
     Raises:
-        SpotError: prompts of several shapes or backbones, or none that is similar.
+        SpotError: prompts of several shapes, backbones or ways of use, or none that is similar.
     """
     shares = weights(similarities)
     for what, found in (
         ("shapes", {prompt.prompt.shape for prompt in prompts}),
         ("backbones", {prompt.backbone[:12] for prompt in prompts if prompt.backbone}),
+        ("ways of use", {json.dumps(use_of(prompt), sort_keys=True) for prompt in prompts}),
     ):
         if len(found) > 1:
             raise SpotError(
@@ -69,7 +72,7 @@ def average(
     first = prompts[0]
     return PromptFile(
         np.asarray(table, np.float32),
-        method={"name": "WeightedAverage", "length": len(first.prompt)},
+        method={"name": "WeightedAverage", "length": len(first.prompt), **use_of(first)},
         backbone=first.backbone,
         vocabulary=first.vocabulary,
         ancestry=(*parts, *(one for prompt in prompts for one in prompt.ancestry)),
