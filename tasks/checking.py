@@ -38,7 +38,7 @@ def check(name: str) -> list[Finding]:
         return [found for task in mixtures()[name] for found in check(task)]
     base = base_of(name)
     few = crossfit_sets.find(name)
-    relation = name.removeprefix("lama_")
+    relation = name.removeprefix("lama_").removesuffix("_ptuning")
     if base in LAYOUTS:
         return [_of_files(name, base)]
     if base in BY_NAME:

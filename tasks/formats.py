@@ -4,23 +4,28 @@ A template is the text with fields in braces, such as "text1: {text1} text2: {te
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spot_jax.errors import SpotError
 
-_TEMPLATES: dict[str, str] = {}
+_TEMPLATES: dict[str, str | Callable[[], str]] = {}
 
 
-def register(task: str, template: str) -> None:
-    """Name the template of a task's inputs. Registering again replaces it."""
-    fields(template)
+def register(task: str, template: str | Callable[[], str]) -> None:
+    """Name the template of a task's inputs. Registering again replaces it.
+
+    A function is called when the template is asked for; it may read the task's files.
+    """
+    if isinstance(template, str):
+        fields(template)
     _TEMPLATES[task] = template
 
 
 def of(task: str) -> str | None:
     """Return the template of a task, or None when it has none registered."""
-    return _TEMPLATES.get(task)
+    found = _TEMPLATES.get(task)
+    return found() if callable(found) else found
 
 
 def of_fields(names: tuple[str, ...]) -> str:

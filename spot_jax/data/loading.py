@@ -22,6 +22,8 @@ from spot_jax.evaluation.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
 Lengths = Mapping[str, int]
+JOIN = "+"
+"""Between the names of tasks that are mixed."""
 
 
 def is_arrays(name: str) -> bool:
@@ -215,4 +217,36 @@ def template_of(name: str) -> str | None:
     if is_arrays(name):
         return None
     _seqio().require(name)
-    return formats.of(name)
+    found = {formats.of(part) for part in _parts(name)}
+    return found.pop() if len(found) == 1 else None
+
+
+def in_template(name: str, template: str) -> str:
+    """Register what `name` stands for in a template of P-Tuning's and return the new name.
+
+    Raises:
+        SpotError: see `tasks.template_tasks.add_template_task`; and for arrays, which hold no text.
+    """
+    if is_arrays(name):
+        raise SpotError(f"{name} is tokens already, no template can be written around them")
+    _seqio()
+    from tasks.template_tasks import add_template_task
+
+    return JOIN.join(add_template_task(part, template) for part in _parts(name))
+
+
+def again_in_template(name: str, form: str | None) -> None:
+    """Register a name of `in_template` anew, in a process that only has its form."""
+    from tasks import templates
+
+    for part in _parts(name):
+        base = templates.base_of(part)
+        if form and base:
+            _seqio()
+            from tasks.template_tasks import add_form
+
+            add_form(base, form, part)
+
+
+def _parts(name: str) -> list[str]:
+    return name.split(JOIN)

@@ -7,12 +7,12 @@ from typing import Any
 
 import seqio
 
+from spot_jax.data.loading import JOIN
 from spot_jax.errors import SpotError
 
 OURS = ("tasks.bundled_tasks",)
 PAPERS = ("tasks.papers_tasks",)
 """Imported only for a name that is not known otherwise: it registers hundreds."""
-JOIN = "+"
 MAXIMUM = 2**19
 
 

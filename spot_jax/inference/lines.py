@@ -152,7 +152,7 @@ def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
 
 def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
     names = formats.fields(task.template) if task.template else ("inputs",)
-    if "inputs" in fields:
+    if "inputs" in fields and "inputs" not in names:
         names, template = ("inputs",), "{inputs}"
     else:
         template = task.template or "{inputs}"
@@ -190,7 +190,8 @@ def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
     if tuned.own and setup is not None and not setup.tunes_backbone:
         pairs = zip(prompts, setup.tasks, strict=True)
         prompts = tuple(prompt for prompt, facts in pairs if facts.name == task)
-    return max(prompts, key=lambda prompt: prompt.score), known.get(task, TaskFacts(task))
+    chosen = max(prompts, key=lambda prompt: prompt.score)
+    return chosen, known.get(task) or TaskFacts(task, template=chosen.form)
 
 
 def _labels(task: TaskFacts, labels: Sequence[str]) -> tuple[str, ...]:

@@ -103,6 +103,10 @@ def score(
             loading.import_modules(setup.modules)
         if setup.text_directory:
             loading.register_text(setup.text_directory)
+        for facts in setup.tasks:
+            loading.again_in_template(facts.name, facts.template)
+    for prompt in tuned.prompts:
+        loading.again_in_template(prompt.task, prompt.form)
     rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
     known = {**(setup.lengths if setup else DEFAULT_LENGTHS), **(lengths or {})}
     scores = []

@@ -54,6 +54,11 @@ class Prompt:
         return self.file.task if self.file is not None and self.file.backbone else ""
 
     @property
+    def form(self) -> str | None:
+        """How its task's fields are written around its virtual tokens, where the file says so."""
+        return None if self.file is None else self.file.method.get("form")
+
+    @property
     def score(self) -> float:
         """The validation score it was stored with; minus infinity if unknown."""
         metrics = {} if self.file is None else dict(self.file.metrics)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +154,16 @@ class MethodRecipe(Protocol):
         labels: Sequence[Sequence[str] | None],
     ) -> Method:
         """The method for as many prompts as `labels` has entries, each its task's labels."""
+        ...
+
+
+@runtime_checkable
+class Templated(Protocol):
+    """A recipe that writes its tasks' text in templates of its own (`tasks.templates`)."""
+
+    @property
+    def templates(self) -> list[str]:
+        """One for all prompts or one a prompt; none where the tasks have places themselves."""
         ...
 
 

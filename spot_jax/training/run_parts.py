@@ -25,6 +25,7 @@ from spot_jax.training.recipes import (
     MethodRecipe,
     RandomBackbone,
     StoredBackbone,
+    Templated,
 )
 from spot_jax.training.run_setup import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import BatchPlacement, place, tree_shardings
@@ -80,7 +81,7 @@ class RunParts:
                 loading.register_text(data.text_directory)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         count = _number_of_prompts(method, data, optimizer, seeds)
-        names = [*data.names] * (count if len(data.names) == 1 else 1)
+        names = _names(method, data, count)
         seeds = seeds * (count if len(seeds) == 1 else 1)
         rows = BatchPlacement(mesh, data.batch_size * count)
         loaded = backbone.load(mesh)
@@ -181,6 +182,15 @@ def _number_of_prompts(
                 f"{number} {what} for {count} prompts; give one for all or one for each"
             )
     return count
+
+
+def _names(method: MethodRecipe, data: DataSource, count: int) -> list[str]:
+    """Each prompt's task or mixture, in the method's template where it has one."""
+    names = [*data.names] * (count if len(data.names) == 1 else 1)
+    if not isinstance(method, Templated) or not method.templates:
+        return names
+    templates = method.templates * (count if len(method.templates) == 1 else 1)
+    return [loading.in_template(*pair) for pair in zip(names, templates, strict=True)]
 
 
 def _tuning(

@@ -173,7 +173,8 @@ def _forms() -> Iterator[str]:
     yield "```\n"
     yield (
         "P-Tuning's patterns of SuperGLUE (PT-Fewshot): the answer belongs where `<extra_id_0>` "
-        "stands, a virtual token where `<extra_id_99>` does.\n"
+        "stands, a virtual token where `<extra_id_99>` does, and what stands between two "
+        "`<extra_id_98>` is cut where an example is too long. p_tuning.md says more.\n"
     )
     yield "```"
     yield from (form(name + PTUNING) for name in PATTERNS)
@@ -224,7 +225,9 @@ def _lama() -> Iterator[str]:
         f"## LAMA (P-Tuning)\n\n{len(RELATIONS)} relations of T-REx, `lama_P17` and so on, and "
         "`lama` of all. The metric is precision_at_1. The relation's template is the input, with "
         f"the subject and a gap, such as `{inputs}`; the target is the object, "
-        f"`{sample['obj_label']}`."
+        f"`{sample['obj_label']}`. `lama_P17_ptuning` and `lama_ptuning` have P-Tuning's template "
+        "and answers of a restricted vocabulary: the words of lama/vocabulary.txt, one a line, or "
+        "without that file the objects of the relation's own facts."
     )
 
 

@@ -31,7 +31,7 @@ def write(
         prefix: the words in front; none if empty.
         names: of the fields, in order.
         words: of the labels.
-        kept: names of fields that go along.
+        kept: names of fields that go along, as those of `names` do.
         label: the name of the field that holds its number.
         numbers: that stand for the words; 0, 1, ... by default.
     """
@@ -40,7 +40,7 @@ def write(
         return {
             "inputs": text.fields(row, names, prefix),
             "targets": text.word(row[label], words, numbers),
-            **{name: row[name] for name in kept},
+            **{name: row[name] for name in (*kept, *names)},
         }
 
     return dataset.map(one, AUTOTUNE)

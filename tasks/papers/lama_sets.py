@@ -6,9 +6,11 @@ The files are those that P-Tuning's authors packed (AutoPrompt's cut of T-REx), 
     $SPOT_DATA_DIR/lama/fact-retrieval/original/P17/{train,dev,test}.jsonl
                                                            sub_label and obj_label a line
 
-A template is text with [X] for the subject and [Y] for the object. Nothing here imports seqio or
-TensorFlow.
+A template is text with [X] for the subject and [Y] for the object. `lama/vocabulary.txt` may hold
+the words that answers are restricted to, one a line. Nothing here imports seqio or TensorFlow.
 """
+
+import functools
 
 from etils import epath
 
@@ -58,7 +60,11 @@ def template_of(relation: str) -> str:
 
 def read(relation: str, split: str) -> list[tuple[str, str]]:
     """Return (subject, object) of each fact; `SpotError` with file and line for a broken one."""
-    path = _there(path_of(relation, split))
+    return _facts(path_of(relation, split))
+
+
+def _facts(path: epath.Path) -> list[tuple[str, str]]:
+    _there(path)
     rows = []
     for number, line in lines(path):
         row = json_object(path, number, line, ("sub_label", "obj_label"))
@@ -68,6 +74,45 @@ def read(relation: str, split: str) -> list[tuple[str, str]]:
     if not rows:
         raise SpotError(f"expected facts in {path}, found none")
     return rows
+
+
+def answers(relation: str) -> tuple[str, ...]:
+    """Return the words that a relation's answers are restricted to, in order.
+
+    Those of `lama/vocabulary.txt`, the paper's way, whose facts have no other objects; without
+    that file the objects of the relation's own facts, which is an easier choice.
+    """
+    allowed = vocabulary_path()
+    if allowed.exists():
+        return _words(str(allowed))
+    return _objects(*(str(path_of(relation, split)) for split in STEMS))
+
+
+def restricted(relation: str, split: str) -> list[tuple[str, str]]:
+    """Return the facts whose object is among a relation's answers."""
+    known = set(answers(relation))
+    rows = [row for row in read(relation, split) if row[1] in known]
+    if not rows:
+        raise SpotError(
+            f"expected facts with objects of {vocabulary_path()} in {path_of(relation, split)}, "
+            "found none; write one word a line as the facts have it"
+        )
+    return rows
+
+
+def vocabulary_path() -> epath.Path:
+    """Return where the allowed words may lie; `SpotError` when SPOT_DATA_DIR is unset."""
+    return data_directory() / DIRECTORY / "vocabulary.txt"
+
+
+@functools.cache
+def _words(path: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(line.strip() for _, line in lines(epath.Path(path))))
+
+
+@functools.cache
+def _objects(*paths: str) -> tuple[str, ...]:
+    return tuple(sorted({row[1] for path in paths for row in _facts(epath.Path(path))}))
 
 
 def _there(path: epath.Path) -> epath.Path:

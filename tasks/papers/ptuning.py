@@ -1,14 +1,11 @@
 """P-Tuning's patterns of SuperGLUE as tasks, `NAME_ptuning` (Liu et al. 2021; PT-Fewshot's code).
 
-A pattern is text with fields in braces, a place for the answer and places for virtual tokens
-between words that stay, the anchors. The answer's place is T5's first sentinel. A virtual token's
-is its last one, which T5's objective hardly ever reaches: `<extra_id_99>` is one piece of every T5
-vocabulary, so that a method finds the places among the token ids and writes its own ids there.
+Each is a template (`tasks.templates`) with the places of virtual tokens that the authors' code has,
+and with a text as the field that is cut where an example is too long.
 """
 
 import dataclasses
 import functools
-import string
 
 import tensorflow as tf
 
@@ -20,9 +17,9 @@ from tasks.papers.labelled import AUTOTUNE
 from tasks.papers.registering import add_task
 from tasks.papers.super_glue import KEEP_TRUE, mark_pronoun
 from tasks.papers.tfds_source import TfdsSource
+from tasks.template_tasks import fill
+from tasks.templates import parse
 
-ANSWER = "<extra_id_0>"
-VIRTUAL = "<extra_id_99>"
 _YES_NO = {"True": "Yes", "False": "No", "entailment": "Yes", "not_entailment": "No"}
 _MAYBE = {"entailment": "Yes", "contradiction": "No", "neutral": "Maybe"}
 
@@ -32,7 +29,7 @@ class Pattern:
     """A pattern and the words that stand for its set's labels.
 
     Attributes:
-        text: with fields in braces, [P] for a virtual token and [M] for the answer.
+        text: a template.
         words: from label to the word that is written; empty where the answer is a text.
     """
 
@@ -40,32 +37,28 @@ class Pattern:
     words: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def template(self) -> str:
-        """The text with T5's sentinels for [P] and [M]."""
-        return self.text.replace("[P]", VIRTUAL).replace("[M]", ANSWER)
+    def form(self) -> str:
+        """The template with T5's sentinels."""
+        return parse(self.text).form
 
 
 PATTERNS = {
-    "super_glue_boolq": Pattern("{passage}. [P] Question: {question}? Answer: [M].", _YES_NO),
-    "super_glue_cb": Pattern("{premise} {hypothesis}? [P] answer: [M]", _MAYBE),
-    "super_glue_copa": Pattern("{choice1} or {choice2}? {premise} {joint} [P] [M]."),
-    "super_glue_multirc": Pattern(
-        "{paragraph}. Question: {question}? Is it {answer}? [P] [M].", _YES_NO
+    "super_glue_boolq": Pattern(
+        "{passage}. <prompt:1> Question: {question}? Answer: {target}.", _YES_NO
     ),
-    "super_glue_rte": Pattern("{premise} Question: {hypothesis}? [P] Answer: [M].", _YES_NO),
-    "super_glue_wic": Pattern("{sentence1} {sentence2} [P] {word}? [M].", _YES_NO),
-    "super_glue_wsc": Pattern("{marked} [P] pronoun '*{span2_text}*' refers to [M]."),
+    "super_glue_cb": Pattern("{premise} {hypothesis}? <prompt:1> answer: {target}", _MAYBE),
+    "super_glue_copa": Pattern(
+        "{choice1} or {choice2}? {premise:cut} {joint} <prompt:1> {target}."
+    ),
+    "super_glue_multirc": Pattern(
+        "{paragraph}. Question: {question}? Is it {answer}? <prompt:1> {target}.", _YES_NO
+    ),
+    "super_glue_rte": Pattern(
+        "{premise} Question: {hypothesis}? <prompt:1> Answer: {target}.", _YES_NO
+    ),
+    "super_glue_wic": Pattern("{sentence1} {sentence2} <prompt:1> {word}? {target}.", _YES_NO),
+    "super_glue_wsc": Pattern("{marked} <prompt:1> pronoun '*{span2_text}*' refers to {target}."),
 }
-
-
-def fill(row: text.Row, template: str) -> tf.Tensor:
-    """Return a template with a row's fields in it."""
-    parts: list[str | tf.Tensor] = []
-    for words, name, _, _ in string.Formatter().parse(template):
-        parts.append(words)
-        if name is not None:
-            parts.append(row[name])
-    return tf.strings.join(parts)
 
 
 def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
@@ -87,7 +80,7 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
                 row[field] = text.without_html(row[field])
         if target is None:
             target = text.word(row["label"], tuple(pattern.words[label] for label in labels))
-        return {"inputs": fill(row, pattern.template), "targets": target, **kept}
+        return {"inputs": fill(row, pattern.form), "targets": target, **kept}
 
     return dataset.map(one, AUTOTUNE)
 
@@ -111,5 +104,5 @@ for _name, _pattern in PATTERNS.items():
         _metrics(_name),
         labels=_words,
         postprocess_fn=_POSTPROCESS.get(_name),
-        template=_pattern.template,
+        template=_pattern.form,
     )

@@ -16,9 +16,9 @@ def add_task(
     preprocessors: Sequence[Callable[..., Any]],
     metric_fns: Sequence[Metric],
     *,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | Callable[[], Sequence[str]] = (),
     postprocess_fn: Callable[..., Any] | None = None,
-    template: str | None = None,
+    template: str | Callable[[], str] | None = None,
 ) -> str:
     """Register a task and return its name; a name that is taken stays what it is.
 
@@ -27,7 +27,7 @@ def add_task(
         source: of raw examples.
         preprocessors: to text in `inputs` and `targets`; tokenising and eos are added.
         metric_fns: of (targets, predictions).
-        labels: label words to rank, if the target is one of them.
+        labels: label words to rank, if the target is one of them; or what finds them when asked.
         postprocess_fn: what metrics compare, from text; the text itself by default.
         template: how `spot infer` writes a row's fields (`tasks.formats`).
     """
