@@ -18,7 +18,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 
 from spot_jax.errors import SpotError
+from spot_jax.evaluation.label_scores import choices, score_batch, scored_features
 from spot_jax.evaluation.metrics import Metric
+from spot_jax.methods.base import Scorer
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import Params, encode
@@ -89,6 +91,7 @@ def evaluate(
     *,
     table: Float[Array, "r d"] | None = None,
     search: Search | None = None,
+    scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
 ) -> Evaluation:
     """Predicts every example and compares with the targets; arguments as in `predict`.
@@ -104,7 +107,14 @@ def evaluate(
     search = search or Search()
     check_targets(targets, search.labels)
     texts, loss = predict(
-        params, config, batches, vocabulary, table=table, search=search, place=place
+        params,
+        config,
+        batches,
+        vocabulary,
+        table=table,
+        search=search,
+        scorer=scorer,
+        place=place,
     )
     return Evaluation(measure(metrics, targets, texts), texts, loss)
 
@@ -117,6 +127,7 @@ def predict(
     *,
     table: Float[Array, "r d"] | None = None,
     search: Search | None = None,
+    scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
 ) -> Predictions:
     """Predicts every example of `batches`, one prediction a valid row.
@@ -128,15 +139,24 @@ def predict(
         vocabulary: writes labels as tokens and tokens as text.
         table: the prompt's rows, or None for the bare backbone.
         search: rank classification, greedy or beam search.
+        scorer: of a method that writes no text: it takes `params`, and chooses among `search`'s
+            labels, or its own if those are none.
         place: puts a batch on the devices, such as sharded over a mesh's `data` axis.
     """
     search = search or Search()
-    label_tokens = label_matrix(vocabulary, search.labels) if search.labels else None
+    labels = search.labels if scorer is None else choices(search.labels, scorer)
+    known = labels if scorer is None else scorer.labels
+    label_tokens = label_matrix(vocabulary, known) if known else None
     outputs: list[np.ndarray] = []
     loss = weight = 0.0
 
     def launched() -> Iterator[dict[str, Array]]:
         for batch in batches:
+            if scorer is not None and label_tokens is not None:
+                placed = place(scored_features(batch, label_tokens))
+                columns = np.array([known.index(label) for label in labels])
+                yield score_batch(params, placed, columns, config=config, scorer=scorer)
+                continue
             placed = place(_features(batch))
             yield _predict_batch(params, table, placed, label_tokens, config=config, search=search)
 
@@ -144,8 +164,8 @@ def predict(
         host = {name: _to_host(array) for name, array in result.items()}
         outputs.extend(host["output"][host["valid"]])
         loss, weight = loss + float(host["loss"]), weight + float(host["weight"])
-    if search.labels:
-        texts = [search.labels[int(number)] for number in outputs]
+    if labels:
+        texts = [labels[int(number)] for number in outputs]
     else:
         texts = [vocabulary.decode(tokens.tolist()) for tokens in outputs]
     return Predictions(texts, loss / weight if weight else None)
