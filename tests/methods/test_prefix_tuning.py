@@ -1,0 +1,265 @@
+"""Prefixes: how they begin, what is counted, folded, stored and averaged."""
+
+import ast
+import re
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prefix_tuning import (
+    MLPInit,
+    NormalInit,
+    PrefixTuning,
+    WordsInit,
+    restored_prefix,
+    stored_start,
+)
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
+from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.prefix import prefix_shape
+from spot_jax.transfer import similarity
+from spot_jax.transfer.exchange import write_prompt
+from spot_jax.transfer.library import Library
+from spot_jax.transfer.methods.weighted_average import average
+
+# Heads x head_dim (12) is not the width (10).
+CONFIG = T5Config(
+    vocab_size=40,
+    emb_dim=10,
+    num_heads=3,
+    head_dim=4,
+    mlp_dim=12,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+)
+P = 3
+BOTH = ("encoder", "decoder")
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    flat = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes().items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def shapes():
+    return parameter_shapes(CONFIG)
+
+
+def made(params, *initialisers, config=CONFIG, places=BOTH):
+    method = PrefixTuning(config, P, places, initialisers)
+    keys = KEYS[: len(initialisers)]
+    return method, *method.init(keys, types.SimpleNamespace(params=params))
+
+
+def file_of(rows, places=BOTH, length=P, **fields):
+    method = {"name": "PrefixTuning", "length": length, "places": list(places)}
+    return PromptFile(np.asarray(rows, np.float32), method=method, **fields)
+
+
+def drawn(seed=0, places=BOTH, length=P):
+    shape = prefix_shape(CONFIG, length, places)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def published():
+    """Every published size, as gin_configs/models has it."""
+    for path in sorted((Path(__file__).parents[2] / "gin_configs" / "models").glob("*t5_*.gin")):
+        found = re.findall(r"^T5Config\.(\w+) = (.*)$", path.read_text(), re.MULTILINE)
+        yield pytest.param(T5Config(**{n: ast.literal_eval(v) for n, v in found}), id=path.stem)
+
+
+@pytest.mark.parametrize("config", list(published()))
+@pytest.mark.parametrize("hidden", [None, 512])
+def test_trainable_numbers_are_the_formulas_for_every_published_size(config, hidden):
+    init = NormalInit() if hidden is None else MLPInit(hidden)
+    method = PrefixTuning(config, 20, ("encoder", "decoder", "cross"), (init,))
+    backbone = types.SimpleNamespace(params={"token_embedder": 0})
+    trainable = jax.eval_shape(lambda: method.init(KEYS[:1], backbone)[0])
+    inner = config.num_heads * config.head_dim
+    total = 0
+    for layers in (config.num_encoder_layers, *[config.num_decoder_layers] * 2):
+        if hidden is None:
+            total += 2 * 20 * layers * inner
+        else:
+            # Embedding, Linear, Linear of P-Tuning v2's code, with T5's inner width.
+            total += 20 * config.emb_dim + (config.emb_dim + 1) * hidden
+            total += (hidden + 1) * layers * 2 * inner
+    assert count(trainable) == total
+    assert {x.shape[0] for x in jax.tree.leaves(trainable)} == {1}
+
+
+def test_small_has_fewer_numbers_in_its_heads_than_its_width():
+    sizes = {p.id: p.values[0] for p in published()}
+    small = sizes["t5_1_1_small"]
+    assert prefix_shape(small, 20, BOTH) == (2 * 20 * 16, 384)
+    assert small.emb_dim == 512
+    assert (
+        prefix_shape(sizes["t5_11b" if "t5_11b" in sizes else "t5_xxl"], 1, ("cross",))[1] == 16384
+    )
+
+
+def test_normal_is_of_its_scale_and_prefixes_differ(params):
+    _, trainable, _ = made(params, NormalInit(0.1), NormalInit(0.1))
+    prefix = np.asarray(trainable["prefix"])
+    assert prefix.shape == (2, *prefix_shape(CONFIG, P, BOTH))
+    assert 0.08 < prefix.std() < 0.12
+    assert (prefix[0] != prefix[1]).any()
+
+
+def test_words_begin_as_what_the_model_computes_for_them(params):
+    method, trainable, frozen = made(params, WordsInit((7, 9, 11, 13)), WordsInit((7,)))
+    given, filled = np.asarray(trainable["prefix"])
+    # The encoder's first keys are of position-free embeddings: word by word.
+    layer = frozen["encoder"]["layers_0"]
+    x = np.asarray(params["token_embedder"]["embedding"])[[7, 9, 11]]
+    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6)
+    x = x * np.asarray(layer["pre_attention_layer_norm"]["scale"])
+    expected = x @ np.asarray(layer["attention"]["key"]["kernel"])
+    np.testing.assert_allclose(given[:P], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(filled[0], expected[0], rtol=1e-4, atol=1e-4)
+    assert np.abs(filled[1:P] - expected[1:]).max() > 0.1
+    again = WordsInit((7,))(KEYS[1], params, method.layout)
+    np.testing.assert_array_equal(again, filled)
+
+
+def numpy_mlp(one, layout):
+    """Rows of the MLP by plain loops: place, layer, keys then values, position."""
+    rows, width = [], layout.shape[1]
+    for place in layout.places:
+        mlp = jax.tree.map(lambda x: np.asarray(x, np.float64), one[place])
+        hidden = np.tanh(mlp["embedding"] @ mlp["first"]["kernel"] + mlp["first"]["bias"])
+        out = hidden @ mlp["second"]["kernel"] + mlp["second"]["bias"]
+        for part in range(out.shape[1] // width):
+            rows += [out[p, part * width : (part + 1) * width] for p in range(layout.length)]
+    return np.stack(rows)
+
+
+def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
+    method, trainable, frozen = made(params, MLPInit(5), MLPInit(5, width=10))
+    rows = np.asarray(method.export(trainable, frozen, 1))
+    one = jax.tree.map(lambda x: x[1], trainable["prefix"])
+    np.testing.assert_allclose(rows, numpy_mlp(one, method.layout), atol=1e-6)
+    file = PromptFile(rows, method=method.describe())
+    (beside,) = method.beside(trainable, frozen, 1, file).values()
+    beside.save(tmp_path / "mlp.safetensors")
+    # It can be used as it is, and gone on with: bit for bit the same MLP.
+    read = load_prompt(tmp_path / "mlp.safetensors")
+    np.testing.assert_array_equal(read.prompt, rows)
+    start = stored_start(CONFIG, read, mlp=True)
+    assert start.mlp_shape == (10, 5)
+    again = start(KEYS[0], params, method.layout)
+    jax.tree.map(np.testing.assert_array_equal, again, one)
+    np.testing.assert_array_equal(stored_start(CONFIG, read, mlp=False).stored, rows)
+    with pytest.raises(SpotError, match="without its MLP cannot go on being reparameterised"):
+        stored_start(CONFIG, file, mlp=True)
+
+
+def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):
+    for init in (NormalInit(), MLPInit(5)):
+        method, trainable, frozen = made(params, init)
+        rows = np.asarray(method.export(trainable, frozen, 0))
+        PromptFile(rows, method=method.describe()).save(tmp_path / "prefix.safetensors")
+        file = load_prompt(tmp_path / "prefix.safetensors")
+        found = restored(params, CONFIG, file)
+        assert found.table is None
+        assert virtual_tokens(file) == (0, "before")
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            found.params,
+            method.inference(trainable, frozen, 0).params,
+        )
+
+
+def test_a_member_of_an_ensemble_is_the_prefix_alone(params):
+    files = [file_of(drawn(seed)) for seed in range(2)]
+    found = restored_ensemble(params, CONFIG, files, 3).params
+    for i, file in enumerate(files):
+        alone = restored_prefix(params, CONFIG, file).params
+        for path in (
+            ("encoder", "layers_1", "attention"),
+            ("decoder", "layers_0", "self_attention"),
+        ):
+            whole, own = found, alone
+            for name in path:
+                whole, own = whole[name], own[name]
+            # Examples repeated for every member: rows 0, 2 and 4 are the first's.
+            assert whole["prefix_value"].shape[0] == 6
+            for row in range(i, 6, 2):
+                np.testing.assert_array_equal(whole["prefix_value"][row], own["prefix_value"][0])
+    virtual = PromptFile(np.zeros((2, 10), np.float32), method={"name": "PromptTuning"})
+    with pytest.raises(SpotError, match="of prefixes alone, found PrefixTuning and PromptTuning"):
+        restored_ensemble(params, CONFIG, [files[0], virtual], 3)
+    longer = file_of(drawn(0, length=4), length=4)
+    with pytest.raises(SpotError, match=r"found 3 in encoder\+decoder, 4 in"):
+        restored_ensemble(params, CONFIG, [files[0], longer], 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            file_of(np.zeros((18, 16))),
+            r"\[18, 16\] cannot .* \[18, 12\] is expected for length 3",
+        ),
+        (file_of(np.zeros((24, 12))), r"shape \[24, 12\] .* \[18, 12\] is expected"),
+        (file_of(np.zeros((18, 12)), places=("deocder",)), "each once; found 'deocder'"),
+        (
+            PromptFile(np.zeros((18, 12), np.float32)),
+            "expected a prefix, found a prompt of unknown",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_the_backbone_is_refused(file, message, params):
+    with pytest.raises(SpotError, match=message):
+        restored_prefix(params, CONFIG, file)
+
+
+def test_prefixes_are_kept_found_and_averaged(tmp_path):
+    files = [
+        file_of(drawn(seed), backbone="b" * 64, task=f"task{seed}", step=5, seed=seed)
+        for seed in range(3)
+    ]
+    library = Library(tmp_path / "library")
+    for file in files:
+        library.add(file, file)
+    ranked = library.rank(drawn(1), metric="per_token", backbone="b" * 64)
+    assert [match.entry.task for match in ranked][0] == "task1"
+    assert ranked[0].similarity == pytest.approx(similarity.per_token(drawn(1), drawn(1)))
+    stored = library.load(ranked[0].entry)[0]
+    np.testing.assert_array_equal(stored.prompt, drawn(1))
+    mean = average(files[:2], [0.25, 0.75], ["a", "b"])
+    np.testing.assert_allclose(mean.prompt, 0.25 * drawn(0) + 0.75 * drawn(1), atol=1e-6)
+    assert virtual_tokens(mean) == (0, "before")
+    assert stored_start(CONFIG, mean, mlp=False).stored.shape == (18, 12)
+    # As many rows of the same width, in another place: not to be mixed.
+    other = file_of(drawn(0), places=("encoder", "cross"))
+    with pytest.raises(SpotError, match="prompts of one kind, found ways of use"):
+        average([files[0], other], [1.0, 1.0], ["a", "b"])
+    for form in ("t5x", "peft"):
+        with pytest.raises(SpotError, match="expected rows of virtual tokens, found .* PrefixTun"):
+            write_prompt(stored, tmp_path / "out", form)
+
+
+def test_impossible_prefixes_are_refused():
+    for fields, message in (
+        ({"length": 0}, "a prefix has at least 1 key a layer, not 0"),
+        ({"initialisers": ()}, "needs an initialiser for each prefix"),
+        ({"places": ("encoder", "encoder")}, "each once; found 'encoder', 'encoder'"),
+    ):
+        with pytest.raises(SpotError, match=message):
+            PrefixTuning(CONFIG, **{"length": P, **fields})
