@@ -17,6 +17,7 @@ VERBS = {
     "train": "tune a prompt (or a whole model) on a task; goes on where it stopped",
     "transfer": "tune a target from the prompts of a library that are most like it",
     "study": "sources x targets x seeds: what transfers to what; resumable; then the report",
+    "intrinsic": "subspaces of prompts, and tasks tuned in them: E_rel over dimension and tasks",
     "report": "a study as one HTML page without network, its tables and its figures",
     "prompts": "a library of prompts: add, list, search, import, export",
     "eval": "metrics of a prompt on a split of a task",

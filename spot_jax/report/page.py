@@ -33,15 +33,8 @@ def page(
         tables: by name.
         printed: what a paper printed about the same data.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": lambda v: number(v, sign=True), "number": number}
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
         analysis=analysis,
         results=analysis.results,
         figures=figures,
@@ -53,10 +46,25 @@ def page(
         one_backbone=one_backbone(analysis.results),
         count=count,
         span=span,
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of this package's templates, its script and style within."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": lambda v: number(v, sign=True), "number": number}
+    return environment.get_template(template).render(
         style=_source("page.css"),
         script=vega.javascript(),
         specification=_for_script,
         version=__version__,
+        **values,
     )
 
 

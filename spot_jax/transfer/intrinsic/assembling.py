@@ -1,5 +1,6 @@
 """What a study's cells came to, as one `IntrinsicResults`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def assemble(study: IntrinsicStudy) -> IntrinsicResults:
         backbone=f"{Path(plan.backbone.path).name} ({plan.description().fingerprint[:12]})",
         metric=plan.metric or "mean of each task's metrics",
         split=plan.test_split,
-        settings=plan.settings(),
+        settings=json.loads(json.dumps(plan.settings())),
         commands=study.commands,
         machine=machine([result.seconds for _, result in done]),
         notes=tuple(_notes(study)),

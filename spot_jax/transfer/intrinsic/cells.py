@@ -104,7 +104,8 @@ def tasks_of(plan: IntrinsicPlan) -> Tasks:
         SpotError: an unknown task, too few to find a subspace from, a held-out task that is also
             trained on, or a subset with a task that is not a training task.
     """
-    loading.import_modules(plan.modules)
+    if plan.modules:
+        loading.import_modules(plan.modules)
 
     def apart(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(task for n in names for task in loading.constituents(n)))

@@ -1,0 +1,89 @@
+"""The page of a study of subspaces: its numbers are in it, and nothing in it loads anything."""
+
+import csv
+import json
+import re
+
+import pytest
+from intrinsic_cases import results
+
+from spot_jax.cli.main import main
+from spot_jax.report import intrinsic, vega
+from spot_jax.report.figures.relative import over_dimension, over_tasks
+from spot_jax.transfer.intrinsic.analysis import ALL, Group, relative_rows
+from spot_jax.transfer.intrinsic.cells import TEST_IST
+from spot_jax.transfer.intrinsic.results import PROMPT_TUNING, write_results
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(vega, "javascript", lambda: "window.vegaEmbed = () => Promise.resolve();")
+    monkeypatch.setattr(vega, "svg", lambda specification: "<svg/>")
+
+
+def points(figure):
+    found: list[dict] = []
+
+    def collect(part):
+        if isinstance(part, dict):
+            data = part.get("data")
+            values = data.get("values", []) if isinstance(data, dict) else []
+            found.extend(value for value in values if value not in found)  # layers repeat data
+            for value in part.values():
+                collect(value)
+        elif isinstance(part, list):
+            for value in part:
+                collect(value)
+
+    collect(figure)
+    return found
+
+
+def test_the_page_and_its_tables_hold_every_number(tmp_path, capsys):
+    made = results()
+    write_results(made, tmp_path)
+    assert main(["intrinsic", "report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    assert "Subspaces &lt;of&gt; nothing" in text
+    assert set(re.findall(r'id="figure-(\w+)"', text)) == {"dimension", "tasks", "scores"}
+    assert not re.findall(r"""(?:src|href)=["'](?!#|tables|figures)""", text)
+    with (tmp_path / "tables" / "relative.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = {(row.group, row.against): row for row in relative_rows(made)}
+    assert len(rows) == len({group for group, _ in expected})
+    (row,) = [
+        r
+        for r in rows
+        if (r["setting"], r["category"], r["subspace"]) == (TEST_IST, ALL, "found")
+        and (r["dimension"], r["training_tasks"]) == ("5", "2")
+    ]
+    value = expected[Group(TEST_IST, ALL, dimension=5, tasks=2), PROMPT_TUNING]
+    assert float(row["prompt_tuning"]) == pytest.approx(100 * value.mean, abs=1e-5)
+    assert float(row["prompt_tuning_sd"]) == pytest.approx(100 * value.sd, abs=1e-5)
+    tables = json.loads((tmp_path / "tables.json").read_text())
+    assert set(tables) == {"relative", "scores", "trained"} and len(tables["scores"]) == 6
+
+
+def test_the_curves_are_over_dimension_and_over_tasks():
+    rows = relative_rows(results())
+    held_out = [
+        p
+        for p in points(over_dimension(rows))
+        if p.get("line") == "held-out tasks (IST)" and p["against"] == PROMPT_TUNING
+    ]
+    assert [p["d"] for p in held_out] == [1, 5, 50]
+    value = next(r for r in rows if r.group == Group(TEST_IST, ALL, dimension=50, tasks=2))
+    assert held_out[2]["mean"] == pytest.approx(100 * value.mean)
+    by_number = {p["n"]: p["mean"] for p in points(over_tasks(rows)) if "IST" in p.get("line", "")}
+    assert set(by_number) == {1, 2} and by_number[1] == pytest.approx(by_number[2] / 2)
+
+
+def test_half_a_study_has_a_page(tmp_path):
+    text = intrinsic.write_report(results(scores=(), references=()), tmp_path).read_text()
+    assert "Nothing has been tuned in a subspace yet" in text and "plot-" not in text.split("</main>")[0]
+    only = results(scores=tuple(s for s in results().scores if s.draw < 0))
+    assert (
+        "No subspace has been found from a part"
+        in intrinsic.write_report(only, tmp_path).read_text()
+    )
