@@ -36,6 +36,7 @@ CONFIGURABLES = {
     "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
     "SubspaceTuning": "spot_jax.training.recipes_intrinsic:SubspaceTuningRecipe",
     "FastfoodTuning": "spot_jax.training.recipes_intrinsic:FastfoodTuningRecipe",
+    "YTuning": "spot_jax.training.recipes_y_tuning:YTuningRecipe",
     # Optimizers and learning rates.
     "Adafactor": "spot_jax.training.optimizers:Adafactor",
     "AdamW": "spot_jax.training.optimizers:AdamW",

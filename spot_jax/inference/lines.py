@@ -112,6 +112,7 @@ class Predictor:
             vocabulary,
             table=self.inference.table,
             search=self.search,
+            scorer=self.inference.scorer,
             place=place,
         )
         return found.texts

@@ -189,6 +189,7 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
         task.metrics,
         table=inference.table,
         search=task.search,
+        scorer=inference.scorer,
         place=place,
     )
     cut = truncated(task.examples, shape, tuned.writer(prompt))[0]

@@ -16,6 +16,7 @@ from spot_jax.t5.config import T5Config
 _OTHERS: dict[str, str] = {
     "PrefixTuning": "spot_jax.methods.prefix_tuning:restored_prefix",
     "FastfoodTuning": "spot_jax.methods.fastfood:restore",
+    "YTuning": "spot_jax.methods.y_tuning:restore",
 }
 
 

@@ -154,7 +154,13 @@ class _Run:
         self.validation = None
         if evaluation.period:
             self.validation = Validation(
-                setup.method, setup.vocabulary, data, setup.names, evaluation, setup.mesh
+                setup.method,
+                setup.vocabulary,
+                data,
+                setup.names,
+                evaluation,
+                setup.mesh,
+                setup.own_batches,
             )
 
     def go(self, steps: int, progress: bool | None) -> TrainResult:

@@ -19,6 +19,7 @@ from spot_jax.methods.base import Method, Tree
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Optimizer, build
+from spot_jax.training.own_batches import OwnBatches, OwnBatchesRecipe, TrainingBatches
 from spot_jax.training.recipes import (
     DataSource,
     EvaluationPlan,
@@ -49,6 +50,7 @@ class RunParts:
         tx: the optimizer of all prompts.
         batches: the data of all prompts.
         placement: puts a batch on the mesh.
+        own_batches: where the batches come from, if not from tokens.
     """
 
     mesh: Any
@@ -61,8 +63,9 @@ class RunParts:
     ancestry: list[tuple[Mapping[str, Any], ...]]
     tuning: list[dict[str, Any]]
     tx: Any
-    batches: Lanes | Batches
+    batches: TrainingBatches
     placement: BatchPlacement
+    own_batches: OwnBatches | None = None
 
     @classmethod
     def make(
@@ -94,7 +97,17 @@ class RunParts:
             () if files is None else (files[i][1].ancestor(files[i][0]), *files[i][1].ancestry)
             for i in range(count)
         ]
-        sources = _sources(data, names, seeds, vocabulary)
+        _check_lengths(data)
+        own: OwnBatches | None = None
+        batches: TrainingBatches
+        if isinstance(method, OwnBatchesRecipe):
+            where = loaded, vocabulary, built, data, names, seeds
+            own = method.batches(*where, rows.host_rows)
+            batches = own.training
+        else:
+            sources = _sources(data, names, seeds, vocabulary)
+            size = loaded.config.vocab_size
+            batches = _batches(sources, data, built, size, vocabulary, rows.host_rows)
         return cls(
             mesh,
             loaded,
@@ -106,8 +119,9 @@ class RunParts:
             ancestry,
             [_tuning(loaded, method, data, optimizer, i) for i in range(count)],
             build(optimizer, built.num_trained),
-            _batches(sources, data, built, loaded.config.vocab_size, vocabulary, rows.host_rows),
+            batches,
             rows,
+            own,
         )
 
     def description(
@@ -247,7 +261,17 @@ def plain_fields(recipe: Any) -> dict[str, Any]:
             return [plain(v) for v in value]
         return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
-    return {f.name: plain(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+    # Where something lies does not decide what a run is.
+    fields = [f for f in dataclasses.fields(recipe) if not f.metadata.get("place")]
+    return {f.name: plain(getattr(recipe, f.name)) for f in fields}
+
+
+def _check_lengths(data: DataSource) -> None:
+    for name in ("inputs", "targets"):
+        if name not in data.task_feature_lengths:
+            raise SpotError(
+                f"TASK_FEATURE_LENGTHS lacks {name!r}; give {{'inputs': .., 'targets': ..}}"
+            )
 
 
 def _batches(
@@ -259,11 +283,6 @@ def _batches(
     host_rows: slice,
 ) -> Lanes | Batches:
     lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
-    for name in ("inputs", "targets"):
-        if name not in lengths:
-            raise SpotError(
-                f"TASK_FEATURE_LENGTHS lacks {name!r}; give {{'inputs': .., 'targets': ..}}"
-            )
     shape = BatchShape(
         data.batch_size,
         lengths["inputs"],

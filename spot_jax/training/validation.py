@@ -12,6 +12,7 @@ from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
 from spot_jax.methods.base import Inference, Method, Tree
 from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.own_batches import OwnBatches
 from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
 
@@ -41,6 +42,7 @@ class Validation:
         names: Sequence[str],
         plan: EvaluationPlan,
         mesh: Mesh,
+        own_batches: OwnBatches | None = None,
     ):
         if vocabulary is None:
             raise SpotError(
@@ -63,7 +65,7 @@ class Validation:
             )
             for name in dict.fromkeys(names)
         }
-        self.names = list(names)
+        self.names, self.own_batches = list(names), own_batches
         self.write = input_writer(
             method.config.vocab_size,
             method.prompt_length,
@@ -86,9 +88,11 @@ class Validation:
         return found[0] if len(tasks) == 1 else mean_of_tasks(tasks, found)
 
     def _measure(self, task: ScoredTask, inference: Inference) -> dict[str, float]:
-        batches = evaluation_batches(
-            task.examples, self.shape, self.write, host_rows=self.place.host_rows
-        )
+        here = self.place.host_rows
+        if self.own_batches is None:
+            batches = evaluation_batches(task.examples, self.shape, self.write, host_rows=here)
+        else:
+            batches = self.own_batches.evaluation(task, self.shape, here)
         found = evaluate(
             inference.params,
             self.method.config,
@@ -98,6 +102,7 @@ class Validation:
             task.metrics,
             table=inference.table,
             search=task.search,
+            scorer=inference.scorer,
             place=self.place,
         )
         values = dict(found.metrics)
