@@ -81,7 +81,8 @@ def test_the_curves_are_over_dimension_and_over_tasks():
 
 def test_half_a_study_has_a_page(tmp_path):
     text = intrinsic.write_report(results(scores=(), references=()), tmp_path).read_text()
-    assert "Nothing has been tuned in a subspace yet" in text and "plot-" not in text.split("</main>")[0]
+    body = text.split("</main>")[0]
+    assert "Nothing has been tuned in a subspace yet" in body and "plot-" not in body
     only = results(scores=tuple(s for s in results().scores if s.draw < 0))
     assert (
         "No subspace has been found from a part"

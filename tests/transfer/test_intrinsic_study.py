@@ -222,6 +222,13 @@ def test_the_shipped_studies_are_whole(capsys, tmp_path):
     assert main(["intrinsic", "ist", file, "--cells", where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("0 of ") and any("tuned-d50-s2" in line for line in lines)
+    file = "--gin_file=gin_configs/studies/intrinsic_paper.gin"
+    backbone = "--gin.INITIAL_CHECKPOINT_PATH='backbones/mini'"
+    assert main(["intrinsic", "ist", file, "--cells", where, backbone]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 100 + 20 tasks' prompts, and the other samples of the 100.
+    assert sum(line.startswith("prompts-crossfit_") for line in lines) == 220
+    assert sum("tuned-d5-n20-" in line for line in lines) == 3
     assert not (tmp_path / "study").exists()
 
 
