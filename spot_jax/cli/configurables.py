@@ -32,6 +32,7 @@ CONFIGURABLES = {
     # Methods.
     "PromptTuning": "spot_jax.training.recipes:PromptTuningRecipe",
     "ModelTuning": "spot_jax.training.recipes:ModelTuningRecipe",
+    "PTuning": "spot_jax.training.recipes_p_tuning:PTuningRecipe",
     "PrefixTuning": "spot_jax.training.recipes_prefix:PrefixTuningRecipe",
     "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
     "SubspaceTuning": "spot_jax.training.recipes_intrinsic:SubspaceTuningRecipe",

@@ -31,6 +31,7 @@ EXAMPLES = {
     "SOURCE_PROMPT": "'runs/source/best.safetensors'",
     "LIBRARY": "'library'",
     "METHOD": "'best_of_top_k'",
+    "TEMPLATE": "'{text} <prompt:3> {target}'",
     "TOP_K": "3",
     "EMBEDDING_STEP": "10000",
     "MESH": "'1x8'",

@@ -166,7 +166,7 @@ def open_tuned(
 def _own_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
     if which not in ("best", "last"):
         raise SpotError(f"expected 'best' or 'last', found {which!r}")
-    if setup is None or setup.tunes_backbone:
+    if setup is None or (setup.tunes_backbone and not setup.prompt_length):
         return []
     found = []
     for i in range(len(setup.tasks)):

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
+from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
@@ -224,7 +226,9 @@ class _Run:
         for i, metrics in enumerate(self.last):
             if chosen_by[i] > self.best[i].score:
                 self.best[i] = Best(step, chosen_by[i], metrics)
-                self._write_prompt("best", i, step, state, metrics)
+                # Of a tuned backbone the last step is kept, so its prompt is the last one too.
+                if not self.setup.method.tunes_backbone:
+                    self._write_prompt("best", i, step, state, metrics)
         for name in dict.fromkeys(name for metrics in self.last for name in metrics):
             each = [metrics.get(name, float("nan")) for metrics in self.last]
             scalars[f"validation/{name}"] = each[0] if len(each) == 1 else each
@@ -269,7 +273,7 @@ class _Run:
     def _prompt_path(self, which: str, i: int) -> Path:
         return self.directory / "prompts" / f"{which}-{i}.safetensors"
 
-    def _write_prompt(self, which, i, step, state, metrics) -> Path | None:
+    def _write_prompt(self, which, i, step, state, metrics, backbone="") -> Path | None:
         setup, trees = self.setup, (state.trainable, self.frozen)
         prompt = setup.method.export(*trees, i)
         path = self._prompt_path(which, i)
@@ -278,7 +282,7 @@ class _Run:
             file = PromptFile(
                 np.asarray(prompt, np.float32),
                 method={**setup.method.describe(), **setup.method.describe_own(i)},
-                backbone=setup.backbone.fingerprint,
+                backbone=backbone or setup.backbone.fingerprint,
                 vocabulary=setup.vocabulary.sha256 if setup.vocabulary else "",
                 task=setup.names[i],
                 step=step,
@@ -298,14 +302,14 @@ class _Run:
         setup, step, batches = self.setup, int(state.step), self.setup.batches
         paths = []
         if finished:
+            tuned = setup.method.tunes_backbone
+            mark = self._write_backbone(state, step) if tuned and self.lead else ""
             for i in range(len(setup.names)):
                 metrics = self.last[i] if self.last else {}
-                last = self._write_prompt("last", i, step, state, metrics)
+                last = self._write_prompt("last", i, step, state, metrics, mark)
                 best = self._prompt_path("best", i)
                 if last is not None:
-                    paths.append(best if self.best[i].step >= 0 else last)
-            if setup.method.tunes_backbone and self.lead:
-                self._write_backbone(state, step)
+                    paths.append(best if self.best[i].step >= 0 and not tuned else last)
         found = TrainResult(
             self.directory,
             step,
@@ -323,7 +327,8 @@ class _Run:
             write_json(self.directory / "result.json", plain_fields(found))
         return found
 
-    def _write_backbone(self, state: State, step: int) -> None:
+    def _write_backbone(self, state: State, step: int) -> str:
+        """Stores the tuned weights where they are not yet, and returns their fingerprint."""
         config, loaded = self.setup.backbone.config, self.setup.backbone
         params = self.setup.method.inference(state.trainable, self.frozen, 0).params
         params = jax.tree.map(np.asarray, params)
@@ -331,9 +336,10 @@ class _Run:
             params = unstack_layers(params, config)
         destination = self.directory / "backbone"
         if destination.exists():
-            return
+            return read_description(epath.Path(destination)).fingerprint
         source = f"{loaded.source}; then {step} steps on {', '.join(self.setup.names)}"
         mark = fingerprint(config, params)
         save_backbone(
             destination, Backbone(config, params, mark, loaded.vocabulary_path, source.strip("; "))
         )
+        return mark
