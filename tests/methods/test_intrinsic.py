@@ -104,6 +104,7 @@ def in_torch(torch, proj, proj_b):
     return linear[0], torch.nn.Sequential(linear[1], torch.nn.Tanh(), linear[2])
 
 
+@pytest.mark.slow
 def test_msf_s_gradient_is_torch_s():
     """As the released code has it: summed, and 200 times the mean square of the difference."""
     torch = pytest.importorskip("torch")
@@ -153,6 +154,7 @@ def test_ist_s_gradient_is_torch_s():
     assert set(grad) == {"vector"}
 
 
+@pytest.mark.slow
 def test_the_released_balance_beside_a_sum_is_ours_beside_a_mean():
     trainable, frozen, (loss, _), grad = released()
     # All targets have two tokens, so the mean over them is the sum by their number.

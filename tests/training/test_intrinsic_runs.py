@@ -1,0 +1,257 @@
+"""Runs of MSF, IST and Fastfood: what stays frozen, what is saved, going on, together and alone."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import CONFIG
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.t5.stored import read_description
+from spot_jax.training import run as run_module
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import AdamW
+from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
+from spot_jax.training.recipes_intrinsic import (
+    FastfoodTuningRecipe,
+    SubspaceFindingRecipe,
+    SubspaceTuningRecipe,
+)
+
+ADAM = AdamW(0.01, weight_decay=0.0)
+LENGTH = 4
+
+
+def mark(tiny):
+    return read_description(epath.Path(tiny.backbone)).fingerprint
+
+
+def write(path, seed, length=LENGTH, width=CONFIG.emb_dim, **fields):
+    prompt = np.random.default_rng(seed).normal(size=(length, width)).astype(np.float32)
+    PromptFile(prompt, **fields).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("stored")
+    return [
+        write(directory / f"{i}.safetensors", i, task=f"t{i}", backbone=mark(tiny), step=5)
+        for i in range(2)
+    ]
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Every start's frozen tree, and a copy of what it was before the first step."""
+    seen = []
+    fit = run_module.fit
+
+    def watching(state, frozen, *rest):
+        seen.append((frozen, jax.tree.map(lambda x: np.array(x, copy=True), frozen)))
+        return fit(state, frozen, *rest)
+
+    monkeypatch.setattr(run_module, "fit", watching)
+    return seen
+
+
+def run(tiny, directory, steps, method, **options):
+    data = tiny.data(options.pop("names", list(tiny.tasks)), batch_size=4)
+    given = {"optimizer": ADAM, "checkpoints": CheckpointPlan(period=3), "data": data}
+    return tiny.train(directory, steps, **{**given, "method": method, **options})
+
+
+@pytest.fixture(scope="module")
+def found(tiny, prompts, tmp_path_factory):
+    """A run of MSF over two tasks, and the method it was given."""
+    method = SubspaceFindingRecipe(prompts, dim=3, width=5)
+    return run(tiny, tmp_path_factory.mktemp("found") / "run", 5, method), method
+
+
+def subspace_path(result):
+    return str(result.directory / "prompts" / "subspace-last-0.safetensors")
+
+
+def saved_leaves(result):
+    """Paths of what the newest checkpoint holds on disk, but for steps, keys and counts."""
+    step = result.directory / "checkpoints" / str(result.step)
+    tree = ocp.StandardCheckpointer().metadata(step / "state").item_metadata.tree
+    leaves = {
+        "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return {name: shape for name, shape in leaves.items() if name.startswith("trainable")}, leaves
+
+
+def test_msf_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path, watched):
+    whole, method = found
+    run(tiny, tmp_path / "parts", 3, method)
+    parts = run(tiny, tmp_path / "parts", 5, method)
+    one, other = (load_subspace(subspace_path(result)) for result in (whole, parts))
+    jax.tree.map(np.testing.assert_array_equal, one.proj, other.proj)
+    jax.tree.map(np.testing.assert_array_equal, one.proj_b, other.proj_b)
+    logs = [[line["train/loss"] for line in read_metrics(r.directory)] for r in (whole, parts)]
+    assert logs[0] == logs[1]
+    assert len(watched) == 2
+    for live, before in watched:
+        assert set(live) > {"stored_prompts", "encoder"}
+        jax.tree.map(np.testing.assert_array_equal, live, before)
+
+
+def test_msf_saves_proj_and_proj_b_and_writes_them_once(found, prompts):
+    result, _ = found
+    trained, leaves = saved_leaves(result)
+    assert trained == {
+        "trainable/proj/kernel": (LENGTH * 16, 3),
+        "trainable/proj/bias": (3,),
+        "trainable/proj_b/hidden/kernel": (3, 5),
+        "trainable/proj_b/hidden/bias": (5,),
+        "trainable/proj_b/prompt/kernel": (5, LENGTH * 16),
+        "trainable/proj_b/prompt/bias": (LENGTH * 16,),
+    }
+    # Two moments of each, the step, the keys, and the optimizer's counts.
+    assert len([name for name in leaves if "proj" in name]) == 3 * len(trained)
+    assert not any("stored_prompts" in name or "encoder" in name for name in leaves)
+    files = sorted(path.name for path in (result.directory / "prompts").iterdir())
+    assert files == [f"{n}.safetensors" for n in ("last-0", "last-1", "subspace-last-0")]
+    subspace = load_subspace(subspace_path(result))
+    assert (subspace.step, subspace.tasks) == (5, ("t0", "t1"))
+    for i, path in enumerate(prompts):
+        again = load_prompt(result.prompts[i])
+        expected = subspace.reconstruct(load_prompt(path).prompt)
+        np.testing.assert_allclose(again.prompt, expected, rtol=1e-4, atol=1e-6)
+        assert (again.ancestry[0]["file"], again.ancestry[0]["task"]) == (path, f"t{i}")
+    # By default prompts are measured in their own root mean square.
+    both = np.stack([load_prompt(path).prompt for path in prompts])
+    assert subspace.shape.scale == pytest.approx(np.sqrt(np.mean(both**2)))
+    errors = [line["train/reconstruction"] for line in read_metrics(result.directory)]
+    assert np.shape(errors) == (5, 2)
+    assert np.mean(errors[-1]) < np.mean(errors[0])
+
+
+def ist(tiny, found, directory, steps, **options):
+    method = SubspaceTuningRecipe(subspace_path(found[0]), std=0.5)
+    return run(tiny, directory, steps, method, **{"seeds": [7, 8], **options})
+
+
+def test_vectors_tuned_together_go_as_alone(tiny, found, tmp_path, watched):
+    both = ist(tiny, found, tmp_path / "both", 5)
+    assert saved_leaves(both)[0] == {"trainable/vector": (2, 3)}
+    for i in range(2):
+        alone = ist(tiny, found, tmp_path / f"{i}", 5, names=tiny.tasks[i], seeds=7 + i)
+        one, other = load_prompt(both.prompts[i]), load_prompt(alone.prompts[0])
+        vectors = one.tensors["vector"], other.tensors["vector"]
+        np.testing.assert_allclose(*vectors, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.prompt, other.prompt, rtol=1e-4, atol=1e-5)
+    for live, before in watched:
+        assert "proj_b" in live
+        jax.tree.map(np.testing.assert_array_equal, live, before)
+
+
+@pytest.mark.slow
+def test_ist_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path):
+    options = {"backbone": StoredBackbone(tiny.backbone, dropout_rate=0.1)}
+    whole = ist(tiny, found, tmp_path / "whole", 5, **options)
+    ist(tiny, found, tmp_path / "parts", 3, **options)
+    parts = ist(tiny, found, tmp_path / "parts", 5, **options)
+    for one, other in zip(whole.prompts, parts.prompts, strict=True):
+        np.testing.assert_array_equal(load_prompt(one).prompt, load_prompt(other).prompt)
+
+
+class Loaded(types.SimpleNamespace):
+    """What recipes look at of a backbone."""
+
+
+def loaded(tiny, **changes):
+    return Loaded(config=dataclasses.replace(CONFIG, **changes), fingerprint=mark(tiny))
+
+
+def test_a_vector_begins_where_a_stored_prompt_is(tiny, found, prompts, tmp_path):
+    path = subspace_path(found[0])
+    subspace = load_subspace(path)
+    recipe = SubspaceTuningRecipe(path, init="prompt", prompt=prompts)
+    method = recipe.build(loaded(tiny), None, [None, None])
+    for start, file in zip(method.starts, prompts, strict=True):
+        np.testing.assert_array_equal(start, subspace.project(load_prompt(file).prompt))
+    # A prompt that was tuned in this very subspace begins from its own vector.
+    own = tmp_path / "own.safetensors"
+    vector = np.array([0.5, -1.0, 2.0], np.float32)
+    described = {**method.describe(), "name": "SubspaceTuning"}
+    write(own, 3, tensors={"vector": vector}, method=described, backbone=mark(tiny))
+    recipe = SubspaceTuningRecipe(path, init="prompt", prompt=str(own))
+    np.testing.assert_array_equal(recipe.build(loaded(tiny), None, [None]).starts[0], vector)
+    # And prompt tuning begins from what IST wrote.
+    given = PromptTuningRecipe(length=LENGTH, init="prompt", prompt=str(own))
+    start = given.build(loaded(tiny), None, [None]).initialisers[0].prompt
+    np.testing.assert_array_equal(start, load_prompt(own).prompt)
+
+
+def test_a_random_subspace_is_of_its_seed(tiny):
+    recipe = SubspaceTuningRecipe("random", dim=3, length=LENGTH, width=5, scale=2.0)
+    one, again, other = (
+        dataclasses.replace(recipe, subspace_seed=seed).build(loaded(tiny), None, [None] * 2)
+        for seed in (0, 0, 1)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one.proj_b, again.proj_b)
+    assert np.any(one.proj_b["prompt"]["kernel"] != other.proj_b["prompt"]["kernel"])
+    assert (one.num_prompts, one.shape.dim, one.shape.scale) == (2, 3, 2.0)
+    assert one.describe()["subspace"] == {"random": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"keep": 1}, "the prompts of at least 2 tasks, found 1; give more files"),
+        ({"length": 5}, "of one length, but .*0.safetensors has 4 rows and .* has 5"),
+        ({"width": 8}, "a prompt of width 8 cannot go with this backbone of width 16"),
+        ({"backbone": "cd" * 32}, "tuned on another backbone .fingerprint cdcdcdcdcdcd"),
+        ({"method": {"name": "FastfoodTuning"}}, "tuned by FastfoodTuning, whose prompt is not"),
+        ({"dim": 65}, "of 65 dimensions was asked for, but a prompt has 64 numbers"),
+        ({"scale": "max"}, "the scale is a number or 'rms', found 'max'"),
+    ],
+)
+def test_prompts_that_no_subspace_is_found_from(changes, match, tiny, prompts, tmp_path):
+    changes = dict(changes)
+    own = {name: changes.pop(name) for name in ("dim", "scale") if name in changes}
+    paths = prompts[: changes.pop("keep", 2)]
+    if changes:
+        paths = [prompts[0], write(tmp_path / "odd", 1, **{"backbone": "", **changes})]
+    recipe = SubspaceFindingRecipe(paths, **{"dim": 3, **own})
+    with pytest.raises(SpotError, match=match) as caught:
+        recipe.build(loaded(tiny), None, [None] * len(paths))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "match"),
+    [
+        ({"length": 9}, "Proj_b of length 4 where length 9 is expected"),
+        ({"dim": 5}, "Proj_b of dim 3 where dim 5 is expected"),
+        ({"emb_dim": 32}, "Proj_b of emb_dim 16 where emb_dim 32 is expected"),
+        ({"init": "zeros"}, "unknown beginning 'zeros' of a vector; expected normal or prompt"),
+        ({"init": "prompt"}, "init 'prompt' needs a prompt file"),
+        ({"subspace": "random"}, "a random subspace needs its dimension"),
+        ({"subspace": "random", "dim": 3, "init": "prompt", "prompt": 0}, "has no Proj"),
+    ],
+)
+def test_a_vector_that_cannot_be_tuned(recipe, match, tiny, found, prompts):
+    recipe = dict(recipe)
+    width = {"emb_dim": recipe.pop("emb_dim")} if "emb_dim" in recipe else {}
+    if "prompt" in recipe:
+        recipe["prompt"] = prompts[0]
+    given = SubspaceTuningRecipe(**{"subspace": subspace_path(found[0]), **recipe})
+    with pytest.raises(SpotError, match=match) as caught:
+        given.build(loaded(tiny, **width), None, [None])
+    assert "\n" not in str(caught.value)
+
+
+def test_fastfood_tunes_one_vector_a_run(tiny):
+    with pytest.raises(SpotError, match="tunes one vector a run, 2 were asked for"):
+        FastfoodTuningRecipe().build(loaded(tiny), None, [None, None])
