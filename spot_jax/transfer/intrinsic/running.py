@@ -76,6 +76,10 @@ def run_cell(study: IntrinsicStudy, cell: Cell, progress: bool | None = None) ->
     result = kinds[cell.kind]()
     result = dataclasses.replace(result, seconds=round(time.monotonic() - start, 2))
     study.save(result)
+    if cell.kind == MODEL:
+        # Its score is all that is asked of it, and hundreds of models would fill a disk.
+        for name in ("backbone", "checkpoints"):
+            shutil.rmtree(work.directory / "run" / name, ignore_errors=True)
     return result
 
 
@@ -186,9 +190,11 @@ class _Work:
     def _through(self, subspace: Path, part: Part) -> Path:
         """A task's tuned prompt as it comes out of a subspace, written down."""
         prompt = load_prompt(self._tuned_file(part.task, part.seed))
-        made = np.asarray(load_subspace(subspace).reconstruct(prompt.prompt))
+        found = load_subspace(subspace)
+        made = np.asarray(found.reconstruct(prompt.prompt))
         path = self.directory / "made" / f"{prompts_cell(part.task)}.safetensors"
-        dataclasses.replace(prompt, prompt=made, metrics={}).save(path)
+        method = {**prompt.method, "through": {"subspace": found.mark}}
+        dataclasses.replace(prompt, prompt=made, method=method, metrics={}).save(path)
         return path
 
     def _taken(self, task: str) -> dict[int, Path]:
