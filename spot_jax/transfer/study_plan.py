@@ -170,7 +170,7 @@ class StudyPlan:
     @property
     def virtual_tokens(self) -> int:
         """About how many an input holds, where the method says."""
-        return self.prompt_length if self.method is None else getattr(self.method, "length", 0)
+        return self.prompt_length if self.method is None else getattr(self.method, "length", 0) or 0
 
     def task(self, name: str) -> dict[str, Any]:
         """Lengths and decoding of a task, what is its own over what is everyone's."""
