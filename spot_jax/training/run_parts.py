@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from spot_jax.data import loading
 from spot_jax.data.batches import Batches, BatchShape
@@ -29,7 +29,7 @@ from spot_jax.training.recipes import (
     Templated,
 )
 from spot_jax.training.run_setup import RunSetup, absolute, task_facts
-from spot_jax.training.sharding import BatchPlacement, place, tree_shardings
+from spot_jax.training.sharding import BatchPlacement, place, replicated, tree_shardings
 from spot_jax.training.state import State, init_state
 
 
@@ -173,10 +173,17 @@ class RunParts:
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
         fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 0xFFFFFFFF)
         trainable, frozen = self.method.init(fresh, self.backbone)
+        frozen = jax.tree.map(lambda leaf: _on_mesh(leaf, self.mesh), frozen)
         state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
         shardings = tree_shardings(self.mesh, state)
         make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
         return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
+
+
+def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
+    """A weight as it lies, each device with its slice; what a method adds to them goes to all."""
+    placed = isinstance(getattr(leaf, "sharding", None), NamedSharding)
+    return leaf if placed else place(leaf, replicated(mesh))
 
 
 def _number_of_prompts(

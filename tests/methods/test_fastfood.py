@@ -163,7 +163,7 @@ def test_the_gradient_is_the_transposed_projection_of_the_weights_own():
         )
         for move in moves
     ]
-    np.testing.assert_allclose(grads[0]["vector"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(grads[0]["vector"], expected, rtol=1e-4, atol=1e-5)
 
 
 def own(tree):

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import CONFIG
 from etils import epath
 
 from spot_jax.errors import SpotError
@@ -24,16 +23,21 @@ from spot_jax.training.recipes_intrinsic import (
     SubspaceFindingRecipe,
     SubspaceTuningRecipe,
 )
+from spot_jax.training.sharding import MeshShape
 
 ADAM = AdamW(0.01, weight_decay=0.0)
 LENGTH = 4
 
 
+def described(tiny):
+    return read_description(epath.Path(tiny.backbone))
+
+
 def mark(tiny):
-    return read_description(epath.Path(tiny.backbone)).fingerprint
+    return described(tiny).fingerprint
 
 
-def write(path, seed, length=LENGTH, width=CONFIG.emb_dim, **fields):
+def write(path, seed, length=LENGTH, width=16, **fields):
     prompt = np.random.default_rng(seed).normal(size=(length, width)).astype(np.float32)
     PromptFile(prompt, **fields).save(path)
     return str(path)
@@ -165,12 +169,24 @@ def test_ist_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path):
         np.testing.assert_array_equal(load_prompt(one).prompt, load_prompt(other).prompt)
 
 
+@pytest.mark.slow
+def test_msf_on_a_mesh_is_msf_on_one_device(tiny, found, tmp_path, watched):
+    result = run(tiny, tmp_path / "mesh", 5, found[1], mesh=MeshShape(data=2, model=2))
+    one, other = (load_subspace(subspace_path(r)) for r in (result, found[0]))
+    for a, b in zip(jax.tree.leaves(one.proj_b), jax.tree.leaves(other.proj_b), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    (frozen, _) = watched[0]
+    assert len(frozen["stored_prompts"].sharding.device_set) == 4
+
+
 class Loaded(types.SimpleNamespace):
     """What recipes look at of a backbone."""
 
 
 def loaded(tiny, **changes):
-    return Loaded(config=dataclasses.replace(CONFIG, **changes), fingerprint=mark(tiny))
+    found = described(tiny)
+    config = dataclasses.replace(found.config, **changes)
+    return Loaded(config=config, fingerprint=found.fingerprint)
 
 
 def test_a_vector_begins_where_a_stored_prompt_is(tiny, found, prompts, tmp_path):
