@@ -16,6 +16,7 @@ from spot_jax.data.sources import Shuffled, Source
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method, Tree
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Optimizer, build
@@ -93,6 +94,8 @@ class RunParts:
         labels = [loading.labels_of(name) for name in names]
         built = method.build(loaded, vocabulary, labels)
         files = method.sources(loaded, count)
+        if files is not None and built.num_trained == 1:
+            _check_pairs(files, names)
         ancestry = [
             () if files is None else (files[i][1].ancestor(files[i][0]), *files[i][1].ancestry)
             for i in range(count)
@@ -178,6 +181,16 @@ class RunParts:
         shardings = tree_shardings(self.mesh, state)
         make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
         return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
+
+
+def _check_pairs(files: Sequence[tuple[str, PromptFile]], names: Sequence[str]) -> None:
+    """Of prompts that are trained as one, none stands where another's task is."""
+    for (path, file), name in zip(files, names, strict=True):
+        if file.task != name and file.task in names:
+            raise SpotError(
+                f"{path} is a prompt of {file.task} but stands beside the data of {name}; give "
+                "the prompts and MIXTURE_OR_TASK_NAME in the same order"
+            )
 
 
 def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:

@@ -169,6 +169,14 @@ def test_ist_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path):
         np.testing.assert_array_equal(load_prompt(one).prompt, load_prompt(other).prompt)
 
 
+def test_a_prompt_beside_another_s_data_is_refused(tiny, tmp_path):
+    paths = [
+        write(tmp_path / f"{i}", i, task=tiny.tasks[1 - i], backbone=mark(tiny)) for i in range(2)
+    ]
+    with pytest.raises(SpotError, match="give the prompts and MIXTURE_OR_TASK_NAME in the same"):
+        run(tiny, tmp_path / "run", 1, SubspaceFindingRecipe(paths, dim=3))
+
+
 @pytest.mark.slow
 def test_msf_on_a_mesh_is_msf_on_one_device(tiny, found, tmp_path, watched):
     result = run(tiny, tmp_path / "mesh", 5, found[1], mesh=MeshShape(data=2, model=2))
