@@ -48,14 +48,18 @@ TARGETS = np.array([[7, 30, 1], [12, 1, 0]], np.int32)
 INPUTS = np.array([[0, 7, 30], [0, 12, 0]], np.int32)
 
 
-@pytest.fixture(scope="module")
-def params():
+def weights():
     rng, flat = np.random.default_rng(0), {}
     for name, shape in parameter_shapes(CONFIG).items():
         scale = 0.1 if name.endswith("scale") else shape[0] ** -0.5
         array = scale * rng.normal(size=shape) + name.endswith("scale")
         flat[name] = jnp.asarray(array, jnp.float32)
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return weights()
 
 
 def drawn(places, seed=0, n=1):
