@@ -131,6 +131,10 @@ class Method(Protocol):
         """What prompt i's file says besides, where prompts differ in it."""
         ...
 
+    def reads(self) -> Mapping[str, str]:
+        """Marks of the files' content that it reads at every start: a run goes on with no other."""
+        ...
+
     def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
         """What else than the prompt its file holds for inference, by name."""
         ...
@@ -169,6 +173,10 @@ class Defaults:
 
     def describe_own(self, i: int) -> dict[str, Any]:
         """Prompts are all of one kind."""
+        return {}
+
+    def reads(self) -> Mapping[str, str]:
+        """Files are read when a run begins, if at all."""
         return {}
 
     def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:

@@ -108,6 +108,10 @@ class SubspaceTuning(Defaults):
         """V_i: inference needs it not, but one who would go on tuning in the subspace does."""
         return {"vector": trainable["vector"][i]}
 
+    def reads(self) -> Mapping[str, str]:
+        """The subspace, unless it is a random one."""
+        return {"subspace": self.origin["mark"]} if "mark" in self.origin else {}
+
     def describe(self) -> dict[str, Any]:
         """The prompt is an ordinary one; how it came about, and in which subspace."""
         subspace = {"subspace": dict(self.origin)} if self.origin else {}

@@ -9,6 +9,7 @@ The backbone and the stored prompts are frozen.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,6 +136,11 @@ class SubspaceFinding(Defaults):
     def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "p e"]:
         """P_i*, [p, e]."""
         return self._reconstructed(trainable, frozen[PROMPTS][i])
+
+    def reads(self) -> Mapping[str, str]:
+        """The stored prompts."""
+        content = np.ascontiguousarray(self.prompts, np.float32).tobytes()
+        return {"prompts": hashlib.sha256(content).hexdigest()[:16]}
 
     def describe(self) -> dict[str, Any]:
         """The prompt is an ordinary one; how it came about."""

@@ -147,6 +147,7 @@ class RunParts:
             "optimizer": type(optimizer).__name__,
             "optimizer_settings": plain_fields(optimizer),
             "seeds": self.seeds,
+            **self.method.reads(),
         }
 
     def for_inference(

@@ -169,6 +169,21 @@ def test_ist_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path):
         np.testing.assert_array_equal(load_prompt(one).prompt, load_prompt(other).prompt)
 
 
+def test_a_run_goes_on_with_the_very_files_it_began_with(tiny, found, prompts, tmp_path):
+    path = tmp_path / "subspace"
+    given = load_subspace(subspace_path(found[0]))
+    given.save(path)
+    method = SubspaceTuningRecipe(str(path))
+    run(tiny, tmp_path / "ist", 1, method)
+    bent = jax.tree.map(lambda x: x + 1e-3, given.proj_b)
+    dataclasses.replace(given, proj_b=bent).save(path)
+    with pytest.raises(SpotError, match="holds a run with subspace = .* choose another MODEL_DIR"):
+        run(tiny, tmp_path / "ist", 2, method)
+    one, other = (SubspaceFindingRecipe(p, 3) for p in (prompts, prompts[::-1]))
+    marks = [r.build(loaded(tiny), None, [None] * 2).reads()["prompts"] for r in (one, other)]
+    assert marks[0] != marks[1]
+
+
 def test_a_prompt_beside_another_s_data_is_refused(tiny, tmp_path):
     paths = [
         write(tmp_path / f"{i}", i, task=tiny.tasks[1 - i], backbone=mark(tiny)) for i in range(2)
