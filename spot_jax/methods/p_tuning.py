@@ -204,6 +204,6 @@ def stored_start(file: PromptFile) -> tuple[str, StoredEncoder | None]:
 
     ("identity", None) for a prompt without an encoder, which is its own beginning.
     """
-    if file.method.get("name") == NAME and "embedding" in file.tensors:
+    if file.method.get("name") == NAME and "tokens" in file.tensors:
         return str(file.method["encoder"]), StoredEncoder(file.tensors)
     return "identity", None

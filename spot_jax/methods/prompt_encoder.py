@@ -53,8 +53,8 @@ class PromptEncoder:
         return self.width // 2 if self.kind == "lstm" else self.width
 
     def init(self, key: Key[Array, ""], embedding: Float[Array, "p d"]) -> Tree:
-        """A tree of float32 leaves: `embedding` [p, d], and an LSTM's and MLP's random weights."""
-        tree: Tree = {"embedding": embedding}
+        """A tree of float32 leaves: `tokens` [p, d], and an LSTM's and MLP's random weights."""
+        tree: Tree = {"tokens": embedding}
         lstm, mlp = jax.random.split(key)
         read = self.width
         if self.kind.startswith("lstm"):
@@ -74,7 +74,7 @@ class PromptEncoder:
 
     def __call__(self, tree: Tree) -> Float[Array, "p d"]:
         """The rows that one prompt's tree comes to."""
-        rows = tree["embedding"]
+        rows = tree["tokens"]
         for name in sorted(tree.get("lstm", {})):
             rows = bidirectional(tree["lstm"][name], rows)
         if "mlp" in tree:
@@ -141,19 +141,20 @@ def bidirectional(cells: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h2"
             their biases [1, 4h], with the gates in PyTorch's order: input, forget, cell, output.
         rows: of P steps.
     """
-    outputs = []
-    for way in ("forward", "backward"):
-        cell, hidden = cells[way], cells[way]["hidden"].shape[0]
-        read = rows @ cell["input"] + cell["input_bias"] + cell["hidden_bias"]
 
-        def step(state, row, weights=cell["hidden"]):
+    def run(cell: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h"]:
+        def step(state, row):
             output, memory = state
-            gates = row + output @ weights
-            into, forget, new, out = jnp.split(gates, 4)
+            into, forget, new, out = jnp.split(row + output @ cell["hidden"], 4)
             memory = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(into) * jnp.tanh(new)
             output = jax.nn.sigmoid(out) * jnp.tanh(memory)
             return (output, memory), output
 
-        start = jnp.zeros(hidden), jnp.zeros(hidden)
-        outputs.append(jax.lax.scan(step, start, read, reverse=way == "backward")[1])
-    return jnp.concatenate(outputs, axis=1)
+        read = rows @ cell["input"] + cell["input_bias"] + cell["hidden_bias"]
+        start = jnp.zeros(cell["hidden"].shape[0], rows.dtype)
+        return jax.lax.scan(step, (start, start), read)[1]
+
+    # Both ways in one loop: loops are what takes long to compile here.
+    both = jax.tree.map(lambda *one: jnp.stack(one), cells["forward"], cells["backward"])
+    forward, backward = jax.vmap(run)(both, jnp.stack([rows, rows[::-1]]))
+    return jnp.concatenate([forward, backward[::-1]], axis=1)

@@ -1,0 +1,259 @@
+"""P-Tuning: encoders against PyTorch's, gradients, counts, folding, prompts in a text."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from spot_jax.data.batches import Batches, BatchShape
+from spot_jax.data.examples import Examples
+from spot_jax.data.lanes import Lanes
+from spot_jax.data.sources import Shuffled
+from spot_jax.data.virtual_tokens import TemplateTokens
+from spot_jax.errors import SpotError
+from spot_jax.methods.p_tuning import ENCODER, NormalInit, PTuning, StoredEncoder, stored_start
+from spot_jax.methods.prompt_encoder import KINDS, PromptEncoder, bidirectional
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
+from spot_jax.t5.config import T5Config, parameter_shapes
+
+CONFIG = T5Config(
+    vocab_size=64,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=16,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.0,
+)
+P, PLACE, CUT = 3, 60, 61
+# An LSTM takes a second to compile; its other size differs in shapes only.
+ENCODERS = [
+    pytest.param(kind, marks=pytest.mark.slow) if kind == "lstm_wide" else kind for kind in KINDS
+]
+
+
+def random_backbone():
+    rng, flat = np.random.default_rng(0), {}
+    for name, shape in parameter_shapes(CONFIG).items():
+        scale = shape[0] ** -0.5 if len(shape) > 1 else 1.0
+        flat[name] = (rng.normal(size=shape) * scale).astype(np.float32)
+    flat["token_embedder/embedding"] *= CONFIG.vocab_size**0.5
+    return types.SimpleNamespace(params=traverse_util.unflatten_dict(flat, sep="/"))
+
+
+def examples(seed, count=12):
+    """A text with a field that is cut, an anchor, a place, an anchor and two places."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(count):
+        text = rng.integers(3, 60, rng.integers(2, 12)).tolist()
+        inputs = [CUT, *text, CUT, 7, PLACE, 8, PLACE, PLACE, 1]
+        pairs.append((inputs, rng.integers(3, 60, rng.integers(1, 3)).tolist()))
+    return Examples.from_lists(pairs)
+
+
+def batches(index=0, pack=False, seed=0, rows=4):
+    packed = {"packed_inputs_length": 40, "packed_targets_length": 12} if pack else {}
+    shape = BatchShape(rows, 9, 2, pack=pack, **packed)
+    write = TemplateTokens(CONFIG.vocab_size, P, index, PLACE, CUT)
+    return Batches(Shuffled(examples(seed), seed), shape, write=write)
+
+
+def begun(encoder, seeds=(0,), **options):
+    method = PTuning(CONFIG, P, encoder, [NormalInit()] * len(seeds), **options)
+    keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+    return method, *method.init(keys, random_backbone())
+
+
+def value_and_grad(method, *arguments):
+    return jax.jit(jax.value_and_grad(method.loss, has_aux=True))(*arguments, None)
+
+
+def close(found, expected, relative=1e-5):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        difference = np.abs(np.asarray(one) - np.asarray(other)).max()
+        assert difference <= relative * np.abs(np.asarray(other)).max()
+
+
+def test_the_lstm_and_its_gradients_are_torchs():
+    torch = pytest.importorskip("torch")
+    steps, read, hidden = 5, 6, 4
+    rng = np.random.default_rng(0)
+    theirs = torch.nn.LSTM(read, hidden, num_layers=2, bidirectional=True)
+    rows = rng.normal(size=(steps, read)).astype(np.float32)
+    weights = rng.normal(size=(steps, 2 * hidden)).astype(np.float32)
+    names = {"input": "weight_ih", "hidden": "weight_hh"}
+    names |= {"input_bias": "bias_ih", "hidden_bias": "bias_hh"}
+
+    def ours(take):
+        def cell(layer, way):
+            end = f"_l{layer}{'_reverse' if way == 'backward' else ''}"
+            arrays = {name: take(getattr(theirs, t + end)) for name, t in names.items()}
+            return {k: v.T if v.ndim == 2 else v[None] for k, v in arrays.items()}
+
+        return [{way: cell(i, way) for way in ("forward", "backward")} for i in (0, 1)]
+
+    def out(cells, rows):
+        for cell in cells:
+            rows = bidirectional(cell, rows)
+        return rows
+
+    given = torch.tensor(rows, requires_grad=True)
+    expected = theirs(given)[0]
+    (expected * torch.tensor(weights)).sum().backward()
+    cells = ours(lambda x: x.detach().numpy())
+    close(out(cells, rows), expected.detach().numpy(), 1e-4)
+    grads = jax.grad(lambda c, r: jnp.sum(out(c, r) * weights), (0, 1))(cells, rows)
+    close(grads[0], ours(lambda x: x.grad.numpy()), 1e-4)
+    close(grads[1], given.grad.numpy(), 1e-4)
+
+
+@pytest.mark.parametrize(("length", "width"), [(9, 8), (3, 512)])
+def test_trained_numbers_are_the_published_sizes(length, width):
+    def count(kind):
+        shape = PromptEncoder(kind, length, width)
+        rows = jnp.zeros((length, width))
+        tree = jax.eval_shape(shape.init, jax.random.key(0), rows)
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+    def lstm(read, hidden):
+        both_layers = (read + hidden + 2) + (2 * hidden + hidden + 2)
+        return 2 * 4 * hidden * both_layers
+
+    embedding, linear = length * width, width * width + width
+    assert count("identity") == embedding
+    assert count("mlp") == embedding + 2 * linear
+    assert count("lstm") == embedding + lstm(width, width // 2) + 2 * linear
+    wide = 2 * width * width + width + linear
+    assert count("lstm_wide") == embedding + lstm(width, width) + wide
+    assert lstm(width, width // 2) == 12 * width**2 + 16 * width
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoders_gradient_is_finite_differences(encoder):
+    shape, rng = PromptEncoder(encoder, P, 8), np.random.default_rng(0)
+    tree = shape.init(jax.random.key(0), jnp.asarray(rng.normal(size=(P, 8)), jnp.float32))
+    weights = rng.normal(size=(P, 8))
+    ways = jax.tree.map(lambda x: rng.normal(size=x.shape), tree)
+    grad = jax.grad(lambda t: jnp.sum(shape(t) * weights.astype(np.float32)))(tree)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), tree)
+
+        def along(t):
+            moved = jax.tree.map(lambda x, way: x + t * way, exact, ways)
+            return float(jnp.sum(shape(moved) * weights))
+
+        numeric = (along(1e-5) - along(-1e-5)) / 2e-5
+    pairs = zip(jax.tree.leaves(grad), jax.tree.leaves(ways), strict=True)
+    found = sum(np.sum(np.asarray(g, np.float64) * way) for g, way in pairs)
+    assert found == pytest.approx(numeric, rel=1e-4)
+
+
+def test_the_loss_reaches_the_encoder_through_the_table_that_is_exported():
+    """What a prompt's gradient is, test_losses has from Google's code."""
+    method, trainable, frozen = begun("mlp")
+    batch = next(batches())
+    (loss, _), grad = value_and_grad(method, trainable, frozen, batch)
+    assert list(grad) == [ENCODER]
+    table, back = jax.vjp(method.prompt_table, trainable)
+    plain = PromptTuning(CONFIG, P, (ArrayInit(np.asarray(table)),))
+    prompt, backbone = plain.init(jax.random.split(jax.random.key(0), 1), random_backbone())
+    (expected, _), outer = value_and_grad(plain, prompt, backbone, batch)
+    close((loss, grad), (expected, back(outer["prompt"][0])[0]))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_exported_table_is_what_training_reads(encoder):
+    method, trainable, frozen = begun(encoder, (3, 4))
+    table = method.prompt_table(trainable)
+    for i in range(2):
+        rows = table[i * P : (i + 1) * P]
+        np.testing.assert_allclose(method.export(trainable, frozen, i), rows, atol=1e-6)
+        found = method.inference(trainable, frozen, i)
+        np.testing.assert_allclose(found.table, rows, atol=1e-6)
+        assert found.params == frozen
+
+
+def test_the_backbone_is_frozen_or_all_of_it_is_tuned():
+    method, trainable, frozen = begun("mlp")
+    params = random_backbone().params
+    assert set(trainable) == {ENCODER} and set(frozen) == set(params)
+    jax.tree.map(np.testing.assert_array_equal, frozen, params)
+    method, trainable, frozen = begun("mlp", tune_backbone=True)
+    assert frozen == {} and set(trainable) == {ENCODER, *params} and method.tunes_backbone
+    (_, _), grad = value_and_grad(method, trainable, frozen, next(batches()))
+    norms = {name: max(np.abs(x).max() for x in jax.tree.leaves(grad[name])) for name in grad}
+    assert min(norms.values()) > 0
+    assert set(method.inference(trainable, frozen, 0).params) == set(params)
+    with pytest.raises(SpotError, match="tunes one prompt a run, found 2"):
+        begun("mlp", (0, 1), tune_backbone=True)
+
+
+def test_packed_equals_unpacked_with_virtual_tokens_inside_the_text():
+    method, trainable, frozen = begun("mlp")
+    packed = batches(pack=True)
+    batch = next(packed)
+    assert batch["encoder_segment_ids"].max(axis=1).min() >= 2
+    tokens = batch["encoder_input_tokens"]
+    assert np.isin([7, 8], tokens).all() and not np.isin([PLACE, CUT], tokens).any()
+    rows = next(batches(rows=packed.examples))
+    (loss, metrics), grad = value_and_grad(method, trainable, frozen, batch)
+    (expected, same), gradient = value_and_grad(method, trainable, frozen, rows)
+    close((loss, metrics["accuracy"]), (expected, same["accuracy"]))
+    close(grad, gradient, 1e-4)
+
+
+def test_several_prompts_are_each_as_alone():
+    seeds = (0, 1, 2)
+    method, trainable, frozen = begun("mlp", seeds)
+    together = Lanes([batches(i, seed=seed) for i, seed in enumerate(seeds)])
+    (_, metrics), grad = value_and_grad(method, trainable, frozen, next(together))
+    for i, seed in enumerate(seeds):
+        one, own, same = begun("mlp", (seed,))
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y[0]), trainable, own)
+        (_, found), expected = value_and_grad(one, own, same, next(batches(seed=seed)))
+        close(jax.tree.map(lambda x, i=i: x[i : i + 1], grad), expected)
+        close(metrics["loss"][i], found["loss"][0])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_encoder_is_kept_beside_and_gone_on_with(encoder, tmp_path):
+    method, trainable, frozen = begun(encoder, (0, 5))
+    table = np.asarray(method.export(trainable, frozen, 1))
+    file = PromptFile(table, method=method.describe(), backbone="mark")
+    others = method.beside(trainable, frozen, 1, file)
+    assert set(others) == (set() if encoder == "identity" else {"encoder"})
+    for name, one in {"prompt": file, **others}.items():
+        one.save(tmp_path / name)
+        kind, start = stored_start(load_prompt(tmp_path / name, backbone="mark"))
+        assert kind == (encoder if name == "encoder" else "identity")
+        start = start or ArrayInit(table)
+        again = PTuning(CONFIG, P, kind, (start,))
+        tree, _ = again.init(jax.random.split(jax.random.key(9), 1), random_backbone())
+        np.testing.assert_allclose(again.export(tree, frozen, 0), table, atol=1e-6)
+        if name == "encoder":
+            mine = jax.tree.map(lambda x: x[1:], trainable)
+            jax.tree.map(np.testing.assert_array_equal, tree, mine)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(SpotError, match="encoder lstm, lstm_wide, mlp, identity, found 'gru'"):
+        PTuning(CONFIG, P, "gru")
+    with pytest.raises(SpotError, match="at least 1 virtual token, not 0"):
+        PTuning(CONFIG, 0)
+    with pytest.raises(SpotError, match="9 is odd"):
+        PromptEncoder("lstm", P, 9)
+    with pytest.raises(SpotError, match="an initialiser for each prompt"):
+        PTuning(CONFIG, P, initialisers=())
+    _, trainable, _ = begun("mlp")
+    leaves = traverse_util.flatten_dict(trainable[ENCODER], sep="/")
+    stored = StoredEncoder({name: np.asarray(leaf[0]) for name, leaf in leaves.items()})
+    with pytest.raises(SpotError, match=r"tokens of shape \[3, 8\] where \[4, 8\] belongs"):
+        PTuning(CONFIG, 4, "mlp", (stored,)).init(
+            jax.random.split(jax.random.key(0), 1), random_backbone()
+        )
