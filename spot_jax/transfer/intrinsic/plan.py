@@ -60,7 +60,7 @@ class IntrinsicPlan:
         seeds: of prompts; each seed's prompts make subspaces of their own.
         prompts_per_task: a subspace is found from so many seeds' prompts of each task: those of
             its own seed and of the ones after it. One in the paper.
-        model_seeds: of tuned models; None for `seeds`.
+        model_seeds: of tuned models; None for `seeds`. Some may be added, or taken away.
         prompt_length: P; 100 in the paper.
         library: a library of prompts to take prompts from, by task, seed and length, rather than
             tune them.
@@ -198,7 +198,7 @@ class IntrinsicPlan:
         fixed = dataclasses.replace(self, test_tasks=dict(self.test_tasks))
         for name in (
             *("train_tasks", "test_tasks", "lengths", "msf_settings", "ist_settings"),
-            *("other_suffix", "seeds", "model_seeds", "prompts_per_task", "prompt_length"),
+            *("other_suffix", "seeds", "prompts_per_task", "prompt_length"),
             *("metric", "decoding", "validation_split", "test_split", "validation_examples"),
             *("test_examples", "evaluation_batch_size", "prompts_at_once"),
         ):
