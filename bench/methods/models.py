@@ -25,13 +25,13 @@ class Tuning:
     Attributes:
         rates: learning rates of Adafactor to try, with a warm-up and a linear fall to nothing.
         steps: updates.
-        batch_size: examples a step, about: four share a row.
+        examples: of a step; None for the task's own number.
         dropout_rate: in training.
     """
 
     rates: tuple[float, ...] = (0.003, 0.01)
     steps: int = 200
-    batch_size: int = 32
+    examples: int | None = None
     dropout_rate: float = 0.1
 
 
@@ -81,9 +81,7 @@ def _mixture(bench: Bench) -> Path:
 
 def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) -> Cell:
     start = time.monotonic()
-    rows = max(tuning.batch_size // 4, 1)
-    packed = {"inputs": 2 * task.inputs, "targets": 2 * task.targets}
-    data = bench.data(task, rows, pack=True, packed_lengths=packed)
+    data = bench.data(task, tuning.examples or task.examples)
     evaluation = bench.evaluation(task, tuning.steps)
 
     def of(rate: float, seed: int) -> TrainResult:

@@ -16,7 +16,7 @@ from bench.methods.tasks import Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor, Optimizer
+from spot_jax.training.optimizers import Adafactor, AdamW
 from spot_jax.training.recipes import MethodRecipe
 from spot_jax.training.run import TrainResult, train
 
@@ -24,40 +24,58 @@ FINAL = "final"
 
 
 @dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Settings of a method that are tried.
+
+    Attributes:
+        recipe: the method.
+        room: virtual tokens of an example, where several share a row; None where none does.
+    """
+
+    recipe: MethodRecipe
+    room: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Way:
     """How a method tunes prompts, and what is tried.
 
     Attributes:
-        recipes: by what tells them apart, such as "P = 20".
+        candidates: by what tells them apart, such as "P = 20".
         rates: learning rates.
         steps: updates.
-        batch_size: rows a step of each prompt.
+        examples: of a step of each prompt; fewer where texts are long.
         optimizer: its learning rate is replaced by each of `rates`.
         evaluations: of each run; the best checkpoint is kept.
     """
 
-    recipes: Mapping[str, MethodRecipe]
+    candidates: Mapping[str, Candidate]
     rates: tuple[float, ...]
     steps: int
-    batch_size: int = 16
-    optimizer: Optimizer = Adafactor()
+    examples: int = 16
+    optimizer: Adafactor | AdamW = Adafactor()
     evaluations: int = 3
 
 
 def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
     """The cell of a method with prompts."""
     start = time.monotonic()
-    tried = [
-        entry
-        for name in way.recipes
-        if _alternatives(way)
-        for entry in _grid(bench, task, method, way, name)
-    ]
-    only: dict[str, Any] = {"recipe": next(iter(way.recipes)), "rate": way.rates[0]}
+    tried: list[dict[str, Any]] = []
+    if len(way.candidates) * len(way.rates) > 1:
+        for name in way.candidates:
+            tried += _grid(bench, task, method, way, name)
+    only: dict[str, Any] = {"recipe": next(iter(way.candidates)), "rate": way.rates[0]}
     best = max(tried, key=lambda one: one["validation"], default=only)
     seeds = list(bench.seeds)
-    recipe = way.recipes[best["recipe"]]
-    result = run(bench, task, method, FINAL, way, recipe, [best["rate"]] * len(seeds), seeds)
+    result = run(
+        bench,
+        task,
+        place(bench, task, method, FINAL),
+        way,
+        way.candidates[best["recipe"]],
+        rates=best["rate"],
+        seeds=seeds,
+    )
     scores = score(
         open_tuned(result.directory),
         split="test",
@@ -79,13 +97,10 @@ def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
     )
 
 
-def _alternatives(way: Way) -> bool:
-    return len(way.recipes) * len(way.rates) > 1
-
-
 def _grid(bench: Bench, task: Task, method: str, way: Way, name: str) -> list[dict[str, Any]]:
-    rates = list(way.rates)
-    result = run(bench, task, method, name, way, way.recipes[name], rates, bench.seeds[0])
+    directory, rates = place(bench, task, method, name), list(way.rates)
+    candidate = way.candidates[name]
+    result = run(bench, task, directory, way, candidate, rates=rates, seeds=bench.seeds[0])
     return [
         {
             "recipe": name,
@@ -101,27 +116,27 @@ def _grid(bench: Bench, task: Task, method: str, way: Way, name: str) -> list[di
 def run(
     bench: Bench,
     task: Task,
-    method: str,
-    name: str,
+    directory: Path,
     way: Way,
-    recipe: MethodRecipe,
-    rates: list[float],
+    candidate: Candidate,
+    *,
+    rates: float | list[float],
     seeds: int | list[int],
 ) -> TrainResult:
     """One program: a prompt a rate, or a prompt a seed."""
-    directory = place(bench, task, method, name)
     before = seconds_of(directory)
-    period = max(way.steps // way.evaluations, 1)
-    rate: Any = rates[0] if len(rates) == 1 else rates
+    examples = min(way.examples, task.examples)
+    room = candidate.room
+    given = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
     result = train(
         model_dir=str(directory),
         backbone=bench.stored(),
-        method=recipe,
-        data=bench.data(task, way.batch_size),
-        optimizer=dataclasses.replace(way.optimizer, learning_rate=rate),  # type: ignore[type-var]
+        method=candidate.recipe,
+        data=given,
+        optimizer=dataclasses.replace(way.optimizer, learning_rate=rates),
         train_steps=way.steps,
         seeds=seeds,
-        evaluation=bench.evaluation(task, period),
+        evaluation=bench.evaluation(task, max(way.steps // way.evaluations, 1)),
         checkpoints=CheckpointPlan(period=way.steps),
         progress=False,
     )

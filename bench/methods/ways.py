@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from bench.methods.baselines import majority, svm
 from bench.methods.models import model_tuning, multitask
-from bench.methods.prompts import Way, tuned
+from bench.methods.prompts import Candidate, Way, tuned
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import TASKS, Bench, Task
 from spot_jax.errors import SpotError
 from spot_jax.training.recipes import PromptTuningRecipe
 
-LENGTHS = (10, 20, 50)
+LENGTHS = (20, 50)
 RATES = (0.1, 0.3, 1.0)
 STEPS = 60
 
@@ -32,8 +32,8 @@ class Method:
 
 
 def _prompt_tuning(bench: Bench, task: Task, results: Results) -> Cell:
-    recipes = {f"P = {length}": PromptTuningRecipe(length) for length in LENGTHS}
-    return tuned(bench, task, "prompt_tuning", Way(recipes, RATES, STEPS))
+    found = {f"P = {length}": Candidate(PromptTuningRecipe(length), length) for length in LENGTHS}
+    return tuned(bench, task, "prompt_tuning", Way(found, RATES, STEPS))
 
 
 def _spot(bench: Bench, task: Task, results: Results) -> Cell:
@@ -43,8 +43,8 @@ def _spot(bench: Bench, task: Task, results: Results) -> Cell:
     alike = [one for one in source.tried if one["recipe"] == recipe]
     file = str(bench.directory / max(alike, key=lambda one: one["validation"])["file"])
     length = int(recipe.split()[-1])
-    recipes = {recipe: PromptTuningRecipe(length, "prompt", prompt=file)}
-    cell = tuned(bench, task, "spot", Way(recipes, (rate,), STEPS))
+    begun = Candidate(PromptTuningRecipe(length, "prompt", prompt=file), length)
+    cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), STEPS))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
 
 
