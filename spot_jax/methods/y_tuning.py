@@ -205,14 +205,20 @@ class YTuning(Defaults):
     def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
         """trainable = {"labels": [n, r, d], "layer_0": ..., "norm": ...}; frozen = {}."""
         embedding = backbone.params["token_embedder"]["embedding"]
-        each = []
-        for init, key in zip(self.inits, keys, strict=True):
-            if isinstance(init, StoredLabels):
-                each.append(init.weights(self.decoder))
-            else:
-                vectors = init(jax.random.fold_in(key, 0), embedding)
-                each.append(self.decoder.init(jax.random.fold_in(key, 1), vectors))
-        return jax.tree.map(lambda *x: jnp.stack(x), *each), {}
+
+        @jax.jit
+        def drawn(embedding: Array, keys: Array) -> list[Tree]:
+            return [self._begun(*pair, embedding) for pair in zip(self.inits, keys, strict=True)]
+
+        return jax.tree.map(lambda *x: jnp.stack(x), *drawn(embedding, keys)), {}
+
+    def _begun(
+        self, init: LabelVectors | StoredLabels, key: Key[Array, ""], embedding: Array
+    ) -> Tree:
+        if isinstance(init, StoredLabels):
+            return init.weights(self.decoder)
+        vectors = init(jax.random.fold_in(key, 0), embedding)
+        return self.decoder.init(jax.random.fold_in(key, 1), vectors)
 
     def loss(
         self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None

@@ -139,8 +139,8 @@ class YTuningRecipe:
         labels = tuple(self.labels or own or ())
         if not labels:
             raise SpotError(
-                "Y-Tuning chooses among a task's labels, and this task has none: it writes text; "
-                "give the labels as YTuning.labels, or tune a prompt"
+                "Y-Tuning chooses among a task's labels, and this task has none: it writes text "
+                "or is a mixture; give the labels as YTuning.labels, or tune a prompt"
             )
         if len(set(labels)) < 2:
             raise SpotError(

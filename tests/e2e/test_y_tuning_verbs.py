@@ -1,0 +1,93 @@
+"""Y-Tuning from the command line: train, eval, infer, and a file with a backbone alone."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from test_spot import store_backbone
+from test_verbs import VOCABULARY
+
+from spot_jax.cli.main import main
+from spot_jax.data.examples import Examples
+from spot_jax.t5.vocabulary import Vocabulary
+
+WORDS = ["good", "bad"]
+
+
+def command(directory, task, **macros):
+    given = {
+        "MODEL_DIR": str(directory / "run"),
+        "INITIAL_CHECKPOINT_PATH": str(directory / "backbone"),
+        "MIXTURE_OR_TASK_NAME": task,
+        "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 4},
+        "FEATURE_CACHE": str(directory / "features"),
+        "TRAIN_STEPS": 4,
+        "EVAL_PERIOD": 2,
+        "BATCH_SIZE": 8,
+        **macros,
+    }
+    settings = [f"--gin.{name}={value!r}" for name, value in given.items()]
+    return ["train", "--gin_file=gin_configs/runs/y_tuning.gin", *settings]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on arrays, whose labels are given by hand."""
+    directory = tmp_path_factory.mktemp("y_tuning")
+    store_backbone(directory / "backbone")
+    vocabulary, rng = Vocabulary(VOCABULARY), np.random.default_rng(0)
+    answers = [[*vocabulary.encode(word), 1] for word in WORDS]
+    for split in ("train", "validation"):
+        texts = [rng.integers(3, 8000, rng.integers(3, 9)).tolist() for _ in range(24)]
+        pairs = [([*text, 1], answers[text[0] % 2]) for text in texts]
+        Examples.from_lists(pairs).save(directory / f"task-{split}.npz")
+    task = str(directory / "task-{split}.npz")
+    assert main(command(directory, task, LABELS=WORDS)) == 0
+    return directory
+
+
+def scored(capsys, *arguments):
+    assert main(["eval", *map(str, arguments), "--split", "validation", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_eval_and_infer_are_what_training_saw(trained, capsys, monkeypatch):
+    best = json.loads((trained / "run" / "result.json").read_text())["best"][0]
+    capsys.readouterr()
+    found = scored(capsys, trained / "run")
+    assert found["metrics"]["accuracy"] == best["metrics"]["accuracy"]
+    assert found["loss"] == pytest.approx(best["metrics"]["loss"], rel=1e-5)
+    # The file alone, on the backbone it was tuned on.
+    file = trained / "run" / "prompts" / "best-0.safetensors"
+    alone = scored(capsys, "--backbone", trained / "backbone", "--prompt", file)
+    assert alone["metrics"] == found["metrics"]
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("what a day\n\nnot again ...\n"))
+    assert main(["infer", str(trained / "run")]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["inputs"] for row in rows] == ["what a day", "not again ..."]
+    assert {row["prediction"] for row in rows} <= set(WORDS)
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("what a day\n"))
+    assert main(["infer", str(trained / "run"), "--labels", "good,fine"]) == 2
+    assert "expected labels that were tuned (good, bad), found 'fine'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_on_a_bundled_task_whose_labels_are_known(trained, tmp_path, capsys):
+    (tmp_path / "backbone").symlink_to(trained / "backbone")
+    assert main(command(tmp_path, "bundled_vader_tweets", SEEDS=[0, 1], FEATURES="mix")) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "--split", "validation", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
+    for one, seen in zip(found, best, strict=True):
+        assert one["score"] == seen["score"]
+    # An ensemble of what are no virtual tokens is refused, a generation task too.
+    assert main(["eval", str(tmp_path / "run"), "--ensemble"]) == 2
+    assert "score each alone" in capsys.readouterr().err
+    other = {"MODEL_DIR": str(tmp_path / "other")}
+    assert main(command(tmp_path, "mrqa_squad", **other)) == 2
+    assert "it writes text" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""Runs of Y-Tuning: exact resume, N as alone, a backbone that training never meets."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from spot_jax.data.examples import Examples
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training import recipes_y_tuning
+from spot_jax.training import run as run_module
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import AdamW
+from spot_jax.training.recipes import DataSource, EvaluationPlan, StoredBackbone
+from spot_jax.training.recipes_y_tuning import T5Features, YTuningRecipe
+
+WORDS = ("good", "bad")
+
+
+@pytest.fixture(scope="module")
+def labelled(worded, tmp_path_factory):
+    """A task whose answer is one of two words, as arrays; the second task has odd answers."""
+    from conftest import VOCABULARY
+
+    directory = tmp_path_factory.mktemp("labelled")
+    vocabulary = Vocabulary(VOCABULARY)
+    answers = [[*vocabulary.encode(word), 1] for word in WORDS]
+    for name, seed in (("one", 0), ("two", 1)):
+        for split in ("train", "validation"):
+            rng = np.random.default_rng(seed)
+            texts = [rng.integers(3, 8000, rng.integers(3, 9)).tolist() for _ in range(24)]
+            pairs = [([*text, 1], answers[text[0] % 2]) for text in texts]
+            Examples.from_lists(pairs).save(directory / f"{name}-{split}.npz")
+    return directory
+
+
+@pytest.fixture
+def run(worded, labelled, tmp_path_factory):
+    """Runs of the first task; options replace what stands here."""
+
+    def go(directory, steps, *, tasks="one", recipe=(), rate=1e-2, dropout=0.1, **options):
+        names = [str(labelled / f"{task}-{{split}}.npz") for task in np.atleast_1d(tasks)]
+        settings = {"heads": 2, "mlp_dim": 8, "labels": WORDS, "cache": str(labelled / "cache")}
+        return worded.train(
+            directory,
+            steps,
+            backbone=StoredBackbone(worded.backbone, dropout_rate=dropout),
+            method=YTuningRecipe(**{**settings, **dict(recipe)}),
+            data=DataSource(names, {"inputs": 8, "targets": 2}, batch_size=6),
+            optimizer=AdamW(rate),
+            **options,
+        )
+
+    return go
+
+
+def stored(result, i=0):
+    file = load_prompt(result.directory / "prompts" / f"last-{i}.safetensors")
+    return {"labels": file.prompt, **file.tensors}
+
+
+def test_in_parts_as_in_one_and_without_the_backbone(run, tmp_path, monkeypatch):
+    given = {"evaluation": EvaluationPlan(period=4), "checkpoints": CheckpointPlan(period=3)}
+    encoded, trees = [], []
+    encode, step_of = T5Features.__call__, run_module.train_step
+
+    def encoding(self, tokens):
+        encoded.append(len(tokens))
+        return encode(self, tokens)
+
+    def stepping(*arguments):
+        step = step_of(*arguments)
+
+        def watched(state, frozen, batch):
+            trees.append((jax.tree.leaves(frozen), set(batch)))
+            return step(state, frozen, batch)
+
+        return watched
+
+    monkeypatch.setattr(T5Features, "__call__", encoding)
+    monkeypatch.setattr(run_module, "train_step", stepping)
+    both = functools.partial(run, tasks=["one", "two"], rate=(1e-2, 2e-2), seeds=[3, 4], **given)
+    whole = both(tmp_path / "whole", 8)
+    # r d + 8 d² + 2 d f + 3 d + d, with r = 3, d = 16, f = 8.
+    assert encoded and whole.trainable == 48 + 2048 + 256 + 48 + 16
+    # No step and no evaluation had a weight of the backbone or a token to encode.
+    assert all(not leaves for leaves, _ in trees)
+    assert trees[0][1] == {"features", "feature_lengths", "label"}
+    encoded.clear()
+    both(tmp_path / "parts", 5)
+    again = both(tmp_path / "parts", 8)
+    assert (again.step, again.examples, again.best) == (8, whole.examples, whole.best)
+    for i in (0, 1):
+        expected = stored(whole, i)
+        for name, found in stored(again, i).items():
+            np.testing.assert_array_equal(found, expected[name])
+    losses = [
+        [(line["step"], line["train/loss"]) for line in read_metrics(d) if "train/loss" in line]
+        for d in (whole.directory, again.directory)
+    ]
+    assert losses[0] == losses[1]
+    assert not encoded, "the caches of the first run serve the others"
+
+
+@pytest.mark.slow
+def test_runs_together_are_those_alone(run, tmp_path):
+    rates, seeds = (1e-2, 2e-2), [3, 4]
+    both = run(tmp_path / "both", 6, tasks=["one", "two"], rate=rates, seeds=seeds)
+    for i, task in enumerate(("one", "two")):
+        alone = run(tmp_path / task, 6, tasks=task, rate=rates[i], seeds=seeds[i])
+        for name, found in stored(alone).items():
+            np.testing.assert_allclose(found, stored(both, i)[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_begins_from_a_stored_decoder(run, tmp_path):
+    first = run(tmp_path / "first", 2, evaluation=EvaluationPlan(period=0))
+    path = str(tmp_path / "first" / "prompts" / "last-0.safetensors")
+    begun = {"init": "prompt", "prompt": path}
+    second = run(tmp_path / "second", 1, recipe=begun, rate=0.0)
+    for name, found in stored(second).items():
+        np.testing.assert_array_equal(found, stored(first)[name])
+    assert load_prompt(second.prompts[0]).ancestry[0]["file"] == path
+    with pytest.raises(SpotError, match="has layer_0/mlp_in of shape"):
+        run(tmp_path / "third", 1, recipe={**begun, "mlp_dim": 4})
+
+
+@pytest.mark.slow
+def test_a_learnt_mix_of_layers(run, tmp_path):
+    found = run(tmp_path / "run", 3, recipe={"features": "mix", "per_label": 2})
+    tensors = stored(found)
+    assert tensors["decoder/mix"].shape == (1, 2) and np.abs(tensors["decoder/mix"]).max() > 1e-3
+    assert tensors["labels"].shape == (5, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"recipe": {"labels": None}}, "this task has none: it writes text"),
+        ({"recipe": {"labels": ("good",)}}, "at least two different labels .* found 'good'"),
+        ({"recipe": {"labels": ("good", "fine")}}, "'bad' is none of the 2 labels"),
+        ({"recipe": {"rebuild": False, "cache": "nowhere"}}, "whole features of .* found nothing"),
+        ({"recipe": {"init": "text"}}, "labels, vocabulary, uniform, prompt; found 'text'"),
+        ({"recipe": {"features": "first"}}, "'last' or 'mix', found 'first'"),
+    ],
+)
+def test_what_a_run_refuses(options, says, run, tmp_path):
+    with pytest.raises(SpotError, match=says) as caught:
+        run(tmp_path / "run", 1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_tasks_of_one_program_have_as_many_labels(worded):
+    from spot_jax.training.sharding import MeshShape, make_mesh
+
+    loaded = StoredBackbone(worded.backbone).load(make_mesh(MeshShape(1, 1)))
+    vocabulary = Vocabulary(loaded.vocabulary_path)
+    with pytest.raises(SpotError, match="as many labels, found 2 and 3"):
+        YTuningRecipe(heads=2).build(loaded, vocabulary, [WORDS, ("a", "b", "c")])
+
+
+def test_a_mixture_has_no_cache(run, tmp_path, monkeypatch):
+    class Endless:
+        pass
+
+    monkeypatch.setattr(
+        recipes_y_tuning.loading, "training_source", lambda *given, **options: Endless()
+    )
+    with pytest.raises(SpotError, match="a mixture or a stream without end"):
+        run(tmp_path / "run", 1)
