@@ -13,6 +13,7 @@ runs/bench_methods, because some methods begin from others' prompts.
     baselines   majority and a linear SVM
     prompts     methods with prompts: a grid chosen on validation, then every seed
     models      model tuning, of one task and after a mixture
+    others      P-Tuning, prefixes, intrinsic subspaces, Y-Tuning: what of each is tried
     ways        the methods by name
     summary     means, shares and intervals over cells
     page        the page

@@ -32,6 +32,14 @@ NOTES = """## How
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - Of three labels or fewer the most likely one is the answer, of more the one that greedy decoding
   writes.
+- Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
+  fall of the rate, about 32 examples a step, fewer where texts are long. After a mixture means
+  from a model that all eleven sets were tuned on together; its own time is not counted.
+- SPoT's target begins from the source's prompt that was best on the source's validation, of the
+  length and with the rate and steps that were best from scratch. Sources are of the same family
+  where it has another set, for the rest a set of another kind.
+- Subspaces of intrinsic prompt tuning were found from one prompt of each of the eight seen sets;
+  the unseen ones are held out. Y-Tuning's time is without the making of its features.
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
 - Trained numbers are those of one seed. The SVM's are its weights.

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from spot_jax.errors import SpotError
+
 FORMAT = 1
 
 
@@ -88,6 +90,14 @@ class Results:
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)
+
+
+def done(results: Results, task: str, method: str) -> Cell:
+    """A cell that another begins from; `SpotError` if it is not done."""
+    found = results.get(task, method)
+    if found is None:
+        raise SpotError(f"{method} on {task} is not done; do it first, with --methods {method}")
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from bench.methods.baselines import majority, svm
 from bench.methods.models import model_tuning, multitask
+from bench.methods.others import intrinsic, p_tuning, prefix, prompt_file, y_tuning
 from bench.methods.prompts import Candidate, Way, tuned
-from bench.methods.results import Cell, Results
+from bench.methods.results import Cell, Results, done
 from bench.methods.tasks import TASKS, Bench, Task
-from spot_jax.errors import SpotError
 from spot_jax.training.recipes import PromptTuningRecipe
 
 LENGTHS = (20, 50)
@@ -38,21 +38,18 @@ def _prompt_tuning(bench: Bench, task: Task, results: Results) -> Cell:
 
 def _spot(bench: Bench, task: Task, results: Results) -> Cell:
     """As from scratch, but from the source's best prompt of the length that was best here."""
-    own, source = (_done(results, name, "prompt_tuning") for name in (task.name, task.source))
+    own = done(results, task.name, "prompt_tuning")
     recipe, rate = own.chosen["recipe"], own.chosen["rate"]
-    alike = [one for one in source.tried if one["recipe"] == recipe]
-    file = str(bench.directory / max(alike, key=lambda one: one["validation"])["file"])
+    file = str(bench.directory / prompt_file(results, task.source, recipe))
     length = int(recipe.split()[-1])
     begun = Candidate(PromptTuningRecipe(length, "prompt", prompt=file), length)
     cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), STEPS))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
 
 
-def _done(results: Results, task: str, method: str) -> Cell:
-    found = results.get(task, method)
-    if found is None:
-        raise SpotError(f"{method} on {task} is not done; do it first, with --methods {method}")
-    return found
+def _seen_prompts(task: Task) -> tuple[tuple[str, str], ...]:
+    """What a subspace is found from."""
+    return tuple((name, "prompt_tuning") for name, one in TASKS.items() if one.seen)
 
 
 METHODS = {
@@ -68,6 +65,19 @@ METHODS = {
         _spot,
         lambda task: ((task.name, "prompt_tuning"), (task.source, "prompt_tuning")),
     ),
+    "p_tuning": Method("P-Tuning", p_tuning),
+    "prefix": Method("prefix tuning (P-Tuning v2)", prefix),
+    "ist_5": Method(
+        "intrinsic prompt tuning, d = 5",
+        lambda bench, task, results: intrinsic(bench, task, results, 5),
+        _seen_prompts,
+    ),
+    "ist_50": Method(
+        "intrinsic prompt tuning, d = 50",
+        lambda bench, task, results: intrinsic(bench, task, results, 50),
+        _seen_prompts,
+    ),
+    "y_tuning": Method("Y-Tuning", y_tuning),
 }
 
 

@@ -8,12 +8,15 @@ import pytest
 from bench.methods import __main__ as command
 from bench.methods import models, page, prompts, summary, ways
 from bench.methods.baselines import majority
+from bench.methods.others import LENGTH, template
 from bench.methods.prompts import Candidate
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import MOST_RANKED, TASKS, Bench, texts
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.recipes import PromptTuningRecipe
+from tasks.bundled import reading
+from tasks.templates import parse
 
 ONE, TWO, UNSEEN = "banking77", "sms_spam", "gap_coref"
 BY_HAND = {
@@ -77,7 +80,7 @@ def test_results_come_back_and_the_page_holds_them(results, tmp_path):
     assert "at equal steps, over the seen sets: +2.5 points" in text
     assert "| prompt tuning | 45.0 ± 7.1 | 60.0 ± 0.0 | 52.5 ± 3.5 |" in text
     assert "| prompt tuning | 50.5 ± 0.7 | 50.5 ± 0.7 |" in text
-    assert "P-Tuning" not in text
+    assert "| P-Tuning |" not in text
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
@@ -109,6 +112,9 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
 
 
 def test_a_method_comes_after_what_it_begins_from():
+    assert [task for task, _ in ways.order(["ist_5"], [UNSEEN])[:-1]] == [
+        name for name, task in TASKS.items() if task.seen
+    ]
     found = ways.order(["spot"], [ONE])
     assert found[-1] == (ONE, "spot")
     assert set(found[:-1]) == {(ONE, "prompt_tuning"), (TASKS[ONE].source, "prompt_tuning")}
@@ -117,6 +123,14 @@ def test_a_method_comes_after_what_it_begins_from():
 
 
 TASKS_FILE = page.Path("/nowhere/methods.json")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_templates_have_every_field_and_one_number_of_places(name):
+    parsed = parse(template(name))
+    assert parsed.length == LENGTH
+    for field in reading.find(name).fields:
+        assert field in template(name)
 
 
 def test_tasks_are_the_bundled_ones_and_their_sources_differ():
