@@ -142,6 +142,7 @@ def test_every_run_file_is_complete(path):
     required = [name for name, b in settings.macros.items() if b.value == gin_files.REQUIRED]
     values = FULL | {"TEXT_DIRECTORY": "'t'", "VOCABULARY": "'v'", "SOURCE_PROMPT": "'p'"}
     values |= {"PROMPTS": "['p', 'q']", "SUBSPACE": "'s'"}
+    values |= {"TEMPLATE": "'{text} <prompt:2> {target}'"}
     flags = as_pairs(**{name: values[name] for name in required})
     verb = "transfer" if path.stem.startswith("spot_transfer") else "train"
     _, given, _ = configurables.configured(verb, [str(path)], flags)
