@@ -29,7 +29,7 @@ class Tuning:
         dropout_rate: in training.
     """
 
-    rates: tuple[float, ...] = (0.003, 0.01)
+    rates: tuple[float, ...] = (0.01,)
     steps: int = 200
     examples: int | None = None
     dropout_rate: float = 0.1
@@ -37,7 +37,7 @@ class Tuning:
 
 TUNING = Tuning()
 MIXING = Tuning(rates=(0.01,), steps=400)
-AFTER_MIXTURE = Tuning(rates=(0.003, 0.01), steps=100)
+AFTER_MIXTURE = Tuning(steps=100)
 # Rows of the mixture's batch, each as long as the longest text.
 ROWS = 8
 

@@ -16,7 +16,7 @@ from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from spot_jax.training.run import train
 from tasks.bundled import reading
 
-STEPS, LENGTH = 60, 20
+STEPS, LENGTH = 40, 20
 # Of the prompts that a subspace is found from.
 PROMPTS = f"P = {LENGTH}"
 ADAM = AdamW(b2=0.999, weight_decay=0.0, max_norm=None)

@@ -69,7 +69,7 @@ TASKS = {
         Task("banking77", 48, 12, "clinc150"),
         Task("clinc150", 32, 8, "banking77"),
         Task("sms_spam", 64, 4, "vader_tweets"),
-        Task("sotu_party", 128, 8, "vader_movie"),
+        Task("sotu_party", 96, 8, "vader_movie"),
         Task("vader_movie", 64, 4, "vader_tweets"),
         Task("vader_tweets", 48, 12, "vader_movie"),
         Task("wordnet_hypernym", 32, 8, "wordnet_supersense"),
@@ -97,8 +97,8 @@ class Bench:
     directory: Path
     backbone: str = str(ROOT / "backbones" / "mini")
     seeds: tuple[int, ...] = (0, 1, 2)
-    validation: int = 300
-    test: int = 1000
+    validation: int = 200
+    test: int = 500
     evaluation_rows: int = 100
 
     def stored(self, **options) -> StoredBackbone:

@@ -11,9 +11,9 @@ from bench.methods.results import Cell, Results, done
 from bench.methods.tasks import TASKS, Bench, Task
 from spot_jax.training.recipes import PromptTuningRecipe
 
-LENGTHS = (20, 50)
+LENGTHS = (10, 20)
 RATES = (0.1, 0.3, 1.0)
-STEPS = 60
+STEPS = 40
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
     stored.about["test"] = 7
     stored.save()
     assert command.main(arguments) == 2
-    assert "has test 7, this is 1000" in capsys.readouterr().err
+    assert "has test 7, this is 500" in capsys.readouterr().err
 
 
 def test_a_method_comes_after_what_it_begins_from():
