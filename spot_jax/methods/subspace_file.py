@@ -35,7 +35,6 @@ class SubspaceFile:
         method: MSF's hyper-parameters.
         step: updates done.
         seed: of the run.
-        metrics: the mean validation scores at this step.
         ancestry: the prompts it was found from: task, step and file of each.
     """
 
@@ -48,7 +47,6 @@ class SubspaceFile:
     method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     step: int = 0
     seed: int = 0
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ancestry: tuple[Mapping[str, Any], ...] = ()
 
     def save(self, path: Path) -> None:
@@ -158,4 +156,6 @@ def _built(
         raise SpotError(f"{path}: the subspace holds NaN or infinity; take an earlier one")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields[name])
-    return SubspaceFile(shape, **unflatten(tensors), **fields)
+    known = {f.name for f in dataclasses.fields(SubspaceFile)}
+    own = {name: value for name, value in fields.items() if name in known}
+    return SubspaceFile(shape, **unflatten(tensors), **own)

@@ -134,7 +134,7 @@ def stored(shape=SHAPE, **fields):
 
 def test_a_subspace_comes_back_whole(tmp_path):
     path, origins = tmp_path / "deep" / "subspace.safetensors", ({"task": "a", "file": "x"},)
-    given = stored(step=7, seed=3, metrics={"score": 1.5}, ancestry=origins)
+    given = stored(step=7, seed=3, ancestry=origins)
     given.save(path)
     found = load_subspace(path, backbone="ab" * 32, emb_dim=5, length=4, dim=3)
     assert found.shape == given.shape
