@@ -1,0 +1,145 @@
+"""Runs of P-Tuning: resumed, several at once, gone on from an encoder, with the backbone tuned."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from spot_jax.data.examples import Examples
+from spot_jax.errors import SpotError
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.t5.backbone import load_backbone
+from spot_jax.t5.config import T5Config
+from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training import loop
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.optimizers import AdamW
+from spot_jax.training.recipes import DataSource, EvaluationPlan
+from spot_jax.training.recipes_p_tuning import PTuningRecipe
+
+P = 2
+RECIPE = PTuningRecipe(length=P, encoder="mlp")
+
+
+@pytest.fixture(scope="module")
+def run(worded, tmp_path_factory):
+    """Trains in a directory of its own on texts with two places, and returns that."""
+    directory = tmp_path_factory.mktemp("p_tuning")
+    vocabulary = Vocabulary(load_backbone(worded.backbone).vocabulary_path)
+    place, cut = vocabulary.sentinel(99), vocabulary.sentinel(98)
+    for split in ("train", "validation"):
+        rng = np.random.default_rng(0)
+        texts = [rng.integers(3, 99, rng.integers(3, 9)).tolist() for _ in range(16)]
+        pairs = [([place, cut, *text, cut, 7, place, 1], [text[0], 1]) for text in texts]
+        Examples.from_lists(pairs).save(directory / f"task-{split}.npz")
+
+    def train(name, steps, recipe=RECIPE, lengths=None, **options):
+        task = str(directory / "task-{split}.npz")
+        data = DataSource(task, lengths or {"inputs": 9, "targets": 2}, batch_size=8)
+        options = {"optimizer": AdamW(0.01), "checkpoints": CheckpointPlan(2), **options}
+        worded.train(directory / name, steps, method=recipe, data=data, **options)
+        return directory / name
+
+    return train
+
+
+def prompts(directory, kinds=("last", "encoder-last")):
+    """The tensors of all files of a run."""
+    files = [load_prompt(p) for k in kinds for p in sorted(directory.glob(f"prompts/{k}-[0-9].*"))]
+    return [{"prompt": file.prompt, **file.tensors} for file in files]
+
+
+def test_resumed_is_uninterrupted_and_several_are_each_as_alone(run, worded, monkeypatch):
+    frozen, fit = [], loop.fit
+
+    def watched(state, tree, *rest):
+        frozen.append(tree)
+        return fit(state, tree, *rest)
+
+    monkeypatch.setattr("spot_jax.training.run.fit", watched)
+    whole = prompts(run("whole", 4, seeds=[0, 1]))
+    run("parts", 2, seeds=[0, 1])
+    assert len(whole) == 4
+    for one, other in zip(whole, prompts(run("parts", 4, seeds=[0, 1])), strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    for one, other in zip(whole[1::2], prompts(run("alone", 4, seeds=1)), strict=True):
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+    # All of the encoder moved, nothing of the backbone did.
+    untrained = prompts(run("begun", 1, seeds=1))[1]
+    assert untrained.keys() == whole[3].keys() and len(untrained) == 6
+    assert all(np.abs(untrained[name] - whole[3][name]).max() > 1e-3 for name in untrained)
+    stored = load_backbone(worded.backbone).params
+    jax.tree.map(np.testing.assert_array_equal, frozen[0], stored)
+
+
+def test_a_tuned_backbone_is_kept_with_its_prompt(run, worded):
+    recipe = dataclasses.replace(RECIPE, tune_backbone=True)
+    directory = run("joint", 2, recipe, evaluation=EvaluationPlan(period=1))
+    assert not list(directory.glob("prompts/*best*"))
+    file = load_prompt(directory / "prompts" / "last-0.safetensors")
+    assert file.backbone == load_backbone(directory / "backbone").fingerprint
+    assert file.backbone != load_backbone(worded.backbone).fingerprint
+    (found,) = score(open_tuned(directory), split="validation")
+    assert found.loss == pytest.approx(file.metrics["loss"], rel=1e-5)
+    with pytest.raises(SpotError, match="tuned on another backbone"):
+        open_tuned(backbone=worded.backbone, prompts=[directory / "prompts/last-0.safetensors"])
+
+
+def test_nothing_left_of_the_text_is_found_before_training(run):
+    with pytest.raises(SpotError, match="nothing is left of the field that is cut in 16 of 16"):
+        run("short", 2, lengths={"inputs": 2, "targets": 2})
+    with pytest.raises(
+        SpotError, match="with 3 places for virtual tokens.* found 2; give the task"
+    ):
+        run("odd", 2, PTuningRecipe(length=3, encoder="mlp"))
+
+
+def build(count=1, **fields):
+    config = T5Config(vocab_size=64, emb_dim=8)
+    return PTuningRecipe(**fields).build(
+        types.SimpleNamespace(config=config, fingerprint="mark"), None, [None] * count
+    )
+
+
+def test_what_a_recipe_comes_to(tmp_path):
+    two, three = ("{text} <prompt:2> {target}", "<prompt:3> {text} {target}")
+    found = build(2, template=two)
+    assert (found.length, found.num_prompts, len(set(found.forms))) == (2, 2, 1)
+    assert found.describe_own(1)["form"].startswith("<extra_id_98> {text}")
+    assert PTuningRecipe(template=[two, two], prompt="x").copies == 2
+    assert build(length=4).describe_own(0) == {}
+    for match, fields in {
+        "as many virtual tokens each, found .2, 3.": {"template": [two, three]},
+        "needs a template, or the number of places": {},
+        "the template has 2 virtual tokens, PTuning.length is 3": {"template": two, "length": 3},
+        "unknown initialisation 'uniform'": {"template": two, "init": "uniform"},
+        "init 'prompt' needs a prompt file": {"template": two, "init": "prompt"},
+    }.items():
+        with pytest.raises(SpotError, match=match):
+            build(**fields)
+
+
+def test_both_kinds_of_file_are_gone_on_with(run, tmp_path):
+    directory = run("whole", 4, seeds=[0, 1])
+    files = [str(directory / f"prompts/{kind}-0.safetensors") for kind in ("encoder-last", "last")]
+    mark = load_prompt(files[0]).backbone
+    backbone = types.SimpleNamespace(config=T5Config(vocab_size=64, emb_dim=16), fingerprint=mark)
+    kinds = []
+    for path in files:
+        recipe = PTuningRecipe(length=P, init="prompt", prompt=path)
+        kinds.append(recipe.build(backbone, None, [None]).encoder)
+        ((_, source),) = recipe.sources(backbone, 1)
+        assert source.ancestor(path)["step"] == 4
+    assert kinds == ["mlp", "identity"]
+    with pytest.raises(SpotError, match="one kind of encoder .* found .'identity', 'mlp'."):
+        PTuningRecipe(length=P, init="prompt", prompt=files).build(backbone, None, [None, None])
+    PromptFile(np.zeros((P, 16), np.float32)).save(tmp_path / "plain.safetensors")
+    plain = str(tmp_path / "plain.safetensors")
+    recipe = PTuningRecipe(length=P, init="prompt", prompt=plain)
+    assert recipe.build(backbone, None, [None]).encoder == "identity"
