@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from spot_jax.data.examples import Examples
+from spot_jax.data.feature_batches import FeatureBatches, LabelledFeatures
+from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.errors import SpotError
+from spot_jax.methods.label_decoder import LabelDecoder
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.y_tuning import LabelVectors, YTuning
+from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training import recipes_y_tuning
 from spot_jax.training import run as run_module
@@ -17,6 +23,7 @@ from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import AdamW
 from spot_jax.training.recipes import DataSource, EvaluationPlan, StoredBackbone
 from spot_jax.training.recipes_y_tuning import T5Features, YTuningRecipe
+from spot_jax.training.state import init_state, train_step
 
 WORDS = ("good", "bad")
 
@@ -172,3 +179,38 @@ def test_a_mixture_has_no_cache(run, tmp_path, monkeypatch):
     )
     with pytest.raises(SpotError, match="a mixture or a stream without end"):
         run(tmp_path / "run", 1)
+
+
+@pytest.mark.slow
+def test_any_encoder_of_tokens_plugs_in(tmp_path):
+    """An encoder that is no T5, from its features on disk to a label decoder that has learnt."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(64, 2, 12)).astype(np.float32)
+
+    class Embeddings:
+        mark = {"backbone": "a table of vectors"}
+        layers, width = 2, 12
+
+        def __call__(self, tokens):
+            return table[tokens]
+
+    # The answer is which half of the vocabulary a text is written in.
+    labels = rng.integers(0, 2, 200).astype(np.int32)
+    texts = [rng.integers(3 + 30 * half, 33 + 30 * half, 6).tolist() for half in labels]
+    examples = Examples.from_lists([(text, [1]) for text in texts])
+    features = FeatureStore(tmp_path, Embeddings()).of("halves", "train", examples, 8)
+    cut = np.zeros(len(texts), np.int32)
+    batches = FeatureBatches([LabelledFeatures(features, labels, cut)], [0], 32)
+    config = T5Config(vocab_size=64, emb_dim=12, dropout_rate=0.0)
+    decoder = LabelDecoder(12, 2, heads=3, mlp_dim=24, mixed=2)
+    method = YTuning(config, decoder, (LabelVectors(((3,), (4,)), 1, "uniform"),), (WORDS,))
+    vectors = Backbone(config, {"token_embedder": {"embedding": table[:, 0]}}, "")
+    keys = jax.random.split(jax.random.key(0), 1)
+    trainable, frozen = method.init(keys, vectors)
+    tx = AdamW(1e-2).transformation(1e-2)
+    state, step = init_state(trainable, tx, keys), train_step(method, tx, dropout=False)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, frozen, next(batches))
+        losses.append(float(metrics["loss"][0]))
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
