@@ -1,6 +1,7 @@
 """Prefixes: how they begin, what is counted, folded, stored and averaged."""
 
 import ast
+import functools
 import re
 import types
 from pathlib import Path
@@ -150,12 +151,12 @@ def numpy_mlp(one, layout):
 
 
 def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
-    method, trainable, frozen = made(params, MLPInit(5), MLPInit(5, width=10))
-    rows = np.asarray(method.export(trainable, frozen, 1))
-    one = jax.tree.map(lambda x: x[1], trainable["prefix"])
+    method, trainable, frozen = made(params, MLPInit(5))
+    rows = np.asarray(method.export(trainable, frozen, 0))
+    one = jax.tree.map(lambda x: x[0], trainable["prefix"])
     np.testing.assert_allclose(rows, numpy_mlp(one, method.layout), atol=1e-6)
     file = PromptFile(rows, method=method.describe())
-    (beside,) = method.beside(trainable, frozen, 1, file).values()
+    (beside,) = method.beside(trainable, frozen, 0, file).values()
     beside.save(tmp_path / "mlp.safetensors")
     # It can be used as it is, and gone on with: bit for bit the same MLP.
     read = load_prompt(tmp_path / "mlp.safetensors")
@@ -167,6 +168,32 @@ def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
     np.testing.assert_array_equal(stored_start(CONFIG, read, mlp=False).stored, rows)
     with pytest.raises(SpotError, match="without its MLP cannot go on being reparameterised"):
         stored_start(CONFIG, file, mlp=True)
+
+
+@functools.cache
+def losses_and_gradients(method):
+    return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+
+
+def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(params):
+    both, together, frozen = made(params, NormalInit(), NormalInit())
+    tokens = np.random.default_rng(0).integers(3, 40, (4, 5)).astype(np.int32)
+    batch = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": np.pad(tokens[:, :2], ((0, 0), (1, 0))),
+        "decoder_target_tokens": tokens[:, :3],
+        "decoder_loss_weights": np.ones((4, 3), np.float32),
+    }
+    lanes = {"row_prompt": np.array([0, 0, 1, 1]), "row_number": np.array([0, 1, 0, 1])}
+    (_, metrics), found = losses_and_gradients(both)(together, frozen, {**batch, **lanes}, None)
+    alone = PrefixTuning(CONFIG, P, BOTH, (NormalInit(),))
+    for i in range(2):
+        own = jax.tree.map(lambda x, i=i: x[i : i + 1], together)
+        rows = {name: x[2 * i : 2 * i + 2] for name, x in batch.items()}
+        (_, expected), gradient = losses_and_gradients(alone)(own, frozen, rows, None)
+        np.testing.assert_allclose(metrics["loss"][i], expected["loss"][0], rtol=1e-5)
+        scale = np.abs(gradient["prefix"]).max()
+        np.testing.assert_allclose(found["prefix"][i], gradient["prefix"][0], atol=1e-5 * scale)
 
 
 def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):

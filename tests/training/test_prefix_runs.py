@@ -40,12 +40,13 @@ def prefix(directory, name="last-0"):
 PACKED = {"batch_size": 4, "pack": True, "packed_lengths": {"inputs": 20, "targets": 6}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "optimizer", "dropout", "rows"),
     [
         (MLP, DECAYED, 0.0, {"batch_size": 4}),
-        pytest.param(MLP, DECAYED, 0.1, PACKED, marks=pytest.mark.slow),
-        pytest.param(DIRECT, Adafactor(0.3), 0.1, PACKED, marks=pytest.mark.slow),
+        (MLP, DECAYED, 0.1, PACKED),
+        (DIRECT, Adafactor(0.3), 0.1, PACKED),
     ],
 )
 def test_prefixes_go_their_way_alone_together_and_in_parts(
