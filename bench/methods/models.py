@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.methods.prompts import place, seconds_of
 from bench.methods.results import Cell
-from bench.methods.tasks import MODULES, TASKS, Bench, Task
+from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
@@ -70,8 +70,10 @@ def _mixture(bench: Bench) -> Path:
             side: max(getattr(task, side) for task in TASKS.values())
             for side in ("inputs", "targets")
         }
+        # Labels are short: without more room for them a row would hold few texts.
+        packed = {**lengths, "targets": PER_ROW * lengths["targets"]}
         data = DataSource(
-            MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=lengths, modules=MODULES
+            MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=packed, modules=MODULES
         )
         _train(
             bench, directory, MIXING, bench.backbone, data, MIXING.rates[0], 0, EvaluationPlan(0)

@@ -17,11 +17,19 @@ from spot_jax.training.run import train
 from tasks.bundled import reading
 
 STEPS, LENGTH = 40, 20
+PREFIX_STEPS = 120
 # Of the prompts that a subspace is found from.
 PROMPTS = f"P = {LENGTH}"
 ADAM = AdamW(b2=0.999, weight_decay=0.0, max_norm=None)
 # Finding a subspace: updates, rows of each task in one.
 FINDING, ROWS = 150, 4
+# On features that are there already an update costs next to nothing.
+Y_STEPS = 500
+
+
+def falling(steps: int) -> AdamW:
+    """Its rate warms up shortly, then falls to nothing."""
+    return dataclasses.replace(ADAM, schedule=WarmupDecay(steps // 16, steps))
 
 
 def template(name: str) -> str:
@@ -42,13 +50,14 @@ def p_tuning(bench: Bench, task: Task, results: Results) -> Cell:
             PTuningRecipe(form, encoder="identity", init="sampled_vocabulary"), LENGTH
         ),
     }
-    return tuned(bench, task, "p_tuning", Way(found, (0.01, 0.03, 0.3), STEPS))
+    return tuned(bench, task, "p_tuning", Way(found, (0.1, 0.3, 1.0), STEPS))
 
 
 def prefix(bench: Bench, task: Task, results: Results) -> Cell:
     """Keys and values of encoder and decoder, without a reparameterisation."""
     found = {PROMPTS: Candidate(PrefixTuningRecipe(LENGTH), 0)}
-    return tuned(bench, task, "prefix", Way(found, (0.003, 0.01, 0.03), STEPS))
+    way = Way(found, (0.003, 0.01, 0.03), PREFIX_STEPS, optimizer=falling(PREFIX_STEPS))
+    return tuned(bench, task, "prefix", way)
 
 
 def intrinsic(bench: Bench, task: Task, results: Results, dim: int) -> Cell:
@@ -56,7 +65,7 @@ def intrinsic(bench: Bench, task: Task, results: Results, dim: int) -> Cell:
     found = {
         f"d = {dim}": Candidate(SubspaceTuningRecipe(str(_subspace(bench, results, dim))), LENGTH)
     }
-    way = Way(found, (0.03, 0.1, 0.3), STEPS, optimizer=ADAM)
+    way = Way(found, (0.1, 0.3, 1.0), STEPS, optimizer=falling(STEPS))
     return tuned(bench, task, f"ist_{dim}", way)
 
 
@@ -78,9 +87,7 @@ def _subspace(bench: Bench, results: Results, dim: int) -> Path:
         backbone=bench.stored(),
         method=SubspaceFindingRecipe(prompts, dim),
         data=data,
-        optimizer=dataclasses.replace(
-            ADAM, learning_rate=1e-3, schedule=WarmupDecay(FINDING // 16, FINDING)
-        ),
+        optimizer=dataclasses.replace(falling(FINDING), learning_rate=1e-3),
         train_steps=FINDING,
         seeds=bench.seeds[0],
         evaluation=EvaluationPlan(
@@ -105,5 +112,17 @@ def prompt_file(results: Results, task: str, recipe: str) -> str:
 def y_tuning(bench: Bench, task: Task, results: Results) -> Cell:
     """On cached features of the encoder's last layer."""
     found = {"1 layer": Candidate(YTuningRecipe(cache=str(bench.directory / "features")))}
-    way = Way(found, (1e-3, 3e-3), 1000, examples=32, optimizer=ADAM, evaluations=5)
-    return tuned(bench, task, "y_tuning", way)
+    return tuned(
+        bench,
+        task,
+        "y_tuning",
+        Way(
+            found,
+            (1e-3, 3e-3),
+            Y_STEPS,
+            examples=32,
+            optimizer=ADAM,
+            evaluations=5,
+            dropout_rate=0.1,
+        ),
+    )

@@ -47,6 +47,7 @@ class Way:
         examples: of a step of each prompt; fewer where texts are long.
         optimizer: its learning rate is replaced by each of `rates`.
         evaluations: of each run; the best checkpoint is kept.
+        dropout_rate: in training.
     """
 
     candidates: Mapping[str, Candidate]
@@ -55,6 +56,7 @@ class Way:
     examples: int = 16
     optimizer: Adafactor | AdamW = Adafactor()
     evaluations: int = 3
+    dropout_rate: float = 0.0
 
 
 def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
@@ -130,7 +132,7 @@ def run(
     given = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
     result = train(
         model_dir=str(directory),
-        backbone=bench.stored(),
+        backbone=bench.stored(dropout_rate=way.dropout_rate),
         method=candidate.recipe,
         data=given,
         optimizer=dataclasses.replace(way.optimizer, learning_rate=rates),

@@ -3,17 +3,19 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from bench.methods import __main__ as command
-from bench.methods import models, page, prompts, summary, ways
+from bench.methods import models, others, page, prompts, summary, ways
 from bench.methods.baselines import majority
 from bench.methods.others import LENGTH, template
 from bench.methods.prompts import Candidate
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import MOST_RANKED, TASKS, Bench, texts
 from spot_jax.errors import SpotError
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.t5.stored import read_description
 from spot_jax.training.recipes import PromptTuningRecipe
 from tasks.bundled import reading
 from tasks.templates import parse
@@ -86,7 +88,8 @@ def test_results_come_back_and_the_page_holds_them(results, tmp_path):
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
     results, tmp_path, monkeypatch, capsys
 ):
-    results.about["seeds"] = [0, 1, 2]
+    shared = {"test": Bench.test, "validation": Bench.validation}
+    results.about = {"seeds": list(Bench.seeds), **shared}
     results.save()
     done = []
 
@@ -108,7 +111,7 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
     stored.about["test"] = 7
     stored.save()
     assert command.main(arguments) == 2
-    assert "has test 7, this is 500" in capsys.readouterr().err
+    assert f"has test 7, this is {Bench.test}" in capsys.readouterr().err
 
 
 def test_a_method_comes_after_what_it_begins_from():
@@ -171,3 +174,31 @@ def test_cells_are_what_runs_come_to(tmp_path):
     assert len(found.accuracies) == 2 and len(found.tried) == 2
     assert found.trainable > 3_000_000
     assert not prompts.place(bench, task, "model_tuning", "").exists()
+
+
+@pytest.mark.slow
+def test_every_other_method_comes_to_a_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(others, "STEPS", 2)
+    monkeypatch.setattr(others, "PREFIX_STEPS", 2)
+    monkeypatch.setattr(others, "FINDING", 2)
+    monkeypatch.setattr(others, "Y_STEPS", 5)
+    bench = Bench(tmp_path, seeds=(0, 1), validation=10, test=10, evaluation_rows=10)
+    task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=24)
+    results = Results(tmp_path / "methods.json")
+    rng = np.random.default_rng(0)
+    mark = read_description(bench.backbone).fingerprint
+    for name, one in TASKS.items():
+        prompt = rng.normal(size=(others.LENGTH, 128)).astype(np.float32)
+        file = PromptFile(prompt, {"name": "PromptTuning"}, mark, task=one.task, tasks=(one.task,))
+        file.save(tmp_path / f"{name}.safetensors")
+        tried = ({"recipe": others.PROMPTS, "validation": 1.0, "file": f"{name}.safetensors"},)
+        results.cells[name, "prompt_tuning"] = Cell(name, "prompt_tuning", (1.0,), 9, tried=tried)
+    for method, trainable in (
+        ("p_tuning", None),
+        ("prefix", None),
+        ("ist_5", 5),
+        ("y_tuning", None),
+    ):
+        cell = ways.METHODS[method].cell(bench, task, results)
+        assert (cell.method, len(cell.accuracies)) == (method, 2)
+        assert cell.trainable == (trainable or cell.trainable) > 0
