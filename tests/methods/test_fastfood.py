@@ -102,6 +102,7 @@ def test_the_vector_begins_at_the_backbone_and_moves_every_tensor():
     assert all(np.any(found[name] != elsewhere[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_scanned_layers_move_as_layers_by_themselves():
     scanned = dataclasses.replace(CONFIG, scan_layers=True)
     vector = {"vector": jnp.asarray(normal(3, 6))}

@@ -90,6 +90,7 @@ def test_the_formula_with_a_scale_around_it(scale):
     np.testing.assert_allclose(found, expected.reshape(4, 5), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_reconstruction_falls_to_nothing_where_d_is_enough():
     # Six prompts of three directions.
     prompts = jnp.asarray(normal(0, 6, 3) @ normal(1, 3, 20)).reshape(6, 4, 5)

@@ -145,6 +145,7 @@ def ist(tiny, found, directory, steps, **options):
     return run(tiny, directory, steps, method, **{"seeds": [7, 8], **options})
 
 
+@pytest.mark.slow
 def test_vectors_tuned_together_go_as_alone(tiny, found, tmp_path, watched):
     both = ist(tiny, found, tmp_path / "both", 5)
     assert saved_leaves(both)[0] == {"trainable/vector": (2, 3)}
