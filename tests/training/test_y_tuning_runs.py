@@ -1,6 +1,7 @@
 """Runs of Y-Tuning: exact resume, N as alone, a backbone that training never meets."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,13 +27,12 @@ from spot_jax.training.recipes_y_tuning import T5Features, YTuningRecipe
 from spot_jax.training.state import init_state, train_step
 
 WORDS = ("good", "bad")
+VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
 
 
 @pytest.fixture(scope="module")
 def labelled(worded, tmp_path_factory):
     """A task whose answer is one of two words, as arrays; the second task has odd answers."""
-    from conftest import VOCABULARY
-
     directory = tmp_path_factory.mktemp("labelled")
     vocabulary = Vocabulary(VOCABULARY)
     answers = [[*vocabulary.encode(word), 1] for word in WORDS]
