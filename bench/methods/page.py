@@ -9,6 +9,7 @@ from bench.methods import summary
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import TASKS
 from bench.methods.ways import METHODS
+from spot_jax.transfer.bootstrap import Estimate
 
 HEAD = """# All methods on the tasks that ship
 
@@ -134,10 +135,17 @@ def _lines(results: Results) -> str:
         if moved is not None:
             found.append(
                 "- A prompt from a source's instead of from scratch, at equal steps, over the "
-                f"{what} sets: {_signed(moved.mean)} points (95% bootstrap interval over sets "
-                f"and seeds {_signed(moved.low)} to {_signed(moved.high)})."
+                f"{what} sets: {_signed(moved.mean)} points{_interval(moved)}."
             )
     return "## In words\n\n" + "\n".join(found) + "\n" if found else ""
+
+
+def _interval(moved: Estimate) -> str:
+    """Of one set there is none."""
+    if math.isnan(moved.low):
+        return ""
+    edges = f"{_signed(moved.low)} to {_signed(moved.high)}"
+    return f" (95% bootstrap interval over sets and seeds {edges})"
 
 
 def _signed(value: float) -> str:
@@ -196,5 +204,6 @@ def _machine(results: Results) -> str:
     whole = sum(cell.whole_seconds for cell in results.cells.values())
     return (
         f"Machine: {about['cores']} cores ({about['machine']}), JAX {about['jax']}. All cells "
-        f"together took {whole / 60:.0f} minutes, choosing and evaluating included.\n"
+        f"together took {whole / 60:.0f} minutes, choosing and evaluating included"
+        f"{about.get('beside', '')}.\n"
     )
