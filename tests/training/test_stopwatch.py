@@ -28,4 +28,4 @@ def test_compiling_evaluating_and_saving_are_no_steps():
 def test_a_run_says_how_much_it_trains_and_how_long(tiny, tmp_path):
     result = tiny.train(tmp_path, 3, seeds=[0, 1])
     assert result.trainable == 4 * 16
-    assert 0 < result.seconds < 60
+    assert result.seconds > 0
