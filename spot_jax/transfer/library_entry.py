@@ -121,10 +121,9 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
     if version != FORMAT:
         raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-    embedding = tensors.pop("embedding", None)
+    early = tensors.pop("embedding", None)
     prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
-    if embedding is not None:
-        embedding = _file(embedding, own["embedding"])
+    embedding = None if early is None else _file(early, own["embedding"])
     entry = Entry(
         id=id,
         path=path,

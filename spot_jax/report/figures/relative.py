@@ -212,7 +212,7 @@ def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any
             marks.append({"task": panel, "line": "commonest label", "score": one.majority})
     if not data:
         return None
-    order = list(dict.fromkeys(point["task"] for point in (*data, *marks)))
+    order = list(dict.fromkeys(str(point["task"]) for point in (*data, *marks)))
     return theme.finish(_small(data, marks, order), "Scores by task over the dimension")
 
 
