@@ -1,5 +1,6 @@
 """Saved steps: whole or not there."""
 
+import gc
 import shutil
 
 import jax
@@ -69,6 +70,8 @@ def test_a_step_half_written_is_not_there(tmp_path):
     assert opened(tmp_path).restore(state())[1] == {"at": 2}
 
 
+# Orbax leaves the reads behind that it had begun when one failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_or_foreign_step_is_one_line(tmp_path):
     saved = opened(tmp_path)
     saved.save(state(1), {})
@@ -82,6 +85,7 @@ def test_a_damaged_or_foreign_step_is_one_line(tmp_path):
     with pytest.raises(SpotError, match="cannot restore step 1 from") as caught:
         opened(tmp_path).restore(state())
     assert "\n" not in str(caught.value)
+    gc.collect()
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_step_before(tmp_path, monkeypatch):
