@@ -1,6 +1,7 @@
 """`train`: everything a training run does, from loading the backbone to its last checkpoint."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -328,18 +329,23 @@ class _Run:
         return found
 
     def _write_backbone(self, state: State, step: int) -> str:
-        """Stores the tuned weights where they are not yet, and returns their fingerprint."""
+        """Stores the tuned weights unless they are there, and returns their fingerprint."""
         config, loaded = self.setup.backbone.config, self.setup.backbone
         params = self.setup.method.inference(state.trainable, self.frozen, 0).params
         params = jax.tree.map(np.asarray, params)
         if config.scan_layers:
             params = unstack_layers(params, config)
-        destination = self.directory / "backbone"
-        if destination.exists():
-            return read_description(epath.Path(destination)).fingerprint
+        destination, mark = self.directory / "backbone", fingerprint(config, params)
+        if destination.exists() and read_description(epath.Path(destination)).fingerprint == mark:
+            return mark
         source = f"{loaded.source}; then {step} steps on {', '.join(self.setup.names)}"
-        mark = fingerprint(config, params)
+        # A run that goes on after its end has other weights: they are whole before the old go.
+        new = self.directory / "backbone.new"
+        shutil.rmtree(new, ignore_errors=True)
         save_backbone(
-            destination, Backbone(config, params, mark, loaded.vocabulary_path, source.strip("; "))
+            new, Backbone(config, params, mark, loaded.vocabulary_path, source.strip("; "))
         )
+        if destination.exists():
+            shutil.rmtree(destination)
+        new.rename(destination)
         return mark
