@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from spot_jax.data.word_vectors import load_word_vectors
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method, Tree
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.methods.prompt_tuning import (
     ArrayInit,
     ClassLabelInit,
@@ -31,6 +31,7 @@ from spot_jax.t5.model import init_params, stack_layers
 from spot_jax.t5.stored import read_description
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.sharding import parameter_sharding, place, tree_shardings
+from spot_jax.training.stored_beginnings import StoredBeginnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Templated(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptTuningRecipe:
+class PromptTuningRecipe(StoredBeginnings):
     """Prompt Tuning (Lester 2021, §3.2): how prompts begin and how long they are.
 
     Attributes:
@@ -187,23 +188,11 @@ class PromptTuningRecipe:
     prompt: str | Sequence[str] | None = None
     z_loss: float = 1e-4
     per_token: bool = False
-    tunes_backbone: bool = False
-
-    @property
-    def copies(self) -> int:
-        """How many prompts the recipe itself names."""
-        return 1 if self.prompt is None or isinstance(self.prompt, str) else len(self.prompt)
 
     def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
-        """The prompt files to begin from, one a prompt; None if they begin otherwise."""
-        if self.init != "prompt":
-            return None
-        if not self.prompt:
-            raise SpotError("init 'prompt' needs a prompt file; set PromptTuningRecipe.prompt")
-        paths = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        paths = paths * count if len(paths) == 1 else paths
-        files = [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
-        for path, file in files:
+        """See `StoredBeginnings`; the files hold rows of virtual tokens."""
+        files = super().sources(backbone, count)
+        for path, file in files or ():
             check_virtual(path, file)
         return files
 
@@ -271,8 +260,8 @@ class ModelTuningRecipe:
 
     z_loss: float = 1e-4
     per_token: bool = True
-    copies: int = 1
-    tunes_backbone: bool = True
+    copies: ClassVar[int] = 1
+    tunes_backbone: ClassVar[bool] = True
 
     def sources(self, backbone: Backbone, count: int) -> None:
         """There is no prompt to begin from."""

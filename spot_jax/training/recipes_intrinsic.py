@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from spot_jax.methods.subspace import Layers, SubspaceShape
 from spot_jax.methods.subspace_file import SubspaceFile, load_subspace
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.stored_beginnings import StoredBeginnings
 
 RANDOM = "random"
 
@@ -54,7 +55,7 @@ class SubspaceFindingRecipe:
     per_token: bool = True
     z_loss: float = 0.0
     label_smoothing: float = 0.0
-    tunes_backbone: bool = False
+    tunes_backbone: ClassVar[bool] = False
 
     @property
     def copies(self) -> int:
@@ -77,7 +78,8 @@ class SubspaceFindingRecipe:
                 f"a subspace is found from the prompts of at least {FEWEST} tasks, found "
                 f"{len(self._paths)}; give more files in SubspaceFinding.prompts"
             )
-        return _stored(self._paths, backbone)
+        mark = backbone.fingerprint
+        return _alike([(path, load_prompt(path, backbone=mark)) for path in self._paths], backbone)
 
     def build(
         self,
@@ -105,7 +107,7 @@ class SubspaceFindingRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class SubspaceTuningRecipe:
+class SubspaceTuningRecipe(StoredBeginnings):
     """IST: one vector of d numbers a prompt, in a subspace that stays as it is.
 
     Attributes:
@@ -139,25 +141,15 @@ class SubspaceTuningRecipe:
     z_loss: float = 0.0
     per_token: bool = False
     label_smoothing: float = 0.0
-    tunes_backbone: bool = False
-
-    @property
-    def copies(self) -> int:
-        """How many prompts the recipe itself names."""
-        return 1 if self.prompt is None or isinstance(self.prompt, str) else len(self.prompt)
 
     def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
-        """The prompt files to begin from, one a prompt; None if they begin otherwise."""
-        if self.init == "normal":
-            return None
-        if self.init != "prompt":
+        """See `StoredBeginnings`; the files hold prompts of Prompt Tuning, all of one length."""
+        if self.init not in ("normal", "prompt"):
             raise SpotError(
                 f"unknown beginning {self.init!r} of a vector; expected normal or prompt"
             )
-        if not self.prompt:
-            raise SpotError("init 'prompt' needs a prompt file; set SubspaceTuning.prompt")
-        paths = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        return _stored(paths * count if len(paths) == 1 else paths, backbone)
+        files = super().sources(backbone, count)
+        return files and _alike(files, backbone)
 
     def build(
         self,
@@ -230,8 +222,8 @@ class FastfoodTuningRecipe:
     z_loss: float = 0.0
     per_token: bool = False
     label_smoothing: float = 0.0
-    copies: int = 1
-    tunes_backbone: bool = False
+    copies: ClassVar[int] = 1
+    tunes_backbone: ClassVar[bool] = False
 
     def sources(self, backbone: Backbone, count: int) -> None:
         """The vector begins at zero: at the backbone as it is."""
@@ -274,9 +266,8 @@ def _start(subspace: SubspaceFile | None, path: str, file: PromptFile) -> np.nda
         raise SpotError(f"{path}: {error}") from error
 
 
-def _stored(paths: Sequence[str], backbone: Backbone) -> list[tuple[str, PromptFile]]:
-    """Prompt files of one backbone and shape, rows before the text."""
-    files = [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
+def _alike(files: list[tuple[str, PromptFile]], backbone: Backbone) -> list[tuple[str, PromptFile]]:
+    """Prompt files, checked to be of one shape, rows before the text."""
     for path, file in files:
         if virtual_tokens(file) != (len(file.prompt), "before"):
             raise SpotError(

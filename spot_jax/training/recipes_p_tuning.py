@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method
 from spot_jax.methods.p_tuning import NormalInit, PTuning, StoredEncoder, stored_start
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.prompt_tuning import ArrayInit, Initialiser, SampledVocabularyInit
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.stored_beginnings import StoredBeginnings
 from tasks.templates import parse
 
 INITS: dict[str, Initialiser] = {
@@ -19,7 +19,7 @@ INITS: dict[str, Initialiser] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class PTuningRecipe:
+class PTuningRecipe(StoredBeginnings):
     """Virtual tokens in a template, from a prompt encoder.
 
     Attributes:
@@ -54,29 +54,14 @@ class PTuningRecipe:
         return [self.template] if isinstance(self.template, str) else list(self.template)
 
     @property
-    def _paths(self) -> list[str]:
-        if self.prompt is None:
-            return []
-        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-
-    @property
     def copies(self) -> int:
         """How many prompts the recipe itself names."""
-        return max(1, len(self.templates), len(self._paths))
+        return max(1, len(self.templates), len(self.files))
 
     @property
     def tunes_backbone(self) -> bool:
         """Whether a tuned T5 is stored too."""
         return self.tune_backbone
-
-    def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
-        """The files to go on from, one a prompt; None if they begin otherwise."""
-        if self.init != "prompt":
-            return None
-        if not self._paths:
-            raise SpotError("init 'prompt' needs a prompt file; set PTuning.prompt")
-        paths = self._paths * (count if len(self._paths) == 1 else 1)
-        return [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
 
     def build(
         self,

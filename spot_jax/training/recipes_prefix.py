@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method
@@ -13,16 +14,17 @@ from spot_jax.methods.prefix_tuning import (
     WordsInit,
     stored_start,
 )
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.prefix import check_places
 from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.training.stored_beginnings import StoredBeginnings
 
 INITS = "sampled_vocabulary, class_labels, text, normal or prompt"
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixTuningRecipe:
+class PrefixTuningRecipe(StoredBeginnings):
     """Keys and values before every layer's attention (Li & Liang 2021; P-Tuning v2).
 
     Attributes:
@@ -54,22 +56,7 @@ class PrefixTuningRecipe:
     width: int | None = None
     z_loss: float = 1e-4
     per_token: bool = False
-    tunes_backbone: bool = False
-
-    @property
-    def copies(self) -> int:
-        """How many prefixes the recipe itself names."""
-        return 1 if self.prompt is None or isinstance(self.prompt, str) else len(self.prompt)
-
-    def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
-        """The files to begin from, one a prefix; None if they begin otherwise."""
-        if self.init != "prompt":
-            return None
-        if not self.prompt:
-            raise SpotError("init 'prompt' needs a prefix's file; set PrefixTuning.prompt")
-        paths = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        paths = paths * count if len(paths) == 1 else paths
-        return [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
+    file_kind: ClassVar[str] = "a prefix's file"
 
     def build(
         self,

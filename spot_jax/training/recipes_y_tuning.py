@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -24,16 +25,16 @@ from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import ScoredTask
 from spot_jax.methods.base import Method
 from spot_jax.methods.label_decoder import LabelDecoder
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.y_tuning import INITS, LabelLoss, LabelVectors, StoredLabels, YTuning
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.features import encoder_features, feature_layers
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import DataSource
+from spot_jax.training.stored_beginnings import StoredBeginnings
 
 
 @dataclasses.dataclass(frozen=True)
-class YTuningRecipe:
+class YTuningRecipe(StoredBeginnings):
     """Y-Tuning (Liu, An & Qiu 2022); every default but the triplet loss is ours.
 
     Attributes:
@@ -72,22 +73,7 @@ class YTuningRecipe:
     cache: str = dataclasses.field(default="features", metadata={"place": True})
     cache_dtype: str = "float16"
     rebuild: bool = dataclasses.field(default=True, metadata={"place": True})
-    tunes_backbone: bool = False
-
-    @property
-    def copies(self) -> int:
-        """How many files the recipe itself names."""
-        return 1 if self.prompt is None or isinstance(self.prompt, str) else len(self.prompt)
-
-    def sources(self, backbone: Backbone, count: int) -> list[tuple[str, PromptFile]] | None:
-        """The files to begin from, one a run; None if they begin otherwise."""
-        if self.init != "prompt":
-            return None
-        if not self.prompt:
-            raise SpotError("init 'prompt' needs a file of Y-Tuning; set YTuning.prompt")
-        paths = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
-        paths = paths * count if len(paths) == 1 else paths
-        return [(path, load_prompt(path, backbone=backbone.fingerprint)) for path in paths]
+    file_kind: ClassVar[str] = "a file of Y-Tuning"
 
     def build(
         self,

@@ -6,16 +6,19 @@ cell under way has done since its last checkpoint.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from spot_jax.errors import SpotError
+from spot_jax.training.run_directory import write_json
 from spot_jax.transfer.claims import claim, holder
 from spot_jax.transfer.outcome import aligned
+from spot_jax.transfer.records import read_fields
 
 POLL = 2.0
 
@@ -41,25 +44,59 @@ class AnyCell(Protocol):
         ...
 
 
+class AnyResult(Protocol):
+    """What the queue must know of what a cell came to: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def cell(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """That it took."""
+        ...
+
+
 C = TypeVar("C", bound=AnyCell)
+R = TypeVar("R", bound=AnyResult)
 
 
-class CellDirectory(Generic[C]):
+class CellDirectory(Generic[C, R]):
     """A directory of cells; what derives from it says what a cell is and what it came to.
 
     Attributes:
         path: absolute.
         cells: those that others need first.
         verb: of the command, for complaints.
+        version: of the form of its files.
     """
 
     path: Path
     cells: tuple[C, ...]
-    verb = "spot study"
+    verb: ClassVar[str] = "spot study"
+    version: ClassVar[int] = 1
+
+    def read(self, fields: dict[str, Any]) -> R:
+        """A result from its file's content."""
+        raise NotImplementedError
+
+    def result(self, name: str) -> R | None:
+        """What a cell came to; None if it is not done."""
+        path = self.directory(name) / "result.json"
+        return read_fields(path, self.version, self.read, "remove it, and the cell is scored again")
+
+    def save(self, result: R) -> None:
+        """Makes a cell done, in one move."""
+        path = self.directory(result.cell) / "result.json"
+        write_json(path, {"format": self.version, **dataclasses.asdict(result)})
 
     def seconds(self, name: str) -> float | None:
         """What a cell took; None if it is not done."""
-        raise NotImplementedError
+        result = self.result(name)
+        return None if result is None else result.seconds
 
     def work(self, cell: C) -> float:
         """How much there is to do in a cell, in whatever unit."""
@@ -121,7 +158,7 @@ class CellDirectory(Generic[C]):
 Do = Callable[[C], None]
 
 
-def do_all(opened: CellDirectory[C], cells: Sequence[C], do: Do[C], say: Say) -> None:
+def do_all(opened: CellDirectory[C, Any], cells: Sequence[C], do: Do[C], say: Say) -> None:
     """Does what is left of some cells, together with whoever else is at it.
 
     Args:
@@ -135,7 +172,7 @@ def do_all(opened: CellDirectory[C], cells: Sequence[C], do: Do[C], say: Say) ->
             _wait(opened, left, say)
 
 
-def do_one(opened: CellDirectory[C], name: str, do: Do[C], say: Say) -> None:
+def do_one(opened: CellDirectory[C, Any], name: str, do: Do[C], say: Say) -> None:
     """Does one cell; nothing if it is done.
 
     Raises:
@@ -157,7 +194,7 @@ def do_one(opened: CellDirectory[C], name: str, do: Do[C], say: Say) -> None:
         do(cell)
 
 
-def _next(opened: CellDirectory[C], left: Sequence[C], do: Do[C]) -> bool:
+def _next(opened: CellDirectory[C, Any], left: Sequence[C], do: Do[C]) -> bool:
     """Does the first cell that is ready and free; whether there was one."""
     for cell in left:
         if opened.waits_for(cell):
@@ -172,7 +209,7 @@ def _next(opened: CellDirectory[C], left: Sequence[C], do: Do[C]) -> bool:
     return False
 
 
-def _wait(opened: CellDirectory[C], left: Sequence[C], say: Say) -> None:
+def _wait(opened: CellDirectory[C, Any], left: Sequence[C], say: Say) -> None:
     """Until another process has done something."""
     say(f"{len(left)} cells left, all of them with other processes or waiting for theirs")
     before = len(left)
@@ -193,14 +230,16 @@ def named(cell: AnyCell) -> Iterator[None]:
         raise SpotError(f"cell {cell.name}: {error}") from error
 
 
-def announced(opened: CellDirectory[C], cell: C, steps: str) -> str:
+def announced(opened: CellDirectory[C, Any], cell: C, steps: str) -> str:
     """The line before a cell: which of how many, its prompts and steps."""
     done = sum(opened.is_done(one.name) for one in opened.cells)
     place = f"[{done + 1}/{len(opened.cells)}]"
     return f"{place} {cell.name}: {_prompts(len(cell.parts))}, {steps} steps"
 
 
-def told(opened: CellDirectory[C], scores: Sequence[float | None], what: str, took: float) -> str:
+def told(
+    opened: CellDirectory[C, Any], scores: Sequence[float | None], what: str, took: float
+) -> str:
     """The line after a cell: its scores, its time, and what is left."""
     shown = " ".join("-" if score is None else f"{score:.1f}" for score in scores[:9])
     more = " ..." if scores[9:] else ""

@@ -10,7 +10,8 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from etils import epath
@@ -27,6 +28,34 @@ def write_record(record: Any, path: epath.Path, version: int) -> epath.Path:
     part.write_text(_text({"format": version, **_plain(dataclasses.asdict(record))}))
     part.replace(path)
     return path
+
+
+def read_fields(
+    path: os.PathLike[str],
+    version: int,
+    read: Callable[[dict[str, Any]], R],
+    otherwise: str,
+) -> R | None:
+    """What one of our own JSON files holds; None if there is none.
+
+    Args:
+        path: the file.
+        version: of the form that is understood, its field `format`.
+        read: makes something of its other fields; raises KeyError, TypeError or ValueError.
+        otherwise: what to do about a damaged one.
+
+    Raises:
+        SpotError: damaged, or of a newer form.
+    """
+    try:
+        fields = json.loads(Path(path).read_text())
+        if fields.pop("format") != version:
+            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+        return read(fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpotError(f"{path} is damaged ({error}); {otherwise}") from error
 
 
 def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> R:

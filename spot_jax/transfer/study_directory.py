@@ -21,6 +21,7 @@ from spot_jax.errors import SpotError
 from spot_jax.training.run_directory import run_path, write_json
 from spot_jax.transfer.cell_queue import CellDirectory
 from spot_jax.transfer.claims import claim
+from spot_jax.transfer.records import read_fields
 from spot_jax.transfer.study_cells import Cell, Generation, cells_of
 from spot_jax.transfer.study_plan import Grid, StudyPlan
 
@@ -86,7 +87,7 @@ class CellResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study(CellDirectory[Cell]):
+class Study(CellDirectory[Cell, CellResult]):
     """A study's directory with its plan, checked against each other.
 
     Attributes:
@@ -103,31 +104,10 @@ class Study(CellDirectory[Cell]):
     constituents: Mapping[str, tuple[str, ...]]
     commands: tuple[str, ...] = ()
 
-    def result(self, name: str) -> CellResult | None:
-        """What a cell came to; None if it is not done."""
-        path = self.directory(name) / "result.json"
-        try:
-            fields = json.loads(path.read_text())
-            if fields.pop("format") != FORMAT:
-                raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-            prompts = tuple(_prompt(one) for one in fields.pop("prompts"))
-            return CellResult(prompts=prompts, **fields)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SpotError(
-                f"{path} is damaged ({error}); remove it, and the cell is scored again"
-            ) from error
-
-    def save(self, result: CellResult) -> None:
-        """Makes a cell done, in one move."""
-        path = self.directory(result.cell) / "result.json"
-        write_json(path, {"format": FORMAT, **dataclasses.asdict(result)})
-
-    def seconds(self, name: str) -> float | None:
-        """What a cell took; None if it is not done."""
-        result = self.result(name)
-        return None if result is None else result.seconds
+    def read(self, fields: dict[str, Any]) -> CellResult:
+        """See `CellDirectory`."""
+        prompts = tuple(_prompt(one) for one in fields.pop("prompts"))
+        return CellResult(prompts=prompts, **fields)
 
     def work(self, cell: Cell) -> float:
         """See `Cell.work`."""
@@ -210,18 +190,12 @@ def _generation(fields: Mapping[str, Any]) -> Generation:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    def read(record: dict[str, Any]) -> dict[str, Any]:
         [_generation(one) for one in record["grids"]]
-        return {**record, **{key: record[key] for key in ("settings", "constituents", "commands")}}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(
-            f"{path} is damaged ({error}); restore it, or choose another STUDY_DIR"
-        ) from error
+        needed = {key: record[key] for key in ("settings", "constituents", "commands")}
+        return {"format": FORMAT, **record, **needed}
+
+    return read_fields(path, FORMAT, read, "restore it, or choose another STUDY_DIR")
 
 
 def check_settings(directory: Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -13,14 +13,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from spot_jax.errors import SpotError
 from spot_jax.training.run_directory import run_path, write_json
 from spot_jax.transfer.cell_queue import CellDirectory
 from spot_jax.transfer.claims import claim
 from spot_jax.transfer.intrinsic.cells import MODEL, PROMPTS, SUBSPACE, Cell, Tasks, cells_of
 from spot_jax.transfer.intrinsic.plan import IntrinsicPlan
+from spot_jax.transfer.records import read_fields
 from spot_jax.transfer.study_directory import check_settings
 
 FORMAT = 1
@@ -69,7 +69,7 @@ class CellResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class IntrinsicStudy(CellDirectory[Cell]):
+class IntrinsicStudy(CellDirectory[Cell, CellResult]):
     """A study's directory with its plan, checked against each other.
 
     Attributes:
@@ -85,22 +85,11 @@ class IntrinsicStudy(CellDirectory[Cell]):
     tasks: Tasks
     cells: tuple[Cell, ...]
     commands: tuple[str, ...] = ()
-    verb = "spot intrinsic ist"
+    verb: ClassVar[str] = "spot intrinsic ist"
 
-    def result(self, name: str) -> CellResult | None:
-        """What a cell came to; None if it is not done."""
-        path = self.directory(name) / "result.json"
-        try:
-            fields = json.loads(path.read_text())
-            if fields.pop("format") != FORMAT:
-                raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-            return CellResult(made=tuple(Made(**one) for one in fields.pop("made")), **fields)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SpotError(
-                f"{path} is damaged ({error}); remove it, and the cell is scored again"
-            ) from error
+    def read(self, fields: dict[str, Any]) -> CellResult:
+        """See `CellDirectory`."""
+        return CellResult(made=tuple(Made(**one) for one in fields.pop("made")), **fields)
 
     def needed(self, name: str) -> CellResult:
         """What a cell came to that is done because others wait for it."""
@@ -108,16 +97,6 @@ class IntrinsicStudy(CellDirectory[Cell]):
         if found is None:
             raise AssertionError(f"{name} is needed and not done")
         return found
-
-    def save(self, result: CellResult) -> None:
-        """Makes a cell done, in one move."""
-        path = self.directory(result.cell) / "result.json"
-        write_json(path, {"format": FORMAT, **dataclasses.asdict(result)})
-
-    def seconds(self, name: str) -> float | None:
-        """What a cell took; None if it is not done."""
-        result = self.result(name)
-        return None if result is None else result.seconds
 
     def work(self, cell: Cell) -> float:
         """Rows of text that a cell goes through, trained on or scored."""
@@ -167,17 +146,15 @@ def _study(
 def _joined(path: Path, plan: IntrinsicPlan, command: str) -> dict[str, Any]:
     """What study.json will say: what it says, checked and with what the plan adds."""
     settings = json.loads(json.dumps(plan.settings()))
-    try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-        check_settings(path.parent, record["settings"], settings)
-    except FileNotFoundError:
+
+    def read(found: dict[str, Any]) -> dict[str, Any]:
+        check_settings(path.parent, found["settings"], settings)
+        return {"format": FORMAT, **found, "commands": list(found["commands"])}
+
+    otherwise = "restore it, or choose another STUDY_DIR"
+    record = read_fields(path, FORMAT, read, otherwise)
+    if record is None:
         record = {"format": FORMAT, "settings": settings, "commands": []}
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(
-            f"{path} is damaged ({error}); restore it, or choose another STUDY_DIR"
-        ) from error
     if command and command not in record["commands"]:
         record["commands"].append(command)
     return record
