@@ -13,6 +13,7 @@ from bench.methods.ways import METHODS, order
 from spot_jax.errors import SpotError
 from spot_jax.t5.stored import read_description
 from spot_jax.transfer.compiled import compiled_programs
+from spot_jax.transfer.tuning import Stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         except SpotError as error:
             print(error, file=sys.stderr)
             return 2
+        except Stopped as stopped:
+            print(f"{stopped}; the same command goes on from there")
+            return 0
     page.write(results, given.page)
     return 0
 

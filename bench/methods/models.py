@@ -14,6 +14,7 @@ from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor, WarmupDecay
 from spot_jax.training.recipes import DataSource, EvaluationPlan, ModelTuningRecipe
 from spot_jax.training.run import TrainResult, train
+from spot_jax.transfer.tuning import Stopped
 
 MIXTURE = "bundled_all"
 
@@ -146,4 +147,6 @@ def _train(
         checkpoints=CheckpointPlan(period=tuning.steps, keep=1),
         progress=False,
     )
+    if not result.finished:
+        raise Stopped(f"stopped and saved at step {result.step} in {directory}")
     return result if result.seconds else dataclasses.replace(result, seconds=before)

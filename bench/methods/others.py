@@ -56,7 +56,7 @@ def p_tuning(bench: Bench, task: Task, results: Results) -> Cell:
 def prefix(bench: Bench, task: Task, results: Results) -> Cell:
     """Keys and values of encoder and decoder, without a reparameterisation."""
     found = {PROMPTS: Candidate(PrefixTuningRecipe(LENGTH), 0)}
-    way = Way(found, (0.003, 0.01, 0.03), PREFIX_STEPS, optimizer=falling(PREFIX_STEPS))
+    way = Way(found, (0.01, 0.03, 0.1), PREFIX_STEPS, optimizer=falling(PREFIX_STEPS))
     return tuned(bench, task, "prefix", way)
 
 

@@ -19,6 +19,7 @@ from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor, AdamW
 from spot_jax.training.recipes import MethodRecipe
 from spot_jax.training.run import TrainResult, train
+from spot_jax.transfer.tuning import Stopped
 
 FINAL = "final"
 
@@ -142,6 +143,8 @@ def run(
         checkpoints=CheckpointPlan(period=way.steps),
         progress=False,
     )
+    if not result.finished:
+        raise Stopped(f"stopped and saved at step {result.step} in {directory}")
     return result if result.seconds else dataclasses.replace(result, seconds=before)
 
 
