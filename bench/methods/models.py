@@ -24,21 +24,21 @@ class Tuning:
     """How weights are tuned.
 
     Attributes:
-        rates: learning rates of Adafactor to try, with a warm-up and a linear fall to nothing.
+        rate: of Adafactor, with a warm-up and a linear fall to nothing.
+        dropout_rates: in training; the best of them on validation is taken.
         steps: updates.
         examples: of a step; None for the task's own number.
-        dropout_rate: in training.
     """
 
-    rates: tuple[float, ...] = (0.01,)
+    rate: float = 0.01
+    dropout_rates: tuple[float, ...] = (0.0, 0.1)
     steps: int = 200
     examples: int | None = None
-    dropout_rate: float = 0.1
 
 
 TUNING = Tuning()
-MIXING = Tuning(rates=(0.01,), steps=400)
-AFTER_MIXTURE = Tuning(steps=100)
+MIXING = Tuning(dropout_rates=(0.0,), steps=400)
+AFTER_MIXTURE = Tuning(dropout_rates=(0.0,), steps=100)
 # Rows of the mixture's batch, each as long as the longest text.
 ROWS = 8
 
@@ -76,9 +76,7 @@ def _mixture(bench: Bench) -> Path:
         data = DataSource(
             MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=packed, modules=MODULES
         )
-        _train(
-            bench, directory, MIXING, bench.backbone, data, MIXING.rates[0], 0, EvaluationPlan(0)
-        )
+        _train(bench, directory, MIXING, bench.backbone, data, 0.0, 0, EvaluationPlan(0))
     return directory / "backbone"
 
 
@@ -87,17 +85,19 @@ def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) 
     data = bench.data(task, tuning.examples or task.examples)
     evaluation = bench.evaluation(task, tuning.steps)
 
-    def of(rate: float, seed: int) -> TrainResult:
-        directory = place(bench, task, method, f"rate-{rate}-seed-{seed}")
-        return _train(bench, directory, tuning, backbone, data, rate, seed, evaluation)
+    def of(dropout_rate: float, seed: int) -> TrainResult:
+        directory = place(bench, task, method, f"dropout-{dropout_rate}-seed-{seed}")
+        return _train(bench, directory, tuning, backbone, data, dropout_rate, seed, evaluation)
 
-    first = {rate: of(rate, bench.seeds[0]) for rate in tuning.rates}
+    first = {
+        dropout_rate: of(dropout_rate, bench.seeds[0]) for dropout_rate in tuning.dropout_rates
+    }
     tried = [
-        {"rate": rate, "validation": round(found.last[0]["score"], 2)}
-        for rate, found in first.items()
+        {"dropout": dropout_rate, "validation": round(found.last[0]["score"], 2)}
+        for dropout_rate, found in first.items()
     ]
-    rate = max(tried, key=lambda one: one["validation"])["rate"]
-    runs = [first[rate], *(of(rate, seed) for seed in bench.seeds[1:])]
+    dropout_rate = max(tried, key=lambda one: one["validation"])["dropout"]
+    runs = [first[dropout_rate], *(of(dropout_rate, seed) for seed in bench.seeds[1:])]
     scores = [
         score(
             open_tuned(found.directory),
@@ -115,7 +115,7 @@ def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) 
         scores[0].examples,
         trainable=runs[0].trainable,
         seconds=round(sum(found.seconds for found in runs) / len(runs), 2),
-        chosen={"rate": rate, "steps": tuning.steps},
+        chosen={"rate": tuning.rate, "dropout": dropout_rate, "steps": tuning.steps},
         tried=tuple(tried),
         whole_seconds=round(time.monotonic() - start, 1),
     )
@@ -130,17 +130,17 @@ def _train(
     tuning: Tuning,
     backbone: str,
     data: DataSource,
-    rate: float,
+    dropout_rate: float,
     seed: int,
     evaluation: EvaluationPlan,
 ) -> TrainResult:
     before = seconds_of(directory)
     result = train(
         model_dir=str(directory),
-        backbone=bench.stored(path=backbone, dropout_rate=tuning.dropout_rate),
+        backbone=bench.stored(path=backbone, dropout_rate=dropout_rate),
         method=ModelTuningRecipe(),
         data=data,
-        optimizer=adafactor(rate, tuning.steps),
+        optimizer=adafactor(tuning.rate, tuning.steps),
         train_steps=tuning.steps,
         seeds=seed,
         evaluation=evaluation,

@@ -169,9 +169,10 @@ def test_cells_are_what_runs_come_to(tmp_path):
     # Done again it says the same, the time of its updates included.
     again = prompts.tuned(bench, task, "prompt_tuning", way)
     assert dataclasses.replace(again, whole_seconds=0) == dataclasses.replace(cell, whole_seconds=0)
-    tuning = models.Tuning(rates=(0.001, 0.01), steps=3, examples=8)
+    tuning = models.Tuning(steps=3, examples=8)
     found = models.model_tuning(bench, task, tuning)
-    assert len(found.accuracies) == 2 and len(found.tried) == 2
+    assert len(found.accuracies) == 2
+    assert [one["dropout"] for one in found.tried] == [0.0, 0.1]
     assert found.trainable > 3_000_000
     assert not prompts.place(bench, task, "model_tuning", "").exists()
 
