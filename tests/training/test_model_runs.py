@@ -42,6 +42,7 @@ def ways(tiny, tmp_path):
     return both
 
 
+@pytest.mark.slow
 def test_model_tuning_goes_on_as_if_it_had_not_stopped(tiny, ways):
     begun = load_backbone(tiny.backbone)
     whole, parts = (

@@ -53,6 +53,7 @@ def prompts(directory, kinds=("last", "encoder-last")):
     return [{"prompt": file.prompt, **file.tensors} for file in files]
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted_and_several_are_each_as_alone(run, worded, monkeypatch):
     frozen, fit = [], loop.fit
 
@@ -78,6 +79,7 @@ def test_resumed_is_uninterrupted_and_several_are_each_as_alone(run, worded, mon
     jax.tree.map(np.testing.assert_array_equal, frozen[0], stored)
 
 
+@pytest.mark.slow
 def test_a_tuned_backbone_is_kept_with_its_prompt(run, worded):
     recipe = dataclasses.replace(RECIPE, tune_backbone=True)
     directory = run("joint", 2, recipe, evaluation=EvaluationPlan(period=1))

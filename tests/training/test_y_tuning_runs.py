@@ -70,6 +70,7 @@ def stored(result, i=0):
     return {"labels": file.prompt, **file.tensors}
 
 
+@pytest.mark.slow
 def test_in_parts_as_in_one_and_without_the_backbone(run, tmp_path, monkeypatch):
     given = {"evaluation": EvaluationPlan(period=4), "checkpoints": CheckpointPlan(period=3)}
     encoded, trees = [], []
