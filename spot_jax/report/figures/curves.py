@@ -96,15 +96,8 @@ def _layers(present: set[str], size: int) -> list[theme.Chart]:
         alt.Tooltip("step:Q"),
         alt.Tooltip("validation:Q", format=".2f"),
     ]
-    color = alt.Color(
-        "kind:N",
-        scale=alt.Scale(domain=names, range=[STYLES[n][0] for n in names]),
-        legend=legend,
-    )
-    dash = alt.StrokeDash(
-        "kind:N",
-        scale=alt.Scale(domain=names, range=[STYLES[n][2] for n in names]),
-        legend=legend,
+    color, dash = theme.line_styles(
+        "kind:N", {name: (STYLES[name][0], STYLES[name][2]) for name in names}, legend
     )
     made = []
     for name in names:  # a layer a kind: the important lines on top

@@ -113,16 +113,7 @@ def _lines(data: list[dict[str, Any]], x: alt.X, title: str) -> theme.Chart:
         labelLimit=320,
         symbolStrokeWidth=2,
     )
-    color = alt.Color(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[LINES[n][0] for n in names]),
-        legend=legend,
-    )
-    dash = alt.StrokeDash(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[LINES[n][1] for n in names]),
-        legend=legend,
-    )
+    color, dash = theme.line_styles("line:N", {name: LINES[name] for name in names}, legend)
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(zero=False),
@@ -238,16 +229,7 @@ def _small(
         symbolSize=300,
         symbolStrokeWidth=2,
     )
-    color = alt.Color(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[STYLES[n][0] for n in names]),
-        legend=legend,
-    )
-    dash = alt.StrokeDash(
-        "line:N",
-        scale=alt.Scale(domain=names, range=[STYLES[n][1] for n in names]),
-        legend=legend,
-    )
+    color, dash = theme.line_styles("line:N", {name: STYLES[name] for name in names}, legend)
     dimensions = sorted({point["d"] for point in data})
     x = alt.X(
         "d:Q",

@@ -1,5 +1,6 @@
 """What all figures share: type, ink, colours that also differ in grey."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import altair as alt
@@ -25,6 +26,24 @@ Chart = Any  # Altair's charts have no common public type
 def rows(values: list[dict[str, Any]]) -> alt.Data:
     """Data that travel inside the chart."""
     return alt.Data(values=values)
+
+
+def line_styles(
+    field: str, styles: Mapping[str, tuple[str, list[int]]], legend: alt.Legend
+) -> tuple[alt.Color, alt.StrokeDash]:
+    """Kinds of lines by colour and by dashes, in one legend: grey print keeps them apart.
+
+    Args:
+        field: that names a line's kind.
+        styles: colour and dashes of each kind, in the legend's order.
+        legend: of both.
+    """
+    names = list(styles)
+    colors, dashes = zip(*styles.values(), strict=True) if styles else ((), ())
+    return (
+        alt.Color(field, scale=alt.Scale(domain=names, range=list(colors)), legend=legend),
+        alt.StrokeDash(field, scale=alt.Scale(domain=names, range=list(dashes)), legend=legend),
+    )
 
 
 def is_dark(palette: list[str], place: float) -> bool:
