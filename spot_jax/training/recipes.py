@@ -28,7 +28,7 @@ from spot_jax.methods.restored import check_virtual
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.model import init_params, stack_layers
-from spot_jax.t5.stored import read_description
+from spot_jax.t5.stored import Description, read_description
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.sharding import parameter_sharding, place, tree_shardings
 from spot_jax.training.stored_beginnings import StoredBeginnings
@@ -54,9 +54,27 @@ class StoredBackbone:
     scan_layers: bool = False
     remat: bool = False
 
+    def description(self) -> Description:
+        """Its shape, fingerprint and vocabulary, without the weights; `SpotError` without it."""
+        return read_description(epath.Path(self.path))
+
+    def title(self) -> str:
+        """Its name and the beginning of its fingerprint, for people."""
+        return f"{epath.Path(self.path).name} ({self.description().fingerprint[:12]})"
+
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary; `SpotError` if it has none."""
+        path = self.description().vocabulary_path
+        if path is None:
+            raise SpotError(
+                f"the backbone {self.path} has no vocabulary, which reading tasks needs; "
+                "convert it with one"
+            )
+        return Vocabulary(path)
+
     def load(self, mesh: Mesh) -> Backbone:
         """The backbone on the mesh, each device with its slice, its config set for this run."""
-        shapes = parameter_shapes(read_description(epath.Path(self.path)).config)
+        shapes = parameter_shapes(self.description().config)
         found = load_backbone(
             self.path,
             dtype=self.parameter_dtype,

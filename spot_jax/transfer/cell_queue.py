@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,6 +115,19 @@ class CellDirectory(Generic[C, R]):
     def directory(self, cell: C | str) -> Path:
         """Of a cell."""
         return self.path / "cells" / (cell if isinstance(cell, str) else cell.name)
+
+    def begin(self, cell: C, names: Sequence[str]) -> None:
+        """Clears away what was begun before the study was moved: runs name prompts by path.
+
+        Args:
+            cell: that is to be done.
+            names: of what it makes beside its result.
+        """
+        place = self.directory(cell) / "place"
+        if place.exists() and place.read_text() != str(self.path):
+            for name in names:
+                shutil.rmtree(self.directory(cell) / name, ignore_errors=True)
+        place.write_text(str(self.path))
 
     def claim_file(self, cell: C) -> Path:
         """What a process holds that works on a cell."""

@@ -171,7 +171,7 @@ def _embed(
 ) -> Path:
     """The file of the task's embedding, tuned unless it is there."""
     tuning = tuning_of(library, task, backbone, given)
-    fingerprint = tuning.description.fingerprint
+    fingerprint = tuning.backbone.description().fingerprint
     alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
     settings = {"task": task, "backbone": fingerprint, "tuning": plain_fields(alike)}
     directory = Path(output_dir or Path("runs") / "embeddings" / _folder(task, settings))
@@ -181,7 +181,7 @@ def _embed(
         return path
     tuning.register()
     exclude = loading.constituents(task)
-    if shape := stored_shape(tuning.method, tuning.description.config):
+    if shape := stored_shape(tuning.method, tuning.backbone.description().config):
         retrieval.check_enough(library, shape, backbone=fingerprint, exclude=exclude, top_k=None)
     (path,) = tuning.embed(directory, progress)
     write_json(mark, settings)
@@ -201,7 +201,7 @@ def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tunin
     """
     recipe = StoredBackbone(backbone)
     made = Tuning(recipe, DataSource(task, {}))
-    entry, like = _example(library, made.description.fingerprint)
+    entry, like = _example(library, made.backbone.description().fingerprint)
     lengths = dict(like.tuning.get("lengths", {}))
     for name in ("inputs", "targets"):
         if (value := getattr(given, f"{name}_length")) is not None:

@@ -125,7 +125,7 @@ def _constituents(plan: StudyPlan, *, check: bool = False) -> Callable[[str], Se
 
 def _check(plan: StudyPlan, name: str) -> None:
     """Whether a task has what the study will ask of it."""
-    vocabulary, lengths = plan.vocabulary(), plan.task_lengths(name)
+    vocabulary, lengths = plan.backbone.vocabulary(), plan.task_lengths(name)
     splits = {plan.validation_split} if plan.source.period else set()
     if name in plan.targets:
         if not loading.has_metrics(name):

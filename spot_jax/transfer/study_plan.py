@@ -9,12 +9,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from etils import epath
-
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
-from spot_jax.t5.stored import Description, read_description
-from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.recipes import MethodRecipe, PromptTuningRecipe, StoredBackbone
 from spot_jax.training.run_parts import plain_fields
@@ -189,28 +185,10 @@ class StudyPlan:
         each = [self.task(name) for name in names]
         return {side: max(one[side] for one in each) for side in ("inputs", "targets")}
 
-    def description(self) -> Description:
-        """The backbone's fingerprint and vocabulary without its weights; `SpotError` without it."""
-        return read_description(epath.Path(self.backbone.path))
-
-    def vocabulary(self) -> Vocabulary:
-        """The backbone's; `SpotError` if it has none."""
-        path = self.description().vocabulary_path
-        if path is None:
-            raise SpotError(
-                f"the backbone {self.backbone.path} has no vocabulary, which reading tasks needs; "
-                "convert it with one"
-            )
-        return Vocabulary(path)
-
-    def fingerprint(self) -> str:
-        """Of the backbone; `SpotError` if there is none."""
-        return self.description().fingerprint
-
     def settings(self) -> dict[str, Any]:
         """What decides a study's numbers, as one level of JSON: `target.steps`, `task X.inputs`."""
         plain: dict[str, Any] = {
-            "backbone": self.fingerprint()[:16],
+            "backbone": self.backbone.description().fingerprint[:16],
             "dtype": self.backbone.dtype,
             "parameter_dtype": self.backbone.parameter_dtype,
             "dropout_rate": self.backbone.dropout_rate,

@@ -38,7 +38,7 @@ def assemble(study: Study) -> StudyResults:
         sources=tuple(plan.sources),
         targets=tuple(plan.targets),
         scores=tuple(_scores(done)),
-        backbone=_backbone(study),
+        backbone=study.plan.backbone.title(),
         metric=plan.metric or "mean of each task's metrics",
         split=plan.test_split,
         seeds=tuple(plan.seeds),
@@ -152,10 +152,6 @@ def _within(root: Path, ancestor: dict[str, Any]) -> dict[str, Any]:
     if path.is_relative_to(root):
         ancestor["file"] = str(path.relative_to(root))
     return ancestor
-
-
-def _backbone(study: Study) -> str:
-    return f"{Path(study.plan.backbone.path).name} ({study.plan.fingerprint()[:12]})"
 
 
 def machine(seconds: Sequence[float]) -> dict[str, Any]:

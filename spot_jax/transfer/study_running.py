@@ -5,7 +5,6 @@ is made anew by each start, with the same content. The cell's result comes last.
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def run_cell(study: Study, cell: Cell, progress: bool | None = None) -> CellResu
     """
     start = time.monotonic()
     work = _Work(study, cell, progress)
-    work.begin()
+    study.begin(cell, RUNS)
     result = work.source() if cell.kind == SOURCE else work.target()
     result = dataclasses.replace(result, seconds=round(time.monotonic() - start, 2))
     study.save(result)
@@ -66,14 +65,6 @@ class _Work:
     @property
     def directory(self) -> Path:
         return self.study.directory(self.cell)
-
-    def begin(self) -> None:
-        """Clears away what was begun before the study was moved: runs name prompts by path."""
-        place = self.directory / "place"
-        if place.exists() and place.read_text() != str(self.study.path):
-            for name in RUNS:
-                shutil.rmtree(self.directory / name, ignore_errors=True)
-        place.write_text(str(self.study.path))
 
     def source(self) -> CellResult:
         """Source prompts, put into the library with their task embeddings."""
@@ -124,7 +115,7 @@ class _Work:
         loading.import_modules(plan.modules)
         lengths = plan.task_lengths(self.cell.task)
         options = {"choosing": plan.validation_split, "reporting": plan.test_split}
-        found = splits_of(self.cell.task, plan.vocabulary(), lengths=lengths, **options)
+        found = splits_of(self.cell.task, plan.backbone.vocabulary(), lengths=lengths, **options)
         return found.choosing, found.reporting
 
     def _evaluation(self, period: int, split: str) -> EvaluationPlan:
@@ -214,7 +205,7 @@ class _Work:
         own = find(study, "scratch", self.cell.task, part.seed)
         ranking = Library(study.path / "library").rank(
             load_prompt(study.path / str(own.embedding)).prompt,
-            backbone=study.plan.fingerprint(),
+            backbone=study.plan.backbone.description().fingerprint,
             metric=cast(Metric, study.plan.similarity),
             exclude=study.constituents[self.cell.task],
         )

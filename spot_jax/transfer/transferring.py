@@ -149,7 +149,7 @@ def _splits(asked: Asked) -> Splits:
     tuning = asked.tuning
     return splits_of(
         tuning.target,
-        tuning.vocabulary(),
+        tuning.backbone.vocabulary(),
         lengths=tuning.data.task_feature_lengths,
         choosing=tuning.evaluation.split,
         reporting=asked.report_split,
@@ -160,7 +160,7 @@ def _retrieve(
     asked: Asked, way: TransferMethod, root: Path, directory: Path, progress: bool | None
 ) -> tuple[list[Retrieved], list[str]]:
     """What an earlier start retrieved, or what the library has now."""
-    tuning, described = asked.tuning, asked.tuning.description
+    tuning, described = asked.tuning, asked.tuning.backbone.description()
     library = Library(asked.library or "")
     top_k = asked.top_k if way.uses_top_k else None
     question = {"target": tuning.target, "metric": asked.metric, "top_k": top_k}

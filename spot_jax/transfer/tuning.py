@@ -4,12 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from etils import epath
-
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
-from spot_jax.t5.stored import Description, read_description
-from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.recipes import (
@@ -81,21 +77,6 @@ class Tuning:
     def seed_list(self) -> list[int]:
         """The seeds as a list."""
         return [self.seeds] if isinstance(self.seeds, int) else list(self.seeds)
-
-    @property
-    def description(self) -> Description:
-        """The backbone's shape, fingerprint and vocabulary, without its weights."""
-        return read_description(epath.Path(self.backbone.path))
-
-    def vocabulary(self) -> Vocabulary:
-        """The backbone's vocabulary; `SpotError` if it has none."""
-        path = self.description.vocabulary_path
-        if path is None:
-            raise SpotError(
-                f"the backbone {self.backbone.path} has no vocabulary, which reading tasks needs; "
-                "convert it with one"
-            )
-        return Vocabulary(path)
 
     def register(self) -> None:
         """Makes the names of tasks known that the user's modules and text define."""

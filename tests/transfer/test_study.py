@@ -17,7 +17,7 @@ from study_cases import make_world, pretend
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.transfer import cell_queue, similarity, study, study_running
+from spot_jax.transfer import cell_queue, similarity, study
 from spot_jax.transfer.claims import claim, holder
 from spot_jax.transfer.library import Library
 from spot_jax.transfer.methods.weighted_average import weights
@@ -165,14 +165,15 @@ def test_a_killed_process_leaves_no_claim(tmp_path):
 
 def test_what_was_begun_before_a_study_was_moved_is_begun_anew(world, tmp_path):
     opened = open_study(world.plan(tmp_path), lambda n: (n,))
-    work = study_running._Work(opened, opened.cells[0], None)
-    (work.directory / "run").mkdir(parents=True)
+    cell = opened.cells[0]
+    directory = opened.directory(cell)
+    (directory / "run").mkdir(parents=True)
     for _ in range(2):
-        work.begin()
-        assert (work.directory / "run").exists()
-    (work.directory / "place").write_text("/elsewhere")
-    work.begin()
-    assert not (work.directory / "run").exists()
+        opened.begin(cell, ("run",))
+        assert (directory / "run").exists()
+    (directory / "place").write_text("/elsewhere")
+    opened.begin(cell, ("run",))
+    assert not (directory / "run").exists()
 
 
 def test_a_cell_that_fails_is_named(world, tmp_path, pretended, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from spot_jax.transfer.intrinsic.cells import MODEL, PROMPTS, RANDOM, SUBSPACE, Cell
 from spot_jax.transfer.intrinsic.directory import CellResult, IntrinsicStudy
@@ -44,7 +43,7 @@ def assemble(study: IntrinsicStudy) -> IntrinsicResults:
         subsets=tasks.subsets,
         majority=majority,
         trained=dict(_trained(done)),
-        backbone=f"{Path(plan.backbone.path).name} ({plan.description().fingerprint[:12]})",
+        backbone=plan.backbone.title(),
         metric=plan.metric or "mean of each task's metrics",
         split=plan.test_split,
         settings=json.loads(json.dumps(plan.settings())),

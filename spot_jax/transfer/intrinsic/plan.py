@@ -8,13 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.methods.intrinsic_msf import FEWEST
-from spot_jax.t5.stored import Description, read_description
-from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import StoredBackbone
 from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceTuningRecipe
 from spot_jax.training.run_parts import plain_fields
@@ -166,25 +162,11 @@ class IntrinsicPlan:
             if odd:
                 raise SpotError(f"{name} has {odd[0]!r}; there are {', '.join(sorted(known))}")
 
-    def description(self) -> Description:
-        """The backbone's shape, fingerprint and vocabulary, without its weights."""
-        return read_description(epath.Path(self.backbone.path))
-
-    def vocabulary(self) -> Vocabulary:
-        """The backbone's; `SpotError` if it has none."""
-        path = self.description().vocabulary_path
-        if path is None:
-            raise SpotError(
-                f"the backbone {self.backbone.path} has no vocabulary, which reading tasks needs; "
-                "convert it with one"
-            )
-        return Vocabulary(path)
-
     def settings(self) -> dict[str, Any]:
         """What decides a study's numbers and may not change, as one level of JSON."""
         plain: dict[str, Any] = {
             "kind": "intrinsic",
-            "backbone": self.description().fingerprint[:16],
+            "backbone": self.backbone.description().fingerprint[:16],
             "dtype": self.backbone.dtype,
             "parameter_dtype": self.backbone.parameter_dtype,
             "dropout_rate": self.backbone.dropout_rate,

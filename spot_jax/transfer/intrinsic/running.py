@@ -70,7 +70,7 @@ def run_cell(study: IntrinsicStudy, cell: Cell, progress: bool | None = None) ->
     """
     start = time.monotonic()
     work = _Work(study, cell, progress)
-    work.begin()
+    study.begin(cell, ("run", "made"))
     kinds = {PROMPTS: work.prompts, MODEL: work.model, SUBSPACE: work.subspace}
     kinds |= {TUNED: work.tuned, RANDOM: work.random}
     result = kinds[cell.kind]()
@@ -93,14 +93,6 @@ class _Work:
     def directory(self) -> Path:
         return self.study.directory(self.cell)
 
-    def begin(self) -> None:
-        """Clears away what was begun before the study was moved: runs name prompts by path."""
-        place = self.directory / "place"
-        if place.exists() and place.read_text() != str(self.study.path):
-            for name in ("run", "made"):
-                shutil.rmtree(self.directory / name, ignore_errors=True)
-        place.write_text(str(self.study.path))
-
     def prompts(self) -> CellResult:
         """A task's prompts, taken from the library or tuned."""
         plan, task = self.study.plan, self.cell.parts[0].task
@@ -111,7 +103,7 @@ class _Work:
             method = PromptTuningRecipe(length=plan.prompt_length, init=init)
             result = self._train(plan.prompt, method, [task], missing)
             files |= dict(zip(missing, result.prompts, strict=True))
-        trained = plan.prompt_length * plan.description().config.emb_dim
+        trained = plan.prompt_length * plan.backbone.description().config.emb_dim
         return self._scored([files[part.seed] for part in self.cell.parts], trained)
 
     def model(self) -> CellResult:
@@ -205,7 +197,7 @@ class _Work:
         record = self.directory / "taken.json"
         if not record.exists():
             library, files = Library(plan.library), {}
-            for entry in library.entries(backbone=plan.description().fingerprint):
+            for entry in library.entries(backbone=plan.backbone.description().fingerprint):
                 fits = entry.length == plan.prompt_length and entry.seed in plan.seeds
                 if entry.task == task and fits and entry.seed not in files:
                     path = self.directory / "made" / f"library-{entry.seed}.safetensors"
@@ -260,7 +252,7 @@ class _Work:
         prompts = tuple(Prompt(path, file) for path, file in read.items())
         scores = {
             found.prompt: found
-            for found in self._scores(Tuned(loaded, plan.vocabulary(), mesh, prompts))
+            for found in self._scores(Tuned(loaded, plan.backbone.vocabulary(), mesh, prompts))
         }
         made = []
         for path in files:

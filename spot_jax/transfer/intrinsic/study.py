@@ -114,14 +114,14 @@ def _opened(plan: IntrinsicPlan, command: str) -> IntrinsicStudy:
 
 def _check(plan: IntrinsicPlan, tasks: Tasks) -> None:
     """Whether tasks have what the study will ask of them, and subspaces fit into prompts."""
-    numbers = plan.prompt_length * plan.description().config.emb_dim
+    numbers = plan.prompt_length * plan.backbone.description().config.emb_dim
     for d in (*plan.dimensions, *plan.subset_dimensions):
         if d > numbers:
             raise SpotError(
                 f"a subspace of {d} dimensions was asked for, but a prompt has {numbers} numbers; "
                 f"choose dimensions of 1 to {numbers}"
             )
-    vocabulary = plan.vocabulary()
+    vocabulary = plan.backbone.vocabulary()
     for task in tasks.all:
         if not loading.has_metrics(task):
             raise SpotError(f"{task} has no metrics to be scored by; leave it out")
