@@ -112,6 +112,7 @@ def _lines(data: list[dict[str, Any]], x: alt.X, title: str) -> theme.Chart:
         symbolSize=300,
         labelLimit=320,
         symbolStrokeWidth=2,
+        symbolOpacity=1,
     )
     color, dash = theme.line_styles("line:N", {name: LINES[name] for name in names}, legend)
     y = alt.Y(
@@ -228,6 +229,7 @@ def _small(
         symbolType="stroke",
         symbolSize=300,
         symbolStrokeWidth=2,
+        symbolOpacity=1,
     )
     color, dash = theme.line_styles("line:N", {name: STYLES[name] for name in names}, legend)
     dimensions = sorted({point["d"] for point in data})
