@@ -132,6 +132,16 @@ def _lines(results: Results) -> str:
             f"{_percent(share)} of the distance from the commonest label to model tuning, on the "
             f"means; by set: {parts}."
         )
+    against = {
+        METHODS[name].title: summary.change(results, name, "prompt_tuning", seen)
+        for name in ("p_tuning", "prefix", "ist_5", "ist_50", "y_tuning")
+    }
+    parts = [f"{t} {_signed(m.mean)}{_edges(m)}" for t, m in against.items() if m is not None]
+    if parts:
+        found.append(
+            "- Against prompt tuning, over the seen sets, in points with 95% bootstrap intervals "
+            f"over sets and seeds: {'; '.join(parts)}."
+        )
     for what, tasks in (("seen", seen), ("unseen", _known(results, False))):
         moved = summary.change(results, "spot", "prompt_tuning", tasks)
         if moved is not None:
@@ -143,11 +153,15 @@ def _lines(results: Results) -> str:
 
 
 def _interval(moved: Estimate) -> str:
+    edges = _edges(moved).replace(" (", " ")
+    return f" (95% bootstrap interval over sets and seeds{edges}" if edges else ""
+
+
+def _edges(moved: Estimate) -> str:
     """Of one set there is none."""
     if math.isnan(moved.low):
         return ""
-    edges = f"{_signed(moved.low)} to {_signed(moved.high)}"
-    return f" (95% bootstrap interval over sets and seeds {edges})"
+    return f" ({_signed(moved.low)} to {_signed(moved.high)})"
 
 
 def _signed(value: float) -> str:
