@@ -53,6 +53,7 @@ def test_bad_input(tmp_path):
         load_word_vectors(tmp_path / "wide.npy", 4, 2)
 
 
+@pytest.mark.slow
 def test_a_random_backbone_begins_with_them(tmp_path):
     vectors = np.full((ROWS, WIDTH), np.nan, np.float32)
     vectors[5:9] = np.arange(4 * WIDTH).reshape(4, WIDTH)

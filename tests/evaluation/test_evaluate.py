@@ -203,6 +203,7 @@ def test_mistakes_are_told_in_one_line():
         )
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_and_no_prompt():
     (params, _), (_, batches, _) = model(), split()
     config = dataclasses.replace(CONFIG, dtype="bfloat16")

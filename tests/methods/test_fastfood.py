@@ -85,6 +85,7 @@ def made(seed=0, config=CONFIG, tree=None):
     return method, *method.init(jax.random.split(jax.random.key(0), 1), backbone)
 
 
+@pytest.mark.slow
 def test_the_vector_begins_at_the_backbone_and_moves_every_tensor():
     method, trainable, frozen = made()
     assert jax.tree.map(jnp.shape, trainable) == {"vector": (6,)}

@@ -175,6 +175,7 @@ def losses_and_gradients(method):
     return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(params):
     both, together, frozen = made(params, NormalInit(), NormalInit())
     tokens = np.random.default_rng(0).integers(3, 40, (4, 5)).astype(np.int32)

@@ -76,6 +76,7 @@ def test_beams_and_greedy_equal_t5x(golden_case, name):
     np.testing.assert_array_equal(best, z[f"{name}/beam1_tokens"])
 
 
+@pytest.mark.slow
 def test_enough_beams_find_what_trying_everything_finds():
     length, alpha = 3, 0.6
     words = [token for token in range(TINY.vocab_size) if token != 1]
@@ -144,6 +145,7 @@ def test_the_loop_ends_with_the_last_row(monkeypatch):
     assert not steps
 
 
+@pytest.mark.slow
 def test_scanned_layers_decode_the_same():
     config = dataclasses.replace(TINY, scan_layers=True, remat=True)
     params = stack_layers(tiny_params(), TINY)
