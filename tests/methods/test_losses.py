@@ -143,6 +143,7 @@ def test_packed_equals_unpacked_on_real_text():
         close(metrics[name], same[name])
 
 
+@pytest.mark.slow
 def test_a_prompts_gradient_is_that_of_its_own_rows():
     n, length = 3, 2
     rng = np.random.default_rng(0)

@@ -99,6 +99,7 @@ def test_enough_beams_find_what_trying_everything_finds():
         np.testing.assert_array_equal(tokens[row], targets[order])
 
 
+@pytest.mark.slow
 def test_greedy_takes_the_most_likely_token_each_time():
     tokens = np.asarray(greedy(tiny_params(), TINY, INPUTS, max_length=8))
     best = jnp.argmax(log_probs(tiny_params(), TINY, INPUTS, tokens), axis=-1)

@@ -161,6 +161,7 @@ def test_dropout_needs_both_keys_and_a_rate(keys):
     assert dropout(x, rows, 0.0 if keys else 0.5, site=0) is x
 
 
+@pytest.mark.slow
 def test_dropout_in_the_model_is_each_rows_own_and_the_same_when_scanned(golden_backbone, z):
     config, params = golden_backbone
     tokens, inputs, targets = (

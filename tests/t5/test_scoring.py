@@ -59,6 +59,7 @@ def test_log_likelihoods_equal_t5x(golden_backbone, golden, name):
     np.testing.assert_allclose(found, z[f"{name}/score_batch"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_packed_segments_score_as_rows_of_their_own():
     params, table = model()
     alone = sequence_log_likelihood(params, CONFIG, batch_of(INPUTS, LABELS[:3]), table=table)
@@ -82,7 +83,9 @@ def test_packed_segments_score_as_rows_of_their_own():
     )
 
 
-@pytest.mark.parametrize("labels_at_a_time", [1, 2, 5])
+@pytest.mark.parametrize(
+    "labels_at_a_time", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))]
+)
 def test_ranking_equals_a_forward_pass_a_label(monkeypatch, labels_at_a_time):
     params, table = model()
     a_label = 4 * len(INPUTS) * LABELS.shape[1] * CONFIG.vocab_size
