@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from bench.methods.prompts import place, seconds_of
+from bench.methods.prompts import finished_train, place
 from bench.methods.results import Cell
 from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.inference.scores import score
@@ -13,8 +13,7 @@ from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor, WarmupDecay
 from spot_jax.training.recipes import DataSource, EvaluationPlan, ModelTuningRecipe
-from spot_jax.training.run import TrainResult, train
-from spot_jax.transfer.tuning import Stopped
+from spot_jax.training.run import TrainResult
 
 MIXTURE = "bundled_all"
 
@@ -134,8 +133,7 @@ def _train(
     seed: int,
     evaluation: EvaluationPlan,
 ) -> TrainResult:
-    before = seconds_of(directory)
-    result = train(
+    return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(path=backbone, dropout_rate=dropout_rate),
         method=ModelTuningRecipe(),
@@ -147,6 +145,3 @@ def _train(
         checkpoints=CheckpointPlan(period=tuning.steps, keep=1),
         progress=False,
     )
-    if not result.finished:
-        raise Stopped(f"stopped and saved at step {result.step} in {directory}")
-    return result if result.seconds else dataclasses.replace(result, seconds=before)

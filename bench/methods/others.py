@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from bench.methods.prompts import Candidate, Way, seconds_of, tuned
+from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tuned
 from bench.methods.results import Cell, Results, done
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
 from spot_jax.training.checkpoints import CheckpointPlan
@@ -13,7 +13,6 @@ from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceT
 from spot_jax.training.recipes_p_tuning import PTuningRecipe
 from spot_jax.training.recipes_prefix import PrefixTuningRecipe
 from spot_jax.training.recipes_y_tuning import YTuningRecipe
-from spot_jax.training.run import train
 from tasks.bundled import reading
 
 STEPS, LENGTH = 40, 20
@@ -82,7 +81,7 @@ def _subspace(bench: Bench, results: Results, dim: int) -> Path:
         for side in ("inputs", "targets")
     }
     data = DataSource([task.task for task in tasks], lengths, ROWS, modules=MODULES)
-    train(
+    finished_train(
         model_dir=str(directory),
         backbone=bench.stored(),
         method=SubspaceFindingRecipe(prompts, dim),

@@ -36,8 +36,8 @@ NOTES = """## How
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
   fall of the rate, about 32 examples a step, fewer where texts are long; with dropout of 0.1 or
   without, as validation says. [Its page](model_tuning.md) has the trials behind its rate and steps.
-  An earlier run of the row, with dropout everywhere, had 76.1 on the mean of the seen sets; that
-  dropout could go was found on validation. After a mixture, 100 steps without, means from
+  The row had been run with dropout everywhere, and its test scores were known, before that choice
+  was added; what was added is chosen on validation. After a mixture, 100 steps without, means from
   one model that all eleven sets were tuned on together; that model's own time is not counted, and
   it is of one seed.
 - SPoT's target begins from the source's prompt that was best on the source's validation, of the

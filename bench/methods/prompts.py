@@ -127,11 +127,10 @@ def run(
     seeds: int | list[int],
 ) -> TrainResult:
     """One program: a prompt a rate, or a prompt a seed."""
-    before = seconds_of(directory)
     examples = min(way.examples, task.examples)
     room = candidate.room
     given = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
-    result = train(
+    return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(dropout_rate=way.dropout_rate),
         method=candidate.recipe,
@@ -143,6 +142,17 @@ def run(
         checkpoints=CheckpointPlan(period=way.steps),
         progress=False,
     )
+
+
+def finished_train(**options: Any) -> TrainResult:
+    """`train` to its end; a run that had ended before has the time that it took then.
+
+    Raises:
+        Stopped: by a signal.
+    """
+    directory = Path(options["model_dir"])
+    before = seconds_of(directory)
+    result = train(**options)
     if not result.finished:
         raise Stopped(f"stopped and saved at step {result.step} in {directory}")
     return result if result.seconds else dataclasses.replace(result, seconds=before)

@@ -78,7 +78,7 @@ class CellDirectory(Generic[C, R]):
     path: Path
     cells: tuple[C, ...]
     verb: ClassVar[str] = "spot study"
-    version: ClassVar[int] = 1
+    version: ClassVar[int]
 
     def read(self, fields: dict[str, Any]) -> R:
         """A result from its file's content."""

@@ -15,7 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from spot_jax.errors import SpotError
 from spot_jax.training.run_directory import run_path, write_json
@@ -103,6 +103,7 @@ class Study(CellDirectory[Cell, CellResult]):
     cells: tuple[Cell, ...]
     constituents: Mapping[str, tuple[str, ...]]
     commands: tuple[str, ...] = ()
+    version: ClassVar[int] = FORMAT
 
     def read(self, fields: dict[str, Any]) -> CellResult:
         """See `CellDirectory`."""

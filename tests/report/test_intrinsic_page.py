@@ -46,6 +46,7 @@ def test_the_page_and_its_tables_hold_every_number(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
     assert "Subspaces &lt;of&gt; nothing" in text
+    assert "a random one, in points of the score, +0.5 (0.7) with d = 1," in text
     assert set(re.findall(r'id="figure-(\w+)"', text)) == {"dimension", "tasks", "scores"}
     assert not re.findall(r"""(?:src|href)=["'](?!#|tables|figures)""", text)
     with (tmp_path / "tables" / "relative.csv").open() as file:

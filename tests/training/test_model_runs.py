@@ -1,8 +1,11 @@
 """Runs that move all weights, each by itself or in a random subspace: stopped and gone on."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from conftest import CONFIG, store
 
 import spot_jax.training.run as run_module
 from spot_jax.methods.prompt_file import load_prompt
@@ -13,21 +16,28 @@ from spot_jax.training.optimizers import Adafactor, AdamW, WarmupDecay
 from spot_jax.training.recipes import ModelTuningRecipe, StoredBackbone
 from spot_jax.training.recipes_intrinsic import FastfoodTuningRecipe
 
-# T5X's: the last matrix of the tiny backbone is large enough for two vectors.
+# T5X's: of matrices with both sides 128 or more it keeps two vectors.
 ADAFACTOR = Adafactor(
     0.01, WarmupDecay(2, 6), weight_decay=0.0, factored=True, parameter_scale=True
 )
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A backbone with matrices that are large enough for that."""
+    config = dataclasses.replace(CONFIG, emb_dim=128, mlp_dim=128)
+    return store(tmp_path_factory.mktemp("wide") / "backbone", config)
+
+
 @pytest.fixture
-def ways(tiny, tmp_path):
+def ways(tiny, wide, tmp_path):
     """A run of five steps as one and in two parts, with dropout and packing."""
 
     def both(method, optimizer):
         options = {
             "method": method,
             "optimizer": optimizer,
-            "backbone": StoredBackbone(tiny.backbone, dropout_rate=0.1),
+            "backbone": StoredBackbone(wide, dropout_rate=0.1),
             "checkpoints": CheckpointPlan(period=3),
             "data": tiny.data(pack=True, packed_lengths={"inputs": 20, "targets": 6}),
         }
@@ -43,8 +53,8 @@ def ways(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_model_tuning_goes_on_as_if_it_had_not_stopped(tiny, ways):
-    begun = load_backbone(tiny.backbone)
+def test_model_tuning_goes_on_as_if_it_had_not_stopped(wide, ways):
+    begun = load_backbone(wide)
     whole, parts = (
         load_backbone(r.directory / "backbone") for r in ways(ModelTuningRecipe(), ADAFACTOR)
     )
@@ -53,7 +63,7 @@ def test_model_tuning_goes_on_as_if_it_had_not_stopped(tiny, ways):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), whole.params, begun.params)
     assert all(jax.tree.leaves(moved))
     # What it began from is another file, and is what it was.
-    assert load_backbone(tiny.backbone).fingerprint == begun.fingerprint
+    assert load_backbone(wide).fingerprint == begun.fingerprint
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from spot_jax.transfer.intrinsic.analysis import (
     ALL,
     MAJORITY,
     Group,
+    over_random,
     reference,
     relative_rows,
     task_scores,
@@ -112,3 +113,13 @@ def test_results_are_read_as_they_were_written(tmp_path):
     with pytest.raises(SpotError, match="scores: 'ist' is none of train_msf"):
         results(scores=(Score("ist", "t_c", "like", 1.0, 5),))
     assert len(made.scores) == len(scores())
+
+
+def test_what_a_found_subspace_adds_to_a_random_one_by_hand():
+    # d = 1: 0.8 / 2 of 40 and 60 is 16 and 24, and `seed` more; the random one has 20.
+    found = over_random(results())
+    assert list(found) == [1, 5, 50]
+    assert found[1] == pytest.approx((0.5, math.sqrt(0.5)))
+    # A task that only one of them has makes no pair.
+    half = [s for s in scores() if (s.subspace, s.task) != (RANDOM, "t_c")]
+    assert over_random(results(scores=tuple(half))) == {}

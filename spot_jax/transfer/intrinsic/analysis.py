@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from spot_jax.transfer.intrinsic.cells import DIFF_IST, SAME_IST, SETTINGS, TEST_IST
 from spot_jax.transfer.intrinsic.relative import means, relative_performance
-from spot_jax.transfer.intrinsic.results import FOUND, METHODS, IntrinsicResults, Score
+from spot_jax.transfer.intrinsic.results import FOUND, METHODS, RANDOM, IntrinsicResults, Score
 
 MAJORITY = "majority"
 ALL = "all held-out tasks"
@@ -67,6 +67,25 @@ def relative_rows(results: IntrinsicResults) -> list[Row]:
             if all(task in known for scores in by_seed.values() for task in scores):
                 made.append(_row(group, against, by_seed, known))
     return made
+
+
+def over_random(results: IntrinsicResults) -> dict[int, tuple[float, float]]:
+    """What a found subspace adds to a random one on held-out tasks, by dimension.
+
+    Returns:
+        d: (mean, sd) over seeds of the mean over tasks of the difference in points, where all
+        training tasks went into the subspace and both have the same tasks.
+    """
+    scores: dict[tuple[int, int], dict[str, dict[str, float]]] = defaultdict(dict)
+    for one in results.scores:
+        if one.setting == TEST_IST and one.draw < 0:
+            scores[one.dimension, one.seed].setdefault(one.subspace, {})[one.task] = one.test
+    gains: dict[int, list[float]] = defaultdict(list)
+    for (d, _), of in sorted(scores.items()):
+        found, drawn = of.get(FOUND, {}), of.get(RANDOM, {})
+        if found and found.keys() == drawn.keys():
+            gains[d].append(statistics.fmean(found[task] - drawn[task] for task in found))
+    return {d: (statistics.fmean(values), spread(values)) for d, values in gains.items()}
 
 
 def reference(results: IntrinsicResults, method: str) -> dict[str, float]:

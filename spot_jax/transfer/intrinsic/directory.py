@@ -86,6 +86,7 @@ class IntrinsicStudy(CellDirectory[Cell, CellResult]):
     cells: tuple[Cell, ...]
     commands: tuple[str, ...] = ()
     verb: ClassVar[str] = "spot intrinsic ist"
+    version: ClassVar[int] = FORMAT
 
     def read(self, fields: dict[str, Any]) -> CellResult:
         """See `CellDirectory`."""
