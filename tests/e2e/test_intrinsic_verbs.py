@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from test_spot import store_backbone
+from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
 from spot_jax.methods.prompt_file import load_prompt

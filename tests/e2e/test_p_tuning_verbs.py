@@ -2,39 +2,18 @@
 
 import io
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
-from etils import epath
+from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
-from spot_jax.t5.backbone import Backbone, save_backbone, unflatten
-from spot_jax.t5.config import T5Config, parameter_shapes
 
-VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
-CONFIG = T5Config(
-    vocab_size=8192,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
 TEMPLATE = "<prompt:1> {text:cut} It was <prompt:2> {target}."
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    directory, rng = tmp_path_factory.mktemp("p_tuning") / "backbone", np.random.default_rng(0)
-    leaves = {
-        name: 0.3 * rng.standard_normal(shape).astype(np.float32)
-        for name, shape in parameter_shapes(CONFIG).items()
-    }
-    save_backbone(directory, Backbone(CONFIG, unflatten(leaves), "", epath.Path(VOCABULARY)))
-    return str(directory)
+    return store_backbone(tmp_path_factory.mktemp("p_tuning") / "backbone")
 
 
 def train(directory, backbone, task, file="p_tuning", **macros):

@@ -3,30 +3,14 @@ library, a search, and each way to transfer."""
 
 import json
 
-import numpy as np
 import pytest
-from etils import epath
-from test_verbs import CONFIG, VOCABULARY
+from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone, unflatten
-from spot_jax.t5.config import parameter_shapes
 
 TARGET = "bundled_vader_tweets"
 PARAGRAPH = "A paragraph of plain text, number {i}, long enough to be cut into an input and a rest."
-
-
-def store_backbone(directory):
-    rng = np.random.default_rng(0)
-    leaves = {
-        name: 0.3 * rng.standard_normal(shape).astype(np.float32)
-        for name, shape in parameter_shapes(CONFIG).items()
-    }
-    params = unflatten(leaves)
-    mark = fingerprint(CONFIG, params)
-    save_backbone(directory, Backbone(CONFIG, params, mark, epath.Path(VOCABULARY)))
-    return str(directory)
 
 
 def settings(directory, backbone, **macros):

@@ -4,38 +4,18 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from etils import epath
+from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
-from spot_jax.t5.backbone import Backbone, load_backbone, save_backbone, unflatten
-from spot_jax.t5.config import T5Config, parameter_shapes
-
-VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
-CONFIG = T5Config(
-    vocab_size=8192,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
+from spot_jax.t5.backbone import load_backbone
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, list[str]]:
     """A run directory that `spot train` wrote, and the command."""
     directory = tmp_path_factory.mktemp("verbs")
-    rng = np.random.default_rng(0)
-    leaves = {
-        name: 0.3 * rng.standard_normal(shape).astype(np.float32)
-        for name, shape in parameter_shapes(CONFIG).items()
-    }
-    backbone = Backbone(CONFIG, unflatten(leaves), "", epath.Path(VOCABULARY))
-    save_backbone(directory / "backbone", backbone)
+    store_backbone(directory / "backbone")
     command = [
         "train",
         "--gin_file=gin_configs/runs/prompt_tuning.gin",

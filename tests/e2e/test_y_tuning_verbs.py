@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_spot import store_backbone
-from test_verbs import VOCABULARY
+from tiny_text import VOCABULARY, store_backbone
 
 from spot_jax.cli.main import main
 from spot_jax.data.examples import Examples

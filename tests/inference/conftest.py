@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
+from tiny_text import CONFIG, store_backbone
 
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.t5.backbone import Backbone, save_backbone, unflatten
-from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor
@@ -23,17 +22,6 @@ from spot_jax.training.recipes import (
 from spot_jax.training.run import train
 from spot_jax.training.run_setup import read_setup, task_facts
 
-VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
-CONFIG = T5Config(
-    vocab_size=8192,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
 TASK = "bundled_vader_tweets"
 LENGTHS = {"inputs": 24, "targets": 4}
 LENGTH = 3
@@ -67,22 +55,10 @@ class World:
         return directory
 
 
-def _store(directory: Path, seed: int) -> str:
-    # Drawn by numpy: JAX would compile a program for every shape.
-    rng = np.random.default_rng(seed)
-    leaves = {
-        name: np.float32(1.0 if name.endswith("scale") else 0.3)
-        * (np.ones if name.endswith("scale") else rng.standard_normal)(shape).astype(np.float32)
-        for name, shape in parameter_shapes(CONFIG).items()
-    }
-    save_backbone(directory, Backbone(CONFIG, unflatten(leaves), "", epath.Path(VOCABULARY)))
-    return str(directory)
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     directory = tmp_path_factory.mktemp("world")
-    backbone, other = (_store(directory / f"backbone-{seed}", seed) for seed in (0, 1))
+    backbone, other = (store_backbone(directory / f"backbone-{seed}", seed) for seed in (0, 1))
     mark = read_description(epath.Path(backbone)).fingerprint
     rng = np.random.default_rng(0)
     prompts = []

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from tiny_text import CONFIG as TEXT
 
 from spot_jax.data.batches import Batches, BatchShape
 from spot_jax.data.examples import Examples
@@ -16,7 +17,7 @@ from spot_jax.data.virtual_tokens import VirtualTokens
 from spot_jax.methods.base import token_losses
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
-from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.config import parameter_shapes
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, build
 from spot_jax.training.state import init_state, train_step
@@ -94,18 +95,6 @@ def test_model_gradients_are_googles(golden_backbone, z):
     assert len(names) == 8
     for name in names:
         close(flat[name.removeprefix("minimal/grad:")], z[name])
-
-
-TEXT = T5Config(
-    vocab_size=8192,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
 
 
 def random_params(config, seed=0):

@@ -4,26 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from etils import epath
+from tiny_text import store_backbone
 
 from spot_jax.data.examples import Examples
-from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone, unflatten
-from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.training.recipes import StoredBackbone
 from spot_jax.transfer.study_directory import CellPrompt, CellResult
 from spot_jax.transfer.study_plan import Stage, StudyPlan
 
-VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"
-CONFIG = T5Config(
-    vocab_size=8192,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
 PLAN = {
     "source": Stage(3, batch_size=4, period=2),
     "target": Stage(2, batch_size=4, period=1),
@@ -35,19 +22,6 @@ PLAN = {
     "test_split": "test",
     "checkpoint_period": 1,
 }
-
-
-def store_backbone(directory: Path, seed: int = 0) -> str:
-    """Drawn by numpy: JAX would compile a program for every shape."""
-    rng = np.random.default_rng(seed)
-    leaves = {}
-    for name, shape in parameter_shapes(CONFIG).items():
-        array = 1.0 if name.endswith("scale") else 0.3 * rng.standard_normal(shape)
-        leaves[name] = np.broadcast_to(array, shape).astype(np.float32)
-    params = unflatten(leaves)
-    mark = fingerprint(CONFIG, params)
-    save_backbone(directory, Backbone(CONFIG, params, mark, epath.Path(VOCABULARY)))
-    return str(directory)
 
 
 def write_task(directory: Path, name: str, seed: int) -> str:

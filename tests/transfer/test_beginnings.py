@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from study_cases import make_world
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
@@ -20,7 +21,6 @@ from spot_jax.transfer.beginnings import beginning
 from spot_jax.transfer.study_plan import Stage
 from spot_jax.transfer.study_running import run_cell
 from spot_jax.transfer.tuning import Tuning
-from tests.transfer.study_cases import make_world
 
 
 @pytest.fixture(scope="module")

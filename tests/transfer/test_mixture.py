@@ -3,7 +3,7 @@
 import collections
 
 import pytest
-from study_cases import VOCABULARY
+from tiny_text import VOCABULARY
 
 from spot_jax.data import loading, seqio_registry
 from spot_jax.errors import SpotError

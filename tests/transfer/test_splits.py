@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from study_cases import VOCABULARY
+from tiny_text import VOCABULARY
 
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from study_cases import make_world
+from tiny_text import store_backbone
 
 from spot_jax.errors import SpotError
 from spot_jax.training.optimizers import Adafactor
@@ -143,8 +144,6 @@ def test_other_settings_than_those_it_began_with_are_refused(change, key, world,
 
 
 def test_another_backbone_is_refused(world, tmp_path):
-    from study_cases import store_backbone
-
     open_study(world.plan(tmp_path / "study"), alone)
     other = StoredBackbone(store_backbone(tmp_path / "other", seed=1), dropout_rate=0.0)
     with pytest.raises(SpotError, match="holds a study with backbone = "):
