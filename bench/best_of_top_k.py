@@ -19,7 +19,6 @@ where that ends.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -155,24 +155,15 @@ def main() -> None:
         for size in given.batch_sizes:
             results.append(measure(Path(where), size, given.steps, given.repeats))
             print(json.dumps(results[-1]), flush=True)
-    import jax
-
-    from spot_jax.t5.stored import read_description
-
-    described = read_description(BACKBONE)
-    written = {
-        "what": f"{PROMPTS} target prompts from {PROMPTS} source prompts: one program against "
-        "three, one after the other",
-        "backbone": f"mini, {described.fingerprint[:12]}, width {described.config.emb_dim}",
-        "prompt_length": LENGTH,
-        "lengths": LENGTHS,
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "jax": jax.__version__,
-        "load_average_at_the_end": [round(x, 1) for x in os.getloadavg()],
-        "results": results,
-    }
-    Path(given.output).write_text(json.dumps(written, indent=1) + "\n")
+    record.write(
+        given.output,
+        f"{PROMPTS} target prompts from {PROMPTS} source prompts: one program against three, one "
+        "after the other",
+        BACKBONE,
+        results,
+        prompt_length=LENGTH,
+        lengths=LENGTHS,
+    )
 
 
 if __name__ == "__main__":

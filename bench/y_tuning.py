@@ -16,7 +16,6 @@ wordnet_supersense's, 77 banking77's.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -161,21 +161,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as where:
             results.append(measure(Path(where), case, given.repeats, given.block))
         print(json.dumps(results[-1]), flush=True)
-    import jax
-
-    from spot_jax.t5.stored import read_description
-
-    described = read_description(BACKBONE)
-    written = {
-        "what": "training examples a second: Y-Tuning on cached features against Prompt Tuning",
-        "backbone": f"mini, {described.fingerprint[:12]}, width {described.config.emb_dim}",
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "jax": jax.__version__,
-        "load_average_at_the_end": [round(x, 1) for x in os.getloadavg()],
-        "results": results,
-    }
-    Path(given.output).write_text(json.dumps(written, indent=1) + "\n")
+    record.write(
+        given.output,
+        "training examples a second: Y-Tuning on cached features against Prompt Tuning",
+        BACKBONE,
+        results,
+    )
 
 
 if __name__ == "__main__":
