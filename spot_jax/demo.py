@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import spot_jax
+from spot_jax.files import aligned
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
@@ -168,5 +169,4 @@ def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
             cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
         rows.append([f"prompt from {origin}", *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return aligned(rows, left=range(len(names) + 1))

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from spot_jax.errors import SpotError
+from spot_jax.files import aligned
 from tasks.bundled.sets import SETS
 from tasks.papers.catalogue import CATALOGUE, with_role
 from tasks.papers.crossfit_sets import gym
@@ -113,19 +114,7 @@ def table(found: Sequence[Entry]) -> str:
         ]
         for entry in found
     ]
-    return aligned([head, *rows], right=(2, 3, 4))
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows of cells as lines whose columns begin, or end, under one another."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned([head, *rows], left=(0, 1, 5, 6, 7)))
 
 
 def summary() -> str:

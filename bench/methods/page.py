@@ -9,6 +9,7 @@ from bench.methods import summary
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import TASKS
 from bench.methods.ways import METHODS
+from spot_jax.files import write_whole
 from spot_jax.transfer.bootstrap import Estimate
 
 HEAD = """# All methods on the tasks that ship
@@ -71,9 +72,7 @@ def render(results: Results) -> str:
 
 def write(results: Results, path: Path) -> None:
     """Writes the page in one move."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(render(results), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, render(results))
 
 
 def _known(results: Results, seen: bool) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_json
 
 FORMAT = 1
 
@@ -86,10 +87,7 @@ class Results:
             "about": self.about,
             "cells": [dataclasses.asdict(self.cells[key]) for key in sorted(self.cells)],
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path)
+        write_json(self.path, stored)
 
 
 def done(results: Results, task: str, method: str) -> Cell:

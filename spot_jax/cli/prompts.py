@@ -8,6 +8,7 @@ from typing import Any
 
 from spot_jax.cli.flags import OneLineParser, parser
 from spot_jax.errors import SpotError
+from spot_jax.files import aligned
 
 PROBLEMS = 1
 
@@ -258,15 +259,7 @@ def _table(entries: Sequence[Any]) -> str:
             [e.id, e.task, str(e.seed), str(e.step), str(e.embedding_step or "none")]
             + ["" if score is None else f"{score:.2f}", str(e.length), e.backbone[:12] or "unknown"]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = (0, 1, 7)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows, left=(0, 1, 7)))
 
 
 def _plain(value: Any) -> str:

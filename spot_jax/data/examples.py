@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
 
 Ids = Int32[np.ndarray, " tokens"]
 ARRAYS = ("inputs", "inputs_offsets", "targets", "targets_offsets")
@@ -75,13 +76,9 @@ class Examples:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a compressed `.npz`, in one move."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            np.savez_compressed(
-                file, task=np.array(self.task), **{name: getattr(self, name) for name in ARRAYS}
-            )
-        part.replace(path)
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        task = np.array(self.task)
+        write_whole(path, lambda file: np.savez_compressed(file, task=task, **arrays))
         return path
 
     @classmethod

@@ -10,8 +10,6 @@ off, altered, or made of another text or backbone is found when the cache is ope
 import dataclasses
 import hashlib
 import json
-import os
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +24,7 @@ from tqdm import tqdm
 
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
+from spot_jax.files import slug, write_whole
 
 FORMAT = 1
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -329,7 +328,7 @@ class _Plan:
             "dtype": store.dtype,
         }
         mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        words = re.sub(r"[^A-Za-z0-9_]+", "-", f"{Path(task).name}-{split}").strip("-")
+        words = slug(f"{Path(task).name}-{split}")
         text = hashlib.sha256(offsets.tobytes())
         for inputs, _ in examples:
             text.update(np.asarray(inputs[:length], np.int32).tobytes())
@@ -373,10 +372,5 @@ def _read(path: Path) -> Description:
 
 
 def _write(path: Path, data: Any) -> None:
-    """In one move, and on the disk before the name is."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write in one move, and onto the disk before the name is there."""
+    write_whole(path, lambda file: file.write(data), durable=True)

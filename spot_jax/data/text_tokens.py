@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt16
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 
 VALIDATION_SHARE = 0.01
@@ -120,14 +121,10 @@ def save_tokens(
     A small file beside it, `{path}.vocabulary`, says which vocabulary the ids are of, if given.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     mark = _mark_of(path)
     # Never the mark of other tokens: it goes before they come, and comes after them.
     mark.unlink(missing_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.save(file, tokens)
-    part.replace(path)
+    write_whole(path, lambda file: np.save(file, tokens))
     if vocabulary is not None:
         mark.write_text(f"{vocabulary.sha256}  {vocabulary.path.name}\n", encoding="utf-8")
     return path

@@ -9,6 +9,7 @@ import numpy as np
 import sentencepiece
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
 
 
 def train_vocabulary(
@@ -47,10 +48,7 @@ def train_vocabulary(
         minloglevel=1,
     )
     dest = Path(dest)
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    part = dest.with_name(dest.name + ".part")
-    part.write_bytes(model.getvalue())
-    part.replace(dest)
+    write_whole(dest, model.getvalue())
     return dest
 
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from spot_jax.evaluation.ensemble import evaluate_ensemble
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.metrics import accuracy
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, score_of
+from spot_jax.files import write_whole
 from spot_jax.inference.lines import DEFAULT_LENGTHS, DEFAULT_ROWS
 from spot_jax.inference.tuned import Prompt, Tuned
 
@@ -138,13 +138,8 @@ def score(
 
 def write_predictions(path: Path, scores: Sequence[Score]) -> None:
     """Writes every example's prediction, one JSON object a line, in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8") as file:
-        for found in scores:
-            for row in found.rows():
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    part.replace(path)
+    rows = (row for score in scores for row in score.rows())
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _jobs(tuned: Tuned, tasks: Sequence[str]) -> Iterator[tuple[str, list[Prompt]]]:

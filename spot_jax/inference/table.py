@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from spot_jax.files import aligned
 from spot_jax.inference.scores import Score
 
 
@@ -25,15 +26,7 @@ def table(scores: Sequence[Score]) -> str:
                 + [_number(value, 2) for value in values]
                 + [""]
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *_cut(scores)])
+    return "\n".join([*aligned(rows, left=(0, 1, 2)), *_cut(scores)])
 
 
 def _cut(scores: Sequence[Score]) -> list[str]:

@@ -19,6 +19,7 @@ from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
+from spot_jax.files import check_version, write_whole
 
 FORMAT = 1
 
@@ -117,8 +118,7 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
         )
     prompt = tensors.pop("prompt")
     tensors.pop("embedding", None)  # the task embedding, in a library's entry
-    if fields.pop("format") != FORMAT:
-        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    check_version(path, fields.pop("format"), FORMAT)
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields.get(name, ()))
     return PromptFile(prompt, **fields, tensors=tensors)
@@ -130,10 +130,7 @@ def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, An
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}, metadata
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    write_whole(path, data)
 
 
 def read_tensors(

@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from spot_jax.errors import SpotError
+from spot_jax.files import check_version
 from spot_jax.methods.prompt_file import FORMAT, read_tensors, write_tensors
 from spot_jax.methods.subspace import Layer, Layers, SubspaceShape
 from spot_jax.t5.backbone import flatten, unflatten
@@ -117,8 +118,7 @@ def load_subspace(
             f"{path}: not a subspace file but a prompt's; give the "
             "prompts/subspace-best-0.safetensors of a run with SubspaceFinding"
         )
-    if fields.pop("format") != FORMAT:
-        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    check_version(path, fields.pop("format"), FORMAT)
     found = _built(path, tensors, fields)
     if backbone and found.backbone and found.backbone != backbone:
         raise SpotError(

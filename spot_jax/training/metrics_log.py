@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from spot_jax.files import write_whole
+
 FILE = "metrics.jsonl"
 
 
@@ -52,9 +54,7 @@ class MetricsLog:
         if not self._on or not self.path.exists():
             return
         kept = [line for line in self.path.read_bytes().split(b"\n") if _is_upto(line, step)]
-        beside = self.path.with_suffix(".jsonl.part")
-        beside.write_bytes(b"".join(line + b"\n" for line in kept))
-        beside.replace(self.path)
+        write_whole(self.path, b"".join(line + b"\n" for line in kept))
         self._kept = step
 
     def _open(self) -> tuple[TextIO, SummaryWriter]:

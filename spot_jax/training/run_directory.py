@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_json
 
 
 def run_path(model_dir: str | os.PathLike[str]) -> Path:
@@ -75,13 +76,6 @@ def check_same_run(directory: Path, description: Mapping[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON in one move."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
 
 
 def write_environment(directory: Path) -> None:

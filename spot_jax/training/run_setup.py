@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spot_jax.errors import SpotError
-from spot_jax.training.run_directory import write_json
+from spot_jax.files import check_version, write_json
 
 FORMAT = 1
 
@@ -73,8 +73,7 @@ def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
         raise SpotError(f"no run directory at {directory}; give the MODEL_DIR of a `spot train`")
     try:
         fields = json.loads(path.read_text())
-        if fields.pop("format") != FORMAT:
-            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+        check_version(path, fields.pop("format"), FORMAT)
         tasks = [TaskFacts(**{**t, "labels": tuple(t["labels"])}) for t in fields.pop("tasks")]
         modules = tuple(fields.pop("modules"))
         return RunSetup(**fields, tasks=tuple(tasks), modules=modules)

@@ -7,8 +7,6 @@ cell under way has done since its last checkpoint.
 
 import contextlib
 import dataclasses
-import hashlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from spot_jax.errors import SpotError
-from spot_jax.training.run_directory import write_json
+from spot_jax.files import aligned, read_versioned, write_json
 from spot_jax.transfer.claims import claim, holder
-from spot_jax.transfer.outcome import aligned
-from spot_jax.transfer.records import read_fields
 
 POLL = 2.0
 
@@ -87,7 +83,9 @@ class CellDirectory(Generic[C, R]):
     def result(self, name: str) -> R | None:
         """What a cell came to; None if it is not done."""
         path = self.directory(name) / "result.json"
-        return read_fields(path, self.version, self.read, "remove it, and the cell is scored again")
+        return read_versioned(
+            path, self.version, self.read, "remove it, and the cell is scored again"
+        )
 
     def save(self, result: R) -> None:
         """Makes a cell done, in one move."""
@@ -155,7 +153,7 @@ class CellDirectory(Generic[C, R]):
         rows = [["cell", "state", "prompts"]]
         rows += [[cell.name, self.state(cell), str(len(cell.parts))] for cell in self.cells]
         done = sum(self.is_done(cell.name) for cell in self.cells)
-        return [*aligned(rows, 2), f"{done} of {len(self.cells)} done{self.time_left()}"]
+        return [*aligned(rows, left=(0, 1)), f"{done} of {len(self.cells)} done{self.time_left()}"]
 
     def time_left(self) -> str:
         """By what the cells so far took for their work; "" before the first, or after the last."""
@@ -263,12 +261,6 @@ def told(
 def counted(cells: Sequence[AnyCell]) -> str:
     """ "5 cells, 12 prompts"."""
     return f"{len(cells)} cells, {sum(len(cell.parts) for cell in cells)} prompts"
-
-
-def slug(task: str) -> str:
-    """A task's name as part of a directory's; with digits of its hash where it had to change."""
-    made = re.sub(r"[^A-Za-z0-9_.+]+", "-", task).strip("-.")[-60:]
-    return made if made == task else f"{made}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
 
 
 def time_text(seconds: float) -> str:

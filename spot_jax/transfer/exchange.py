@@ -15,9 +15,9 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.restored import check_virtual
-from spot_jax.transfer.library_files import write_whole
 from spot_jax.transfer.peft_adapter import is_adapter, read_adapter, write_adapter
 
 FORMS = ("spot", "t5x", "peft")

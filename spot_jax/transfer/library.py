@@ -22,10 +22,11 @@ from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
+from spot_jax.files import is_local, write_whole
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.transfer import similarity
 from spot_jax.transfer.library_entry import SUFFIX, Entry, Stored, decode, encode, is_id
-from spot_jax.transfer.library_files import is_local, list_prompts, write_whole
+from spot_jax.transfer.library_files import list_prompts
 from spot_jax.transfer.library_index import Index, LibraryWarning, warn
 from spot_jax.transfer.library_rank import Match, Question, Ranking, rank
 

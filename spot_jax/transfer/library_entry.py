@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from spot_jax.errors import SpotError
+from spot_jax.files import check_version, slug
 from spot_jax.methods.prompt_file import FORMAT, PromptFile
 
 SUFFIX = ".safetensors"
@@ -98,8 +99,8 @@ def encode(
         "spot_jax_library": _json(own),
     }
     data = _safetensors(tensors, metadata)
-    slug = re.sub(r"[^A-Za-z0-9_.+]+", "-", prompt.task).strip("-._")[:80] or "prompt"
-    return f"{slug}-s{prompt.seed}-{_digits(data)}", data
+    name = slug(prompt.task).strip("_")[:80] or "prompt"
+    return f"{name}-s{prompt.seed}-{_digits(data)}", data
 
 
 def decode(id: str, path: str, data: bytes) -> Stored:
@@ -119,8 +120,7 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         version = fields.pop("format")
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
-    if version != FORMAT:
-        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    check_version(path, version, FORMAT)
     early = tensors.pop("embedding", None)
     prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
     embedding = None if early is None else _file(early, own["embedding"])

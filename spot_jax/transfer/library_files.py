@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from spot_jax.files import is_local, write_whole
 from spot_jax.transfer.library_entry import SUFFIX
 
 FORMAT = 1
@@ -19,11 +19,6 @@ FORMAT = 1
 
 class DamagedIndexError(Exception):
     """An index file that is not what was written."""
-
-
-def is_local(path: epath.Path) -> bool:
-    """Return whether a path is of this machine's file systems rather than of a bucket."""
-    return "://" not in os.fspath(path)
 
 
 def list_prompts(directory: epath.Path) -> set[str]:
@@ -47,19 +42,6 @@ def changed(directory: epath.Path) -> float | None:
         return Path(directory).stat().st_mtime
     except FileNotFoundError:
         return None
-
-
-def write_whole(path: epath.Path, data: bytes) -> None:
-    """Writes a file in one move: under another name first, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except BaseException:
-        # A full disk or Ctrl-C; after a kill the part stays, and nothing ever reads it.
-        part.unlink(missing_ok=True)
-        raise
 
 
 def write_lines(path: epath.Path, rows: list[dict[str, Any]]) -> None:

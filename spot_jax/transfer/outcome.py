@@ -1,15 +1,12 @@
 """What a transfer came to: kept as JSON in its directory, shown as tables."""
 
 import dataclasses
-import json
 import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spot_jax.errors import SpotError
-from spot_jax.training.run_directory import write_json
+from spot_jax.files import aligned, read_versioned, write_json
 from spot_jax.transfer.retrieval import Retrieved
 
 FILE = "transfer.json"
@@ -79,32 +76,14 @@ class Outcome:
 
 def read_outcome(directory: Path) -> Outcome | None:
     """What `Outcome.save` wrote, or None; `SpotError` if it is damaged."""
-    path = directory / FILE
-    if not path.exists():
-        return None
-    try:
-        fields = json.loads(path.read_text())
-        if fields.pop("format") != FORMAT:
-            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+
+    def read(fields: dict[str, Any]) -> Outcome:
         retrieved = [Retrieved(**{**r, "tasks": tuple(r["tasks"])}) for r in fields["retrieved"]]
         candidates = [Candidate(**one) for one in fields["candidates"]]
         return Outcome(**{**fields, "retrieved": retrieved, "candidates": candidates})
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(
-            f"{path} is damaged ({error}); remove it, and the same command makes it anew"
-        ) from error
 
-
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines of aligned columns, the first `left` of them to the left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    remedy = "remove it, and the same command makes it anew"
+    return read_versioned(directory / FILE, FORMAT, read, remedy)
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -114,7 +93,7 @@ def lines(outcome: Outcome) -> list[str]:
     if outcome.retrieved:
         rows = [["source", "entry", "similarity"]]
         rows += [[one.task, one.id, f"{one.similarity:.4f}"] for one in outcome.retrieved]
-        found += [f"retrieved by {asked['metric']}:", *aligned(rows, 2), ""]
+        found += [f"retrieved by {asked['metric']}:", *aligned(rows, left=(0, 1)), ""]
     many = len({one.seed for one in outcome.candidates}) > 1
     head = ["from", *(["seed"] if many else []), outcome.choosing, "step", outcome.reporting]
     rows = [head]

@@ -17,9 +17,9 @@ import safetensors.numpy
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
 from spot_jax.methods.prompt_file import FORMAT, PromptFile
 from spot_jax.t5.tensor_files import TensorFile
-from spot_jax.transfer.library_files import write_whole
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -7,55 +7,23 @@ files can be compared as text.
 import dataclasses
 import json
 import math
-import os
 import types
 import typing
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import check_version, parse_json, write_whole
 
 R = TypeVar("R")
 
 
 def write_record(record: Any, path: epath.Path, version: int) -> epath.Path:
     """Writes a dataclass in one move; returns the path. Its directory is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
-    part.write_text(_text({"format": version, **_plain(dataclasses.asdict(record))}))
-    part.replace(path)
+    write_whole(path, _text({"format": version, **_plain(dataclasses.asdict(record))}))
     return path
-
-
-def read_fields(
-    path: os.PathLike[str],
-    version: int,
-    read: Callable[[dict[str, Any]], R],
-    otherwise: str,
-) -> R | None:
-    """What one of our own JSON files holds; None if there is none.
-
-    Args:
-        path: the file.
-        version: of the form that is understood, its field `format`.
-        read: makes something of its other fields; raises KeyError, TypeError or ValueError.
-        otherwise: what to do about a damaged one.
-
-    Raises:
-        SpotError: damaged, or of a newer form.
-    """
-    try:
-        fields = json.loads(Path(path).read_text())
-        if fields.pop("format") != version:
-            raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
-        return read(fields)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpotError(f"{path} is damaged ({error}); {otherwise}") from error
 
 
 def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> R:
@@ -76,15 +44,14 @@ def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> 
             "its directory"
         )
     try:
-        fields = json.loads(path.read_text())
+        fields = parse_json(path.read_text())
     except ValueError as error:
         raise SpotError(f"{path} is truncated or not JSON ({error}); run the study again") from None
     if not isinstance(fields, dict) or "format" not in fields:
         raise SpotError(
             f"{path} is not a study's results: it has no `format`; give what `{command}` wrote"
         )
-    if fields.pop("format") != version:
-        raise SpotError(f"{path}: written by a newer spot-jax; update this one to read it")
+    check_version(path, fields.pop("format"), version)
     try:
         return typing.cast(R, _read(kind, fields, ""))
     except SpotError as error:

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
+from spot_jax.files import write_json
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.training.run_directory import write_json
 from spot_jax.transfer.library import Library, Match, Ranking
 from spot_jax.transfer.similarity import Metric
 

@@ -9,23 +9,21 @@ import collections
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
+from spot_jax.files import aligned, slug, write_json
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.recipes import DataSource, PromptTuningRecipe, StoredBackbone
-from spot_jax.training.run_directory import write_json
 from spot_jax.training.run_parts import plain_fields
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.beginnings import stored_shape
 from spot_jax.transfer.library import Entry, Library, Ranking
-from spot_jax.transfer.outcome import aligned
 from spot_jax.transfer.similarity import Metric, check_metric
 from spot_jax.transfer.tuning import Tuning
 
@@ -89,7 +87,7 @@ class Found:
             rows.append([entry.task, entry.id, f"{match.similarity:.4f}", shown, str(entry.step)])
         head = f"prompts most like {self.task} at step {self.step}, by {self.metric}:"
         notes = [f"note: {note}" for note in self.ranking.notes]
-        return [head, *aligned(rows, 2), *notes, f"embedding: {self.embedding}"]
+        return [head, *aligned(rows, left=(0, 1)), *notes, f"embedding: {self.embedding}"]
 
     def summary(self) -> dict[str, Any]:
         """The same in JSON's types."""
@@ -190,7 +188,7 @@ def _embed(
 
 def _folder(task: str, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', task)[-80:]}-{digest}"
+    return f"{slug(task)[-80:]}-{digest}"
 
 
 def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tuning:

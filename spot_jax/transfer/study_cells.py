@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spot_jax.errors import SpotError
-from spot_jax.transfer.cell_queue import slug
+from spot_jax.files import unique_slug
 from spot_jax.transfer.library_index import whole_task
 from spot_jax.transfer.results import (
     MULTITASK_MIXTURE,
@@ -177,4 +177,4 @@ def _check_targets(grid: Grid, constituents: Constituents) -> None:
 
 
 def _name(kind: str, task: str, number: int) -> str:
-    return f"{kind}-{slug(task)}" + ("" if number == 1 else f"-{number}")
+    return f"{kind}-{unique_slug(task)}" + ("" if number == 1 else f"-{number}")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spot_jax.errors import SpotError
-from spot_jax.training.run_directory import run_path, write_json
+from spot_jax.files import read_versioned, write_json
+from spot_jax.training.run_directory import run_path
 from spot_jax.transfer.cell_queue import CellDirectory
 from spot_jax.transfer.claims import claim
-from spot_jax.transfer.records import read_fields
 from spot_jax.transfer.study_cells import Cell, Generation, cells_of
 from spot_jax.transfer.study_plan import Grid, StudyPlan
 
@@ -196,7 +196,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         needed = {key: record[key] for key in ("settings", "constituents", "commands")}
         return {"format": FORMAT, **record, **needed}
 
-    return read_fields(path, FORMAT, read, "restore it, or choose another STUDY_DIR")
+    return read_versioned(path, FORMAT, read, "restore it, or choose another STUDY_DIR")
 
 
 def check_settings(directory: Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:

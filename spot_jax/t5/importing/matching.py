@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import aligned
 from spot_jax.t5.config import T5Config, parameter_shapes
 
 Shape = tuple[int, ...]
@@ -107,12 +108,8 @@ class Report:
         ]
         rows += [("matched", n, _text(s), dtype) for n, s, dtype in self.matched]
         rows += [("ignored", n, "", "") for n in self.ignored]
-        widths = [max([len(row[i]) for row in rows], default=0) for i in range(4)]
         lines = [f"{self.kind} {self.source}: {self.summary()}", *self.notes]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join([*lines, *aligned(rows, left=range(4))])
 
 
 class MismatchError(SpotError):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
-from spot_jax.transfer.cell_queue import slug
+from spot_jax.files import unique_slug
 from spot_jax.transfer.intrinsic.plan import IntrinsicPlan, check_enough
 from spot_jax.transfer.library_index import whole_task
 
@@ -166,7 +166,7 @@ def _cells(plan: IntrinsicPlan, tasks: Tasks) -> Iterator[Cell]:
         yield Cell(prompts_cell(task), PROMPTS, parts, seed=plan.seeds[0])
         seeds = plan.seeds if plan.model_seeds is None else plan.model_seeds
         for seed in seeds if plan.model is not None else ():
-            name = f"{MODEL}-{slug(task)}-s{seed}"
+            name = f"{MODEL}-{unique_slug(task)}-s{seed}"
             yield Cell(name, MODEL, (Part(task, seed),), seed=seed)
     for d in plan.dimensions:
         yield from _of_subspace(plan, tasks, d, -1)
@@ -221,7 +221,7 @@ def _chunks(
 
 def prompts_cell(task: str) -> str:
     """The name of the cell of a task's prompts."""
-    return f"{PROMPTS}-{slug(task)}"
+    return f"{PROMPTS}-{unique_slug(task)}"
 
 
 def _digits(tasks: Sequence[str]) -> str:

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from spot_jax.training.run_directory import run_path, write_json
+from spot_jax.files import read_versioned, write_json
+from spot_jax.training.run_directory import run_path
 from spot_jax.transfer.cell_queue import CellDirectory
 from spot_jax.transfer.claims import claim
 from spot_jax.transfer.intrinsic.cells import MODEL, PROMPTS, SUBSPACE, Cell, Tasks, cells_of
 from spot_jax.transfer.intrinsic.plan import IntrinsicPlan
-from spot_jax.transfer.records import read_fields
 from spot_jax.transfer.study_directory import check_settings
 
 FORMAT = 1
@@ -153,7 +153,7 @@ def _joined(path: Path, plan: IntrinsicPlan, command: str) -> dict[str, Any]:
         return {"format": FORMAT, **found, "commands": list(found["commands"])}
 
     otherwise = "restore it, or choose another STUDY_DIR"
-    record = read_fields(path, FORMAT, read, otherwise)
+    record = read_versioned(path, FORMAT, read, otherwise)
     if record is None:
         record = {"format": FORMAT, "settings": settings, "commands": []}
     if command and command not in record["commands"]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spot_jax.evaluation.scored_task import score_of
+from spot_jax.files import write_json
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import Prompt, Tuned, open_tuned
 from spot_jax.methods.prompt_file import load_prompt
@@ -36,7 +37,6 @@ from spot_jax.training.recipes_intrinsic import (
     SubspaceTuningRecipe,
 )
 from spot_jax.training.run import TrainResult, train
-from spot_jax.training.run_directory import write_json
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.transfer.intrinsic.cells import (
     MODEL,
