@@ -93,6 +93,7 @@ def train(
     mesh: MeshShape | None = None,
     progress: bool | None = None,
     operative_config: str = "",
+    init_by_task: bool = False,
 ) -> TrainResult:
     """Trains, or goes on training, in a run directory.
 
@@ -112,6 +113,8 @@ def train(
         mesh: how devices are arranged; one device by default.
         progress: a progress bar; None for one where stderr is a terminal.
         operative_config: text to keep in the run directory.
+        init_by_task: whether initial values depend on the task's name beside the seed, so that
+            prompts of one seed and several tasks do not begin alike and find each other.
 
     Raises:
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
@@ -121,6 +124,7 @@ def train(
     _check_steps(train_steps, plans[1].embedding_step, method)
     built = make_mesh(mesh or MeshShape(data=1, model=1))
     setup = RunParts.make(backbone, method, data, optimizer, seeds, built)
+    setup.init_by_task = init_by_task
     check_same_run(directory, setup.description(method, data, optimizer))
     if jax.process_index() == 0:
         write_environment(directory)

@@ -1,6 +1,7 @@
 """The parts of a run: backbone, method, data and optimizer, built and checked together."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ class RunParts:
         batches: the data of all prompts.
         placement: puts a batch on the mesh.
         own_batches: where the batches come from, if not from tokens.
+        init_by_task: whether initial values depend on the task's name beside the seed.
     """
 
     mesh: Any
@@ -67,6 +69,7 @@ class RunParts:
     batches: TrainingBatches
     placement: BatchPlacement
     own_batches: OwnBatches | None = None
+    init_by_task: bool = False
 
     @classmethod
     def make(
@@ -147,6 +150,7 @@ class RunParts:
             "optimizer": type(optimizer).__name__,
             "optimizer_settings": plain_fields(optimizer),
             "seeds": self.seeds,
+            **({"init_by_task": True} if self.init_by_task else {}),
             **self.method.reads(),
         }
 
@@ -176,6 +180,9 @@ class RunParts:
         """Step 0 and the frozen tree, placed on the mesh."""
         keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
         fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 0xFFFFFFFF)
+        if self.init_by_task:
+            marks = [zlib.crc32(name.encode()) for name in self.names]
+            fresh = jax.vmap(jax.random.fold_in)(fresh, np.asarray(marks, np.uint32))
         trainable, frozen = self.method.init(fresh, self.backbone)
         frozen = jax.tree.map(lambda leaf: _on_mesh(leaf, self.mesh), frozen)
         state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
