@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from tasks import formats, verbalizers
+from spot_jax import metrics
+from spot_jax.data import fields, verbalizers
 from tasks.bundled.reading import OTHER_SUFFIX, SHOT_SUFFIX, SHOTS, SPLITS, rows, whole
 from tasks.bundled.sets import SETS, BundledSet
 from tasks.t5_features import OUTPUT_FEATURES
@@ -55,7 +55,7 @@ def _add(item: BundledSet, name: str, sizes: dict[str, int]) -> str:
         metric_fns=[getattr(metrics, metric) for metric in item.metrics],
     )
     verbalizers.register(task, item.labels)
-    formats.register(task, formats.of_fields(item.fields))
+    fields.register(task, fields.template_from(item.fields))
     return task
 
 

@@ -19,10 +19,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spot_jax.data import fields
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import EOS, Vocabulary
-from tasks import formats
 from tasks.bundled.reading import find, rows
 from tasks.pretraining_text import VOCABULARY
 
@@ -48,7 +48,7 @@ Pair = tuple[str, str, Sequence[str]]
 def labelled(name: str, random_: random.Random) -> Iterator[Pair]:
     """(text, label, other labels) of a training split, at most `PER_SET`."""
     item = find(name)
-    form = formats.of_fields(item.fields)
+    form = fields.template_from(item.fields)
     found = rows(name, "train")
     for row in random_.sample(found, min(len(found), PER_SET)):
         text = form.format_map({field: row[field] for field in item.fields})

@@ -3,6 +3,7 @@
 `spot` imports this when a name is none of the tasks that ship, so no module need be named.
 """
 
+from spot_jax.data import size_checks
 from tasks.papers import (  # noqa: F401
     common_sense,
     crossfit,
@@ -16,8 +17,10 @@ from tasks.papers import (  # noqa: F401
     ptuning,
     questions,
     sentiment,
+    sizes,
     super_glue,
 )
 
+size_checks.register(sizes.difference)
 # They mix what the others have registered.
 mixtures.register()

@@ -1,9 +1,11 @@
-"""Who may import what: seqio and TensorFlow behind one border, gin at the edge, data one way."""
+"""Who may import what: data one way as the README's map has it, seqio behind one border."""
 
 import ast
+import functools
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,39 +15,102 @@ import spot_jax
 ROOT = Path(spot_jax.__file__).parent.parent
 BORDER = "spot_jax.data.seqio_"
 DATA_ONLY = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "t5"}
-
-# Layers, each with those it may import besides itself. Nothing points back.
-LAYERS = {
-    "t5": set(),
-    "data": {"t5", "evaluation"},
-    "methods": {"t5"},
-    "evaluation": {"t5", "data", "methods"},
-    "training": {"t5", "data", "methods", "evaluation"},
-    "inference": {"t5", "data", "methods", "evaluation", "training"},
-    "transfer": {"t5", "data", "methods", "evaluation", "training", "inference"},
-    "report": {"transfer"},
-}
+# What every module may import, and the modules above all packages: they import as they please.
+COMMON = {"errors", "version"}
+ENTRANCES = {"spot_jax", "demo", "train"}
+TASKS_MAY = {"metrics", "t5", "data"}
 
 
-def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+def name_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {
-    name_of(p): p for package in ("spot_jax", "tasks") for p in (ROOT / package).rglob("*.py")
-}
+def sources(root: Path = ROOT) -> dict[str, Path]:
+    files = (p for package in ("spot_jax", "tasks") for p in (root / package).rglob("*.py"))
+    return {name_of(path, root): path for path in files}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it; relative imports are not used here."""
+SOURCES = sources()
+
+
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Every module that a file imports, in a function too; relative imports are not used here."""
+    modules: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            modules += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            modules += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(modules)
+
+
+def edges(files: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Each module's imports among `files`; of `from a import b` the module a.b, or else a."""
+
+    def resolved(modules: Iterable[str]) -> Iterator[str]:
+        for module in modules:
+            parent = module.rpartition(".")[0]
+            yield from (name for name in (module, parent) if name in files)
+
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        targets = list(imports(path))
+        graph[name] = {next(resolved([module]), name) for module in targets} - {name}
+    return graph
+
+
+def layer(module: str) -> str:
+    """The package of spot_jax that a module is of, the module itself at its top, or "tasks"."""
+    first, *rest = module.split(".")
+    return rest[0] if rest and first == "spot_jax" else first
+
+
+def drawn() -> list[str]:
+    """The packages and modules of spot_jax in the order of the README's map."""
+    text = (ROOT / "README.md").read_text()
+    lines = text[text.index("\nspot_jax/\n") : text.index("\ntasks/ ")].splitlines()
+    return [found[1] for line in lines if (found := re.match(r"  (\w+)(?:/|\.py) ", line))]
+
+
+def backwards(graph: Mapping[str, set[str]], order: list[str]) -> list[str]:
+    """The imports that the map does not draw, as "module -> module"."""
+
+    def allowed(importer: str, imported: str) -> bool:
+        if importer == imported or imported in COMMON or importer in ENTRANCES:
+            return importer not in COMMON or imported in COMMON
+        if importer == "tasks":
+            return imported in TASKS_MAY
+        if imported == "tasks":
+            return importer == "cli"
+        if imported in ENTRANCES:
+            return importer == "cli"
+        if importer not in order or imported not in order:
+            return False
+        return order.index(imported) < order.index(importer)
+
+    return [
+        f"{module} -> {other}"
+        for module, others in graph.items()
+        for other in sorted(others)
+        if not allowed(layer(module), layer(other))
+    ]
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """The sets of modules that import one another, directly or not (Warshall's closure)."""
+    reach = {module: set(others) for module, others in graph.items()}
+    for middle in reach:
+        for others in reach.values():
+            if middle in others:
+                others |= reach[middle]
+    return [
+        {module, *(other for other in reach[module] if module in reach[other])}
+        for module in sorted(reach)
+        if module in reach[module]
+    ]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -57,24 +122,64 @@ def test_only_the_border_imports_seqio_and_only_the_command_line_gin(name):
         assert "gin" not in tops
 
 
-@pytest.mark.parametrize("name", [n for n in SOURCES if n.count(".") > 1 or n == "spot_jax.split"])
-def test_nothing_points_back(name):
-    layer = name.split(".")[1]
-    allowed = LAYERS.get(layer)
-    if allowed is None:
-        return
-    for module in imports(SOURCES[name]):
-        if module.startswith("spot_jax."):
-            other = module.split(".")[1]
-            assert other not in {*LAYERS, "cli"} - allowed - {layer}, f"{name} imports {module}"
+def test_imports_go_the_way_that_the_map_draws():
+    parts = {layer(name) for name in SOURCES} - COMMON - ENTRANCES - {"tasks"}
+    assert parts == set(drawn()), "the README's map lacks a package, or has one too many"
+    assert backwards(edges(SOURCES), drawn()) == []
+
+
+def test_no_modules_import_one_another():
+    assert circles(edges(SOURCES)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "importer", "imported"),
+    [
+        ("data/batches", "import tasks.choices", "spot_jax.data.batches", "tasks.choices"),
+        ("data/batches", "def f():\n    from spot_jax.evaluation import evaluate",
+         "spot_jax.data.batches", "spot_jax.evaluation.evaluate"),
+        ("metrics/pairs", "from spot_jax.t5.config import T5Config",
+         "spot_jax.metrics.pairs", "spot_jax.t5.config"),
+        ("errors", "from spot_jax import split", "spot_jax.errors", "spot_jax.split"),
+        ("split", "import spot_jax.t5.layers", "spot_jax.split", "spot_jax.t5.layers"),
+        ("training/loop", "from tasks import listing", "spot_jax.training.loop", "tasks.listing"),
+    ],
+)  # fmt: skip
+def test_an_import_against_the_map_is_seen(tmp_path, module, line, importer, imported):
+    path = tmp_path / "changed.py"
+    path.write_text((ROOT / "spot_jax" / f"{module}.py").read_text() + f"\n\n{line}\n")
+    graph = edges({**SOURCES, importer: path})
+    assert backwards(graph, drawn()) == [f"{importer} -> {imported}"]
+
+
+def test_a_circle_is_seen_also_within_a_function(tmp_path):
+    path = tmp_path / "examples.py"
+    line = "def f():\n    from spot_jax.data.batches import Batches\n    return Batches\n"
+    path.write_text((ROOT / "spot_jax/data/examples.py").read_text() + "\n\n" + line)
+    changed = circles(edges({**SOURCES, "spot_jax.data.examples": path}))
+    assert {"spot_jax.data.examples", "spot_jax.data.batches"} <= changed[0]
+
+
+def in_a_process_of_its_own(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 def test_everything_but_the_border_imports_without_seqio_and_tensorflow():
     names = sorted(n for n in SOURCES if n.startswith("spot_jax") and not n.startswith(BORDER))
-    code = (
+    in_a_process_of_its_own(
         "import importlib, sys\n"
         f"for name in {sorted(DATA_ONLY)!r}: sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_training_core_brings_neither_scikit_learn_nor_tensorflow():
+    names = sorted(n for n in SOURCES if n.startswith("spot_jax.training"))
+    heavy = in_a_process_of_its_own(
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(*({'sklearn', 'tensorflow', 'seqio', 'tasks', 'gin'} & set(sys.modules)))\n"
+    )
+    assert heavy.split() == []

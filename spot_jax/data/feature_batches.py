@@ -11,7 +11,7 @@ from spot_jax.data.examples import Examples
 from spot_jax.data.feature_cache import Features
 from spot_jax.data.sources import Epochs, State
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.evaluate import label_matrix
+from spot_jax.t5.scoring import label_matrix
 from spot_jax.t5.vocabulary import Vocabulary
 
 

@@ -13,17 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from spot_jax.data import fields, templates, verbalizers
 from spot_jax.data.denoising import TokenSource, objective
 from spot_jax.data.examples import Examples
-from spot_jax.data.sources import Shuffled, Source
+from spot_jax.data.sources import JOIN, Shuffled, Source
 from spot_jax.data.text_tokens import load_tokens
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.metrics import Metric, accuracy
+from spot_jax.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
 Lengths = Mapping[str, int]
-JOIN = "+"
-"""Between the names of tasks that are mixed."""
 
 
 def is_arrays(name: str) -> bool:
@@ -194,16 +193,11 @@ def import_modules(modules: Iterable[str]) -> None:
 
 def register_text(directory: str) -> None:
     """Register `span_corruption` and `prefix_lm` over the plain text in a directory."""
-    _seqio()
-    from tasks import text
-
-    text.register(directory)
+    _seqio().register_text(directory)
 
 
 def labels_of(name: str) -> tuple[str, ...] | None:
     """Return the label words of a task, or None where none are registered."""
-    from tasks import verbalizers
-
     if is_arrays(name):
         return None
     _seqio().require(name)  # what ships registers its labels with its tasks
@@ -211,13 +205,11 @@ def labels_of(name: str) -> tuple[str, ...] | None:
 
 
 def template_of(name: str) -> str | None:
-    """Return how a task writes its fields as text (`tasks.formats`), or None where unknown."""
-    from tasks import formats
-
+    """Return the template of a task's inputs (`spot_jax.data.fields`), or None where unknown."""
     if is_arrays(name):
         return None
     _seqio().require(name)
-    found = {formats.of(part) for part in _parts(name)}
+    found = {fields.template_of(part) for part in _parts(name)}
     return found.pop() if len(found) == 1 else None
 
 
@@ -225,25 +217,23 @@ def in_template(name: str, template: str) -> str:
     """Register what `name` stands for in a template of P-Tuning's and return the new name.
 
     Raises:
-        SpotError: see `tasks.template_tasks.add_template_task`; and for arrays, which hold no text.
+        SpotError: what `seqio_templates.add_template_task` refuses, and arrays, which hold no text.
     """
     if is_arrays(name):
         raise SpotError(f"{name} is tokens already, no template can be written around them")
     _seqio()
-    from tasks.template_tasks import add_template_task
+    from spot_jax.data.seqio_templates import add_template_task
 
     return JOIN.join(add_template_task(part, template) for part in _parts(name))
 
 
 def again_in_template(name: str, form: str | None) -> None:
     """Register a name of `in_template` anew, in a process that only has its form."""
-    from tasks import templates
-
     for part in _parts(name):
         base = templates.base_of(part)
         if form and base:
             _seqio()
-            from tasks.template_tasks import add_form
+            from spot_jax.data.seqio_templates import add_form
 
             add_form(base, form, part)
 

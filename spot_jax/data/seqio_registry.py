@@ -7,7 +7,7 @@ from typing import Any
 
 import seqio
 
-from spot_jax.data.loading import JOIN
+from spot_jax.data.sources import JOIN
 from spot_jax.errors import SpotError
 
 OURS = ("tasks.bundled_tasks",)

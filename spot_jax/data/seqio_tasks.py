@@ -12,8 +12,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from spot_jax.data import size_checks, verbalizers
+from spot_jax.data.example_cache import cached
 from spot_jax.data.examples import Examples, Ids
-from spot_jax.data.kept import kept
 from spot_jax.data.seqio_registry import (
     import_all,
     import_module,
@@ -25,12 +26,10 @@ from spot_jax.data.seqio_registry import (
     splits,
     tasks_of,
 )
-from spot_jax.data.seqio_text import TextLines
+from spot_jax.data.seqio_text import TextLines, register_text
 from spot_jax.data.sources import Mixture, Shuffled, Source, Stream
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import EOS, Vocabulary
-from tasks import verbalizers
-from tasks.papers import sizes
 
 __all__ = [
     "Evaluation",
@@ -41,6 +40,7 @@ __all__ = [
     "metric_fns",
     "names",
     "postprocess",
+    "register_text",
     "require",
     "splits",
     "target_texts",
@@ -164,7 +164,7 @@ def _task_source(
     options: dict[str, Any],
 ) -> Source:
     size = task.num_input_examples(split)
-    sizes.report(task.name, split, rows=size)
+    size_checks.report(task.name, split, rows=size)
 
     def read() -> Examples | None:
         rows = _read(task, split, vocabulary, limit=maximum + 1, **options)
@@ -178,9 +178,9 @@ def _task_source(
 
     if size is None or size <= maximum:
         decided_by = sorted((options.get("lengths") or {}).items()), options.get("use_cached")
-        found = kept((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
+        found = cached((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
         if found is not None:
-            sizes.report(task.name, split, examples=len(found))
+            size_checks.report(task.name, split, examples=len(found))
             return Shuffled(found, seed)
 
     def stream() -> Iterator[tuple[Ids, Ids]]:

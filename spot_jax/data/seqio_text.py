@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from spot_jax.data.denoising import Objective, TokenSource, objective
+from spot_jax.data.denoising import OBJECTIVES, Objective, TokenSource, objective
 from spot_jax.data.sources import generator
 from spot_jax.data.text_tokens import TextDirectory, read_directory, tokenise
 from spot_jax.errors import SpotError
@@ -18,6 +20,11 @@ from spot_jax.t5.vocabulary import EOS, Vocabulary, load_vocabulary
 SPLITS = ("train", "validation")
 SEED = 0  # of the noise, where seqio itself draws the examples
 Lengths = Mapping[str, int]
+FEATURES = dict.fromkeys(
+    ("inputs", "targets"), seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=True)
+)
+"""What text tasks are registered with; the backbone's vocabulary takes its place where they are
+read."""
 
 
 class TextLines(seqio.FunctionDataSource):
@@ -53,6 +60,32 @@ class TextLines(seqio.FunctionDataSource):
         tokens = tokenise(self.text.lines(split), vocabulary, seed=seed)
         made = self.objective(vocabulary, lengths)
         return TokenSource(tokens, made, inputs_length(lengths), seed)
+
+
+def register_text(directory: str | os.PathLike[str], *, prefix: str = "") -> tuple[str, ...]:
+    """Register `{prefix}span_corruption` and `{prefix}prefix_lm` over the text in `directory`.
+
+    The directory holds `.txt` files in UTF-8, one paragraph a line; 1% of the lines, chosen by
+    their hash, are the validation split. Files in another encoding are left out and logged.
+    Registering again replaces the tasks. Returns the two names; raises `SpotError` when there is
+    no text.
+    """
+    skipped = read_directory(directory).skipped
+    if skipped:
+        logging.getLogger(__name__).warning(
+            "%d files in %s are not UTF-8 and are left out", len(skipped), directory
+        )
+    names = tuple(prefix + kind for kind in OBJECTIVES)
+    for name, kind in zip(names, OBJECTIVES, strict=True):
+        if name in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(name)
+        seqio.TaskRegistry.add(
+            name,
+            source=TextLines(os.fspath(directory), kind),
+            preprocessors=[functools.partial(make_examples, objective_name=kind)],
+            output_features=FEATURES,
+        )
+    return names
 
 
 def inputs_length(lengths: Lengths | None) -> int:

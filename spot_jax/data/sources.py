@@ -9,6 +9,8 @@ from spot_jax.data.examples import Examples, Ids
 from spot_jax.errors import SpotError
 
 State = dict[str, Any]
+JOIN = "+"
+"""What stands between the names of tasks that are mixed."""
 BLOCK = 4096
 
 

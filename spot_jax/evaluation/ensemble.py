@@ -15,14 +15,14 @@ from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import (
     Batch,
     Search,
-    TextCodec,
     check_targets,
     measure,
     predict,
 )
-from spot_jax.evaluation.metrics import Metric
+from spot_jax.metrics import Metric
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.model import Params
+from spot_jax.t5.vocabulary import TextCodec
 
 
 class EnsembleEvaluation(NamedTuple):

@@ -9,37 +9,25 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.label_scores import choices, score_batch, scored_features
-from spot_jax.evaluation.metrics import Metric
 from spot_jax.methods.base import Scorer
+from spot_jax.metrics import Metric
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import Params, encode
-from spot_jax.t5.scoring import rank_labels, token_log_likelihoods
+from spot_jax.t5.scoring import label_matrix, rank_labels, token_log_likelihoods
+from spot_jax.t5.vocabulary import TextCodec
 
-EOS = 1
 Batch = Mapping[str, Any]
-
-
-class TextCodec(Protocol):
-    """The two directions of a vocabulary, as in `spot_jax.t5.vocabulary.Vocabulary`."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids without eos."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text up to the first eos."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,26 +157,6 @@ def predict(
     else:
         texts = [vocabulary.decode(tokens.tolist()) for tokens in outputs]
     return Predictions(texts, loss / weight if weight else None)
-
-
-def label_matrix(vocabulary: TextCodec, labels: Sequence[str]) -> Int[np.ndarray, "c u"]:
-    """Verbalizers as tokens with eos, padded with 0 to the longest.
-
-    Raises `SpotError` when two of them are the same tokens, which no model could tell apart.
-    """
-    rows = [[*vocabulary.encode(label), EOS] for label in labels]
-    seen: dict[tuple[int, ...], str] = {}
-    for label, row in zip(labels, rows, strict=True):
-        if tuple(row) in seen:
-            raise SpotError(
-                f"expected labels that differ in their tokens, found {seen[tuple(row)]!r} and "
-                f"{label!r} with the same; rename one"
-            )
-        seen[tuple(row)] = label
-    matrix = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for number, row in enumerate(rows):
-        matrix[number, : len(row)] = row
-    return matrix
 
 
 def check_targets(targets: Sequence[Any], labels: Sequence[str]) -> None:

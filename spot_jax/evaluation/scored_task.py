@@ -10,7 +10,7 @@ from spot_jax.data import loading
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
-from spot_jax.evaluation.metrics import Metric, mean_of_metrics
+from spot_jax.metrics import Metric, mean_of_metrics
 from spot_jax.t5.vocabulary import Vocabulary
 
 HELD_BACK_TEXTS = 256

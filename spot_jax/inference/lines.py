@@ -8,13 +8,13 @@ from typing import Any
 
 from spot_jax.data.batches import BatchShape, truncated
 from spot_jax.data.examples import Examples
+from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search, predict
 from spot_jax.evaluation.scored_task import search_of
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.t5.vocabulary import EOS
 from spot_jax.training.run_setup import TaskFacts
-from tasks import formats
 
 DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
 DEFAULT_ROWS = 32
@@ -142,7 +142,7 @@ def _object(line: str, number: int) -> dict[str, Any]:
 
 
 def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
-    names = formats.fields(task.template) if task.template else ("inputs",)
+    names = names_in(task.template) if task.template else ("inputs",)
     if len(names) > 1:
         raise SpotError(
             f"line {number}: {task.name} has the fields {', '.join(names)}; give a JSON object "
@@ -152,7 +152,7 @@ def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
 
 
 def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
-    names = formats.fields(task.template) if task.template else ("inputs",)
+    names = names_in(task.template) if task.template else ("inputs",)
     if "inputs" in fields and "inputs" not in names:
         names, template = ("inputs",), "{inputs}"
     else:
@@ -168,7 +168,7 @@ def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
         if not isinstance(fields[name], str):
             kind = type(fields[name]).__name__
             raise SpotError(f"line {number}: expected text in the field {name}, found {kind}")
-    return formats.write(template, fields)
+    return write(template, fields)
 
 
 def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:

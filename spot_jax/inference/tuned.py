@@ -13,10 +13,10 @@ from spot_jax.data.batches import Batch, BatchShape, InputWriter, evaluation_bat
 from spot_jax.data.examples import Examples
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.metrics import mean_of_metrics
 from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
+from spot_jax.metrics import mean_of_metrics
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.recipes import StoredBackbone

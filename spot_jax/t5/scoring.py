@@ -1,13 +1,16 @@
 """Log-likelihoods of given targets, and rank classification over verbalizers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.model import Params, decode, encode
+from spot_jax.t5.vocabulary import EOS, TextCodec
 
 # Bytes of logits that ranking holds at a time; the log-softmax needs about as much again.
 _LOGITS_BYTES = 2**28
@@ -124,6 +127,26 @@ def rank_labels(
     if count <= chunk:
         return jax.vmap(score)(label_tokens).T
     return jax.lax.map(score, label_tokens, batch_size=chunk).T
+
+
+def label_matrix(vocabulary: TextCodec, labels: Sequence[str]) -> Int[np.ndarray, "c u"]:
+    """Return verbalizers as tokens with eos, one a row, padded with 0 to the longest.
+
+    Raises `SpotError` when two of them are the same tokens, which no model could tell apart.
+    """
+    rows = [[*vocabulary.encode(label), EOS] for label in labels]
+    seen: dict[tuple[int, ...], str] = {}
+    for label, row in zip(labels, rows, strict=True):
+        if tuple(row) in seen:
+            raise SpotError(
+                f"expected labels that differ in their tokens, found {seen[tuple(row)]!r} and "
+                f"{label!r} with the same; rename one"
+            )
+        seen[tuple(row)] = label
+    matrix = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for number, row in enumerate(rows):
+        matrix[number, : len(row)] = row
+    return matrix
 
 
 def _log_probs(logits: Float[Array, "b u v"], targets: Int[Array, "b u"]) -> Float[Array, "b u"]:

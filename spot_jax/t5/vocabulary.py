@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -14,6 +14,18 @@ from spot_jax.errors import SpotError
 
 PAD, EOS, UNK = 0, 1, 2
 model_pb2: Any = sentencepiece_model_pb2  # its classes are made at run time
+
+
+class TextCodec(Protocol):
+    """The two directions of a vocabulary, as `Vocabulary` has them."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids without eos."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text up to the first eos."""
+        ...
 
 
 class Vocabulary:

@@ -178,7 +178,7 @@ class MethodRecipe(Protocol):
 
 @runtime_checkable
 class Templated(Protocol):
-    """A recipe that writes its tasks' text in templates of its own (`tasks.templates`)."""
+    """A recipe that writes its tasks' text in templates of its own (`spot_jax.data.templates`)."""
 
     @property
     def templates(self) -> list[str]:

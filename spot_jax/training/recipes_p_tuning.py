@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Method
 from spot_jax.methods.p_tuning import NormalInit, PTuning, StoredEncoder, stored_start
@@ -10,7 +11,6 @@ from spot_jax.methods.prompt_tuning import ArrayInit, Initialiser, SampledVocabu
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.stored_beginnings import StoredBeginnings
-from tasks.templates import parse
 
 INITS: dict[str, Initialiser] = {
     "normal": NormalInit(),
@@ -23,8 +23,9 @@ class PTuningRecipe(StoredBeginnings):
     """Virtual tokens in a template, from a prompt encoder.
 
     Attributes:
-        template: how the task's text is written (`tasks.templates`), or one for each prompt of the
-            run; None for tasks that have places themselves, such as `super_glue_rte_ptuning`.
+        template: how the task's text is written (`spot_jax.data.templates`), or one for each
+            prompt of the run; None for tasks that have places themselves, such as
+            `super_glue_rte_ptuning`.
         length: P, the places in the text; needed without a template.
         encoder: "lstm" (LAMA's size), "lstm_wide" (SuperGLUE's), "mlp" or "identity".
         init: of the encoder's embeddings: "normal" as in the authors' code, "sampled_vocabulary";

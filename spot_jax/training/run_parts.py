@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from spot_jax.data import loading
 from spot_jax.data.batches import Batches, BatchShape
 from spot_jax.data.examples import Examples
-from spot_jax.data.lanes import Lanes
+from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled, Source
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
@@ -309,7 +309,7 @@ def _batches(
     vocab_size: int,
     vocabulary: Vocabulary | None,
     host_rows: slice,
-) -> Lanes | Batches:
+) -> MultiPromptBatches | Batches:
     lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
     shape = BatchShape(
         data.batch_size,
@@ -326,4 +326,4 @@ def _batches(
             write.check_examples(source.examples, shape.text_lengths(write.room)[0])
         one = host_rows if len(sources) == 1 else None
         lanes.append(Batches(source, shape, write=write, host_rows=one))
-    return lanes[0] if len(lanes) == 1 else Lanes(lanes, host_rows=host_rows)
+    return lanes[0] if len(lanes) == 1 else MultiPromptBatches(lanes, host_rows=host_rows)

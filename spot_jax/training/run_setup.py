@@ -19,7 +19,7 @@ class TaskFacts:
     Attributes:
         name: of the task.
         labels: its verbalizers; empty without.
-        template: how its fields are written as text (`tasks.formats`); None if unknown.
+        template: how its fields are written as text (`spot_jax.data.fields`); None if unknown.
     """
 
     name: str

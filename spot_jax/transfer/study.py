@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spot_jax.data import loading
-from spot_jax.data.kept import examples_kept
+from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
 from spot_jax.transfer.cell_queue import (
@@ -55,7 +55,7 @@ def study(
     done = sum(opened.is_done(cell.name) for cell in opened.cells)
     said = f", {done} cells done" if done else ""
     say(f"{opened.path}: {counted(opened.cells)}{said}")
-    with compiled_programs(opened.path / "compiled"), examples_kept():
+    with compiled_programs(opened.path / "compiled"), examples_cached():
         do_all(opened, opened.cells, lambda cell: _run(opened, cell, say, progress), say)
     return finish(opened)
 

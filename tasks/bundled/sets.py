@@ -17,7 +17,7 @@ class BundledSet:
         family: the kind of task, which names its mixture.
         fields: the texts of an example, in the order in which they are written.
         grouped_by: the texts that must not be on two sides of a split.
-        metrics: names in `spot_jax.evaluation.metrics`.
+        metrics: names in `spot_jax.metrics`.
     """
 
     name: str

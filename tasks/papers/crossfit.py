@@ -13,8 +13,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from spot_jax.evaluation.metrics import Metric
+from spot_jax import metrics
+from spot_jax.metrics import Metric
 from tasks.papers import crossfit_sets
 from tasks.papers.crossfit_sets import FewShotTask, gym
 from tasks.papers.registering import add_mixture, add_task

@@ -11,7 +11,8 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
-from tasks import papers_tasks, verbalizers  # noqa: F401
+from spot_jax.data import verbalizers
+from tasks import papers_tasks  # noqa: F401
 from tasks.papers import samples_files
 from tasks.papers.catalogue import CATALOGUE, PTUNING, base_of
 from tasks.papers.crossfit_sets import gym

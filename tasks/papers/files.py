@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from spot_jax.evaluation.metrics import Metric
+from spot_jax import metrics
+from spot_jax.metrics import Metric
 from tasks.papers import data_files
 from tasks.papers.catalogue import NO_PREFIX
 from tasks.papers.data_set import DataSet

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from spot_jax.evaluation.metrics import Metric, accuracy
+from spot_jax.metrics import Metric, accuracy
 from tasks.papers import answers
 from tasks.papers.catalogue import BY_NAME, NO_PREFIX
 from tasks.papers.registering import add_task

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
+from spot_jax import metrics
 from tasks.papers import answers, text
 from tasks.papers.forms import Form, register
 from tasks.papers.labelled import AUTOTUNE

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from tasks import formats
+from spot_jax import metrics
+from spot_jax.data import fields
 from tasks.papers import text
 from tasks.papers.forms import Form, register
 from tasks.papers.labelled import AUTOTUNE, add
@@ -53,7 +53,7 @@ register(
     Form(
         write_stsb,
         prefix="stsb",
-        template=formats.of_fields(_SENTENCES),
+        template=fields.template_from(_SENTENCES),
         metrics=(metrics.pearson_corrcoef, metrics.spearman_corrcoef),
     ),
 )

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from spot_jax.evaluation.metrics import Metric, accuracy
-from tasks import formats
+from spot_jax.data import fields
+from spot_jax.metrics import Metric, accuracy
 from tasks.papers import text
 from tasks.papers.catalogue import BY_NAME
 from tasks.papers.forms import Form, register
@@ -59,5 +59,5 @@ def add(
     form.setdefault("write", functools.partial(write, names=names, kept=kept))
     item = BY_NAME[name]
     form["write"] = functools.partial(form["write"], words=item.labels)
-    template = formats.of_fields(tuple(names))
+    template = fields.template_from(tuple(names))
     register(name, Form(prefix=prefix or name, template=template, metrics=metrics, **form))

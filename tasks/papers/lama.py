@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from tasks import templates
+from spot_jax import metrics
+from spot_jax.data import templates
+from spot_jax.data.seqio_templates import write_form
 from tasks.papers import lama_sets
 from tasks.papers.catalogue import PTUNING
 from tasks.papers.registering import add_mixture, add_task
-from tasks.template_tasks import write_form
 
 GAP = templates.ANSWER
 PLACES = "<prompt:3>"

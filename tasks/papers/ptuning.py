@@ -1,7 +1,7 @@
 """P-Tuning's patterns of SuperGLUE as tasks, `NAME_ptuning` (Liu et al. 2021; PT-Fewshot's code).
 
-Each is a template (`tasks.templates`) with the places of virtual tokens that the authors' code has,
-and with a text as the field that is cut where an example is too long.
+Each is a template (`spot_jax.data.templates`) with the places of virtual tokens that the authors'
+code has, and with a text as the field that is cut where an example is too long.
 """
 
 import dataclasses
@@ -9,16 +9,16 @@ import functools
 
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from spot_jax.evaluation.metrics import Metric
+from spot_jax import metrics
+from spot_jax.data.seqio_templates import fill
+from spot_jax.data.templates import parse
+from spot_jax.metrics import Metric
 from tasks.papers import answers, text
 from tasks.papers.catalogue import BY_NAME, PTUNING
 from tasks.papers.labelled import AUTOTUNE
 from tasks.papers.registering import add_task
 from tasks.papers.super_glue import KEEP_TRUE, mark_pronoun
 from tasks.papers.tfds_source import TfdsSource
-from tasks.template_tasks import fill
-from tasks.templates import parse
 
 _YES_NO = {"True": "Yes", "False": "No", "entailment": "Yes", "not_entailment": "No"}
 _MAYBE = {"entailment": "Yes", "contradiction": "No", "neutral": "Maybe"}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
+from spot_jax import metrics
 from tasks.papers import answers, text
 from tasks.papers.catalogue import BY_NAME
 from tasks.papers.forms import Form, register

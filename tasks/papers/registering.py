@@ -5,8 +5,8 @@ from typing import Any
 
 import seqio
 
-from spot_jax.evaluation.metrics import Metric
-from tasks import formats, verbalizers
+from spot_jax.data import fields, verbalizers
+from spot_jax.metrics import Metric
 from tasks.t5_features import OUTPUT_FEATURES
 
 
@@ -29,7 +29,7 @@ def add_task(
         metric_fns: of (targets, predictions).
         labels: label words to rank, if the target is one of them; or what finds them when asked.
         postprocess_fn: what metrics compare, from text; the text itself by default.
-        template: how `spot infer` writes a row's fields (`tasks.formats`).
+        template: how `spot infer` writes a row's fields (`spot_jax.data.fields`).
     """
     if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
         return name
@@ -50,7 +50,7 @@ def add_task(
     if labels:
         verbalizers.register(name, labels)
     if template:
-        formats.register(name, template)
+        fields.register(name, template)
     return name
 
 

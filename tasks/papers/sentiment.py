@@ -4,8 +4,8 @@ import functools
 
 import tensorflow as tf
 
-from spot_jax.evaluation import metrics
-from tasks import formats
+from spot_jax import metrics
+from spot_jax.data import fields
 from tasks.papers import text
 from tasks.papers.catalogue import BY_NAME
 from tasks.papers.forms import Form, register
@@ -35,7 +35,7 @@ register(
     Form(
         functools.partial(write_go_emotions, words=_EMOTIONS),
         prefix="go_emotions",
-        template=formats.of_fields(_COMMENT),
+        template=fields.template_from(_COMMENT),
         metrics=(metrics.multilabel_macro_f1(_EMOTIONS), metrics.accuracy),
     ),
 )

@@ -1,14 +1,11 @@
 """Sizes found when data is read against the catalogue's, which rates of mixtures go by."""
 
-import functools
-import logging
-
 from tasks.papers.catalogue import BY_NAME, base_of
 from tasks.papers.rows_files import ROUNDED
 
 
 def difference(
-    task: str, split: str, *, rows: int | None = None, examples: int | None = None
+    task: str, split: str, rows: int | None = None, examples: int | None = None
 ) -> str | None:
     """Return a line that says how a split's size differs from the catalogue's; None where not.
 
@@ -32,15 +29,3 @@ def difference(
         f"expected {expected:,} {what} in split {split} of {task}, found {found:,}; "
         "the catalogue's number goes into the rates of mixtures"
     )
-
-
-def report(task: str, split: str, *, rows: int | None = None, examples: int | None = None) -> None:
-    """Log `difference`, if there is one, as a warning: once in a process."""
-    line = difference(task, split, rows=rows, examples=examples)
-    if line is not None:
-        _warn(line)
-
-
-@functools.cache
-def _warn(line: str) -> None:
-    logging.getLogger(__name__).warning("%s", line)

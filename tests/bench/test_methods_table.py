@@ -13,12 +13,12 @@ from bench.methods.others import LENGTH, template
 from bench.methods.prompts import Candidate
 from bench.methods.results import Cell, Results
 from bench.methods.tasks import MOST_RANKED, TASKS, Bench, texts
+from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.stored import read_description
 from spot_jax.training.recipes import PromptTuningRecipe
 from tasks.bundled import reading
-from tasks.templates import parse
 
 ONE, TWO, UNSEEN = "banking77", "sms_spam", "gap_coref"
 BY_HAND = {

@@ -10,13 +10,18 @@ import pytest
 seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")
 
-from spot_jax.data import loading, seqio_tasks  # noqa: E402
+from spot_jax.data import (  # noqa: E402
+    loading,
+    seqio_tasks,
+    verbalizers,  # noqa: E402
+)
 from spot_jax.data.seqio_tasks import (  # noqa: E402
     import_module,
     load_evaluation,
     load_examples,
     metric_fns,
     postprocess,
+    register_text,
     require,
     splits,
     target_texts,
@@ -26,7 +31,7 @@ from spot_jax.data.seqio_tasks import (  # noqa: E402
 from spot_jax.data.sources import Mixture, Shuffled, Stream, mixing_rates  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
-from tasks import bundled_tasks, text, verbalizers  # noqa: E402
+from tasks import bundled_tasks  # noqa: E402
 from tasks.bundled import reading  # noqa: E402
 from tasks.bundled.sets import SETS  # noqa: E402
 from tasks.t5_features import OUTPUT_FEATURES  # noqa: E402
@@ -105,7 +110,7 @@ def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(SpotError, match=r"found 'bundled_sms_span' \(nearest: bundled_sms_spam,"):
         require("bundled_sms_span")
     with pytest.raises(SpotError, match=r"module no_such_module .*ModuleNotFoundError"):
-        loading.import_modules(["tasks.text", "no_such_module"])
+        loading.import_modules(["tasks.bundled_tasks", "no_such_module"])
     with pytest.raises(SpotError, match=r"module no_such_module .*ModuleNotFoundError"):
         import_module("no_such_module")
 
@@ -185,9 +190,9 @@ def test_text_that_is_not_utf8_is_left_out_and_counted(tmp_path, caplog):
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_bytes("café\n".encode("latin-1"))
     with pytest.raises(SpotError, match=r"found none \(2 in another encoding\).*iconv"):
-        text.register(tmp_path, prefix="u_")
+        register_text(tmp_path, prefix="u_")
     (tmp_path / "good.txt").write_text("a line\n")
-    text.register(tmp_path, prefix="u_")
+    register_text(tmp_path, prefix="u_")
     assert f"2 files in {tmp_path} are not UTF-8" in caplog.text
 
 
@@ -195,7 +200,7 @@ def test_text_tasks_use_the_one_numpy_implementation(mini, tmp_path):
     lines = [f"Line number {i} of the text, which says {i * i}." for i in range(400)]
     (tmp_path / "a.txt").write_text("\n".join(lines))
     for _ in range(2):  # registering again replaces the tasks
-        assert text.register(tmp_path, prefix="t_") == ("t_span_corruption", "t_prefix_lm")
+        assert register_text(tmp_path, prefix="t_") == ("t_span_corruption", "t_prefix_lm")
     lengths = {"inputs": 32, "targets": 12}
     examples = load_examples("t_span_corruption", "train", mini, lengths=lengths)
     assert examples.longest()[0] == 32
@@ -206,7 +211,7 @@ def test_text_tasks_use_the_one_numpy_implementation(mini, tmp_path):
     with pytest.raises(SpotError, match="expected the length of inputs"):
         training_source("t_prefix_lm", mini, 0)
     with pytest.raises(SpotError, match="found none at"):
-        text.register(tmp_path / "none")
+        register_text(tmp_path / "none")
 
 
 def test_a_cache_must_be_there(mini):

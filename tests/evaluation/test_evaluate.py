@@ -13,7 +13,7 @@ from spot_jax.errors import SpotError
 from spot_jax.evaluation import evaluate as module
 from spot_jax.evaluation.ensemble import ensemble_predictions, evaluate_ensemble
 from spot_jax.evaluation.evaluate import Search, evaluate, predict
-from spot_jax.evaluation.metrics import accuracy, macro_f1
+from spot_jax.metrics import accuracy, macro_f1
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import init_params

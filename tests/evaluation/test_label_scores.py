@@ -8,7 +8,7 @@ import pytest
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search, evaluate, predict
-from spot_jax.evaluation.metrics import accuracy
+from spot_jax.metrics import accuracy
 from spot_jax.t5.config import T5Config
 
 

@@ -2,11 +2,10 @@
 
 import pytest
 
-from spot_jax.data import loading
+from spot_jax.data import fields, loading, verbalizers
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.evaluation.scored_task import score_of, search_of
-from tasks import formats, verbalizers
 
 LABELS = ("no", "yes")
 
@@ -50,7 +49,7 @@ def test_labels_are_known_before_anything_is_read(monkeypatch):
         @staticmethod
         def require(name):
             monkeypatch.setitem(verbalizers._LABELS, name, LABELS)
-            monkeypatch.setitem(formats._TEMPLATES, name, "text: {text}")
+            monkeypatch.setitem(fields._TEMPLATES, name, "text: {text}")
 
     monkeypatch.setattr(loading, "_seqio", lambda: Registry)
     assert loading.labels_of("new") == LABELS
@@ -77,4 +76,4 @@ def test_predictions_are_compared_as_the_task_s_postprocessing_makes_them(monkey
 @pytest.mark.parametrize("template", ["no field", "{}", "{a.b}", "{open"])
 def test_templates_that_are_refused(template):
     with pytest.raises(SpotError, match="template"):
-        formats.register("t", template)
+        fields.register("t", template)

@@ -155,7 +155,7 @@ def test_an_ensemble_of_one(complaint, world):
 
 
 def test_a_target_outside_the_labels(complaint, world, monkeypatch):
-    from tasks import verbalizers
+    from spot_jax.data import verbalizers
 
     monkeypatch.setitem(verbalizers._LABELS, TASK, ("positive", "negative"))
     line = complaint("eval", world.run)

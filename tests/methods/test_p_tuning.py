@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from spot_jax.data.batches import Batches, BatchShape, evaluation_batches
 from spot_jax.data.examples import Examples
-from spot_jax.data.lanes import Lanes
+from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled
 from spot_jax.data.virtual_tokens import TemplateTokens
 from spot_jax.errors import SpotError
@@ -230,7 +230,7 @@ def test_packed_equals_unpacked_with_virtual_tokens_inside_the_text(mlp):
 def test_several_prompts_are_each_as_alone(mlp):
     seeds = (0, 1, 2)
     method, trainable, frozen = begun("mlp", seeds)
-    together = Lanes([batches(i, seed=seed) for i, seed in enumerate(seeds)])
+    together = MultiPromptBatches([batches(i, seed=seed) for i, seed in enumerate(seeds)])
     (_, metrics), grad = value_and_grad(method, trainable, frozen, next(together))
     for i, seed in enumerate(seeds):
         own = begun("mlp", (seed,))[1]

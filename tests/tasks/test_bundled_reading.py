@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from spot_jax.data import verbalizers
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import Vocabulary
-from tasks import verbalizers
 from tasks.bundled.reading import SPLITS, examples, names, rows, written
 from tasks.bundled.sets import HERE, SETS
 from tasks.bundled.splitting import group_splits, normalised, split_of

@@ -7,10 +7,10 @@ import pytest
 
 seqio = pytest.importorskip("seqio")
 
-from spot_jax.data import seqio_registry, seqio_tasks  # noqa: E402
+from spot_jax.data import seqio_registry, seqio_tasks, size_checks, verbalizers  # noqa: E402  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
-from tasks import papers_tasks, verbalizers  # noqa: E402, F401
+from tasks import papers_tasks  # noqa: E402, F401
 from tasks.papers import crossfit, crossfit_sets, data_files, lama_sets, sizes  # noqa: E402
 from tasks.papers.rows_files import FILE_SETS, LAYOUTS  # noqa: E402
 from tasks.t5_features import VOCABULARY  # noqa: E402
@@ -240,7 +240,7 @@ def test_a_label_outside_the_set_stops_a_run_that_reads_it(tmp_path, monkeypatch
 
 
 def test_sizes_that_differ_are_told_once(vocabulary, caplog):
-    sizes._warn.cache_clear()
+    size_checks._warn.cache_clear()
     for _ in range(2):
         seqio_tasks.training_source("alpha_nli", vocabulary, 0)
     (record,) = caplog.records

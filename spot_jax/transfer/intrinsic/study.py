@@ -11,7 +11,7 @@ Results are written after every cell, so a study that was stopped can be reporte
 from pathlib import Path
 
 from spot_jax.data import loading
-from spot_jax.data.kept import examples_kept
+from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
 from spot_jax.transfer.cell_queue import Say, announced, counted, do_all, do_one, named, told
@@ -82,7 +82,7 @@ def _do(
     done = sum(opened.is_done(cell.name) for cell in cells)
     said = f", {done} cells done" if done else ""
     say(f"{opened.path}: {counted(cells)}{said}")
-    with compiled_programs(opened.path / "compiled"), examples_kept():
+    with compiled_programs(opened.path / "compiled"), examples_cached():
         do_all(opened, cells, lambda cell: _run(opened, cell, say, progress), say)
     return finish(opened)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import formats, papers_tasks, verbalizers  # noqa: F401
+from spot_jax.data import fields, verbalizers
+from tasks import papers_tasks  # noqa: F401
 from tasks.papers import samples
 from tasks.papers.catalogue import BY_NAME, NO_PREFIX
 
@@ -78,7 +79,7 @@ def test_form_and_metrics(name, read, vocabulary):
     labels = () if item.several else item.labels
     assert (verbalizers.of(name) or ()) == labels
     assert (verbalizers.of(name + NO_PREFIX) or ()) == labels
-    assert formats.of(name).endswith(formats.of(name + NO_PREFIX))
+    assert fields.template_of(name).endswith(fields.template_of(name + NO_PREFIX))
 
 
 @pytest.mark.parametrize("name", NO_PREFIXES)

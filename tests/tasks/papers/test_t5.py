@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tasks import formats, papers_tasks  # noqa: F401
+from spot_jax.data import fields
+from tasks import papers_tasks  # noqa: F401
 from tasks.papers import samples
 from tasks.papers.catalogue import BY_NAME, NO_PREFIX
 
@@ -125,7 +126,7 @@ def test_equal_to_t5(name, theirs, no_bucket):
         if name == "squad":  # T5 has no task's name there: Lester et al.'s form, and ours without
             ours["inputs"] = ours["inputs"].removeprefix(b"squad ")
         # Fields that a template may name go along.
-        own = set(formats.fields(formats.of(name) or "{inputs}")) - set(their)
+        own = set(fields.names_in(fields.template_of(name) or "{inputs}")) - set(their)
         _same({key: value for key, value in ours.items() if key not in own}, their)
 
 

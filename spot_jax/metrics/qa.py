@@ -1,4 +1,4 @@
-"""Metrics of answers to questions, alone and by groups; see `spot_jax.evaluation.metrics`."""
+"""Metrics of answers to questions, alone and by groups; see `spot_jax.metrics`."""
 
 import collections
 import re
@@ -6,8 +6,8 @@ import string
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from spot_jax.evaluation.classification import f1
-from spot_jax.evaluation.compared import Metric, check, field, golds_of, mean, value_of
+from spot_jax.metrics.classification import f1
+from spot_jax.metrics.pairs import Metric, check, field, golds_of, mean, value_of
 
 Golds = str | Sequence[str]
 

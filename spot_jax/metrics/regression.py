@@ -1,14 +1,12 @@
-"""Metrics of scores written as text (STS-B, CxC); see `spot_jax.evaluation.metrics`."""
+"""Metrics of scores written as text (STS-B, CxC); see `spot_jax.metrics`."""
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import scipy.stats
-
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.compared import check
+from spot_jax.metrics.pairs import check
 
 # What a text that is no number counts as, in T5's code too; STS-B's scores run from 0 to 5.
 _NO_NUMBER = -1.0
@@ -16,13 +14,13 @@ _NO_NUMBER = -1.0
 
 def pearson_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Pearson correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
-    value = _correlation(scipy.stats.pearsonr, targets, predictions)
+    value = _correlation("pearsonr", targets, predictions)
     return {"pearson_corrcoef": value}
 
 
 def spearman_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Rank correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
-    value = _correlation(scipy.stats.spearmanr, targets, predictions)
+    value = _correlation("spearmanr", targets, predictions)
     return {"spearman_corrcoef": value}
 
 
@@ -34,9 +32,9 @@ def _number(text: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _correlation(
-    function: Callable[..., Any], targets: Sequence[Any], predictions: Sequence[Any]
-) -> float:
+def _correlation(name: str, targets: Sequence[Any], predictions: Sequence[Any]) -> float:
+    import scipy.stats
+
     check(targets, predictions)
     gold = [_number(target) for target in targets]
     if None in gold:
@@ -44,11 +42,11 @@ def _correlation(
             f"expected numbers as targets of a correlation, found {targets[gold.index(None)]!r}; "
             "choose another metric for this task"
         )
-    numbers = [_number(prediction) for prediction in predictions]
-    found = [_NO_NUMBER if number is None else number for number in numbers]
-    if len(set(gold)) < 2 or len(set(found)) < 2:
+    read = [_number(prediction) for prediction in predictions]
+    numbers = [_NO_NUMBER if number is None else number for number in read]
+    if len(set(gold)) < 2 or len(set(numbers)) < 2:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly constant lists
-        value = float(function(gold, found).statistic)
+        value = float(getattr(scipy.stats, name)(gold, numbers).statistic)
     return 100.0 * value if math.isfinite(value) else 0.0

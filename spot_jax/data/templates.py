@@ -37,7 +37,7 @@ class Template:
 
     Attributes:
         text: as it was given.
-        form: with sentinels and with fields in braces; `tasks.formats` writes it.
+        form: with sentinels and with fields in braces; `spot_jax.data.fields` writes it.
         fields: names of the fields, each once, in order.
         cut: the field that loses its end where an example is too long.
         length: virtual tokens, P.

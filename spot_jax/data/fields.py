@@ -18,34 +18,34 @@ def register(task: str, template: str | Callable[[], str]) -> None:
     A function is called when the template is asked for; it may read the task's files.
     """
     if isinstance(template, str):
-        fields(template)
+        names_in(template)
     _TEMPLATES[task] = template
 
 
-def of(task: str) -> str | None:
+def template_of(task: str) -> str | None:
     """Return the template of a task, or None when it has none registered."""
-    found = _TEMPLATES.get(task)
-    return found() if callable(found) else found
+    template = _TEMPLATES.get(task)
+    return template() if callable(template) else template
 
 
-def of_fields(names: tuple[str, ...]) -> str:
+def template_from(names: tuple[str, ...]) -> str:
     """Return the template that writes each field after its name, as T5's tasks do."""
     return " ".join(f"{name}: {{{name}}}" for name in names)
 
 
-def fields(template: str) -> tuple[str, ...]:
+def names_in(template: str) -> tuple[str, ...]:
     """Return the names of a template's fields; `SpotError` when it has none or odd ones."""
     try:
-        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise SpotError(f"{template!r} is no template ({error}); write {{field}}") from error
-    if not found or not all(name.isidentifier() for name in found):
+    if not names or not all(name.isidentifier() for name in names):
         raise SpotError(
             f"expected a template with named fields, such as 'text: {{text}}', found {template!r}"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def write(template: str, row: Mapping[str, Any]) -> str:
     """Return the text of one example; `KeyError` for a field that is missing."""
-    return template.format_map({name: row[name] for name in fields(template)})
+    return template.format_map({name: row[name] for name in names_in(template)})

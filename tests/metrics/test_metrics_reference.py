@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from spot_jax.evaluation import metrics as m
+from spot_jax import metrics as m
 
 WORDS = ["the", "a", "red", "cat", "dog.", "sat", "on", "Mat", "x-ray", "I'll", "4.0", ""]
 

@@ -1,4 +1,7 @@
-"""Metrics of labels: accuracy, F1 by class, Matthews; see `spot_jax.evaluation.metrics`."""
+"""Metrics of labels: accuracy, F1 by class, Matthews; see `spot_jax.metrics`.
+
+scikit-learn is imported by the first metric that needs it, since that takes a second.
+"""
 
 import math
 import warnings
@@ -6,15 +9,14 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import sklearn.metrics
 
-from spot_jax.evaluation.compared import Metric, check, codes, golds_of, mean
+from spot_jax.metrics.pairs import Metric, check, codes, golds_of, mean
 
 
 def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
     """Share of predictions equal to their targets."""
     gold, found = codes(targets, predictions)
-    return {"accuracy": 100.0 * float(sklearn.metrics.accuracy_score(gold, found))}
+    return {"accuracy": mean(gold == found)}
 
 
 def accuracy_without_case(
@@ -80,8 +82,7 @@ def multilabel_macro_f1(labels: Sequence[str], separator: str = ",") -> Metric:
     def metric(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
         check(targets, predictions)
         gold, found = [chosen(text) for text in targets], [chosen(text) for text in predictions]
-        value = sklearn.metrics.f1_score(gold, found, average="macro", zero_division=0)
-        return {"macro_f1": 100.0 * float(value)}
+        return {"macro_f1": _f1_score(gold, found, average="macro")}
 
     return metric
 
@@ -116,8 +117,7 @@ def f1(positive: Hashable, negative: Hashable | None = None) -> Metric:
         if negative is not None:
             known = [prediction in (positive, negative) for prediction in predictions]
             found = [f if k else not g for f, k, g in zip(found, known, gold, strict=True)]
-        value = sklearn.metrics.f1_score(gold, found, pos_label=True, zero_division=0)
-        return {"f1": 100.0 * float(value)}
+        return {"f1": _f1_score(gold, found, pos_label=True)}
 
     return metric
 
@@ -126,10 +126,12 @@ def matthews_corrcoef(
     targets: Sequence[Hashable], predictions: Sequence[Hashable]
 ) -> dict[str, float]:
     """Matthews correlation coefficient (CoLA), for two classes or more; 0 for one constant list."""
+    from sklearn.metrics import matthews_corrcoef as coefficient
+
     gold, found = codes(targets, predictions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about few examples a class, and division by zero
-        value = float(sklearn.metrics.matthews_corrcoef(gold, found))
+        value = float(coefficient(gold, found))
     return {"matthews_corrcoef": 100.0 * (value if math.isfinite(value) else 0.0)}
 
 
@@ -152,5 +154,10 @@ def _macro_f1(
 ) -> float:
     gold, found = codes(targets, predictions, labels)
     classes = list(range(len(labels)))
-    value = sklearn.metrics.f1_score(gold, found, labels=classes, average="macro", zero_division=0)
-    return 100.0 * float(value)
+    return _f1_score(gold, found, labels=classes, average="macro")
+
+
+def _f1_score(targets: Any, predictions: Any, **options: Any) -> float:
+    from sklearn.metrics import f1_score
+
+    return 100.0 * float(f1_score(targets, predictions, zero_division=0, **options))

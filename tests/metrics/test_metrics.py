@@ -2,8 +2,8 @@
 
 import pytest
 
+from spot_jax import metrics as m
 from spot_jax.errors import SpotError
-from spot_jax.evaluation import metrics as m
 
 # positive F1: precision 1/2, recall 1/2; negative: 1/2 and 1/2 of two, plus nothing else.
 GOLD = ["yes", "yes", "no", "no", "no"]

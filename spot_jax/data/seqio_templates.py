@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from spot_jax.data import fields, templates, verbalizers
 from spot_jax.data.seqio_registry import require
 from spot_jax.errors import SpotError
-from tasks import formats, templates, verbalizers
 
 
 def add_template_task(task: str, template: str, name: str | None = None) -> str:
@@ -19,7 +19,7 @@ def add_template_task(task: str, template: str, name: str | None = None) -> str:
 
     Args:
         task: a registered task that ends in seqio's tokenising, or a mixture of such tasks.
-        template: see `tasks.templates`.
+        template: see `spot_jax.data.templates`.
         name: of the new task; by default the old one with a mark of the template.
 
     Raises:
@@ -35,8 +35,8 @@ def add_template_task(task: str, template: str, name: str | None = None) -> str:
 
 def fields_of(task: str) -> tuple[str, ...]:
     """Return the fields that a template of a task may have."""
-    form = formats.of(task)
-    own = formats.fields(form) if form else ()
+    form = fields.template_of(task)
+    own = fields.names_in(form) if form else ()
     return tuple(dict.fromkeys((*own, "inputs")))
 
 
@@ -56,7 +56,7 @@ def add_form(task: str, form: str, name: str | None = None) -> str:
         seqio.TaskRegistry.add_provider(name, _with_form(found, name, form))
         if labels := verbalizers.of(task):
             verbalizers.register(name, labels)
-    formats.register(name, form)
+    fields.register(name, form)
     return name
 
 
@@ -79,7 +79,7 @@ def _with_form(task: seqio.Task, name: str, form: str) -> seqio.Task:
 def write_form(dataset: tf.data.Dataset, name: str, form: str) -> tf.data.Dataset:
     """Return the examples with `inputs` written in a form; the task's name is for complaints."""
     known = dataset.element_spec
-    for field in formats.fields(form):
+    for field in fields.names_in(form):
         if field not in known or known[field].dtype != tf.string:
             raise SpotError(
                 f"examples of {name} have no text {field!r} for the template; they have "

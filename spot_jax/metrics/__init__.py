@@ -9,22 +9,7 @@ never an error: models write such things. Empty lists, lists of unequal length, 
 make no sense raise `SpotError`.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
-
-from spot_jax.errors import SpotError
-from spot_jax.evaluation.answers import (
-    exact_match,
-    multirc,
-    once_a_group,
-    record,
-    squad,
-    trivia_qa,
-    word_f1,
-    wsc,
-)
-from spot_jax.evaluation.classification import (
+from spot_jax.metrics.classification import (
     accuracy,
     accuracy_without_case,
     f1,
@@ -37,15 +22,28 @@ from spot_jax.evaluation.classification import (
     precision_at_1,
     sequence_accuracy,
 )
-from spot_jax.evaluation.compared import Metric
-from spot_jax.evaluation.correlation import pearson_corrcoef, spearman_corrcoef
-from spot_jax.evaluation.written import bleu, rouge, rouge_l
+from spot_jax.metrics.pairs import Metric
+from spot_jax.metrics.qa import (
+    exact_match,
+    multirc,
+    once_a_group,
+    record,
+    squad,
+    trivia_qa,
+    word_f1,
+    wsc,
+)
+from spot_jax.metrics.registry import by_name
+from spot_jax.metrics.regression import pearson_corrcoef, spearman_corrcoef
+from spot_jax.metrics.text import bleu, rouge, rouge_l
+from spot_jax.metrics.values import mean_of_metrics
 
 __all__ = [
     "Metric",
     "accuracy",
     "accuracy_without_case",
     "bleu",
+    "by_name",
     "exact_match",
     "f1",
     "macro_f1",
@@ -69,13 +67,3 @@ __all__ = [
     "word_f1",
     "wsc",
 ]
-
-
-def mean_of_metrics(metrics: Mapping[str, float]) -> float:
-    """The mean of a dataset's metrics, by which checkpoints are chosen (Lester 2021, §3)."""
-    if not metrics:
-        raise SpotError(
-            "expected at least one metric to choose a checkpoint by, found none; "
-            "give the task a metric function"
-        )
-    return float(np.mean(list(metrics.values())))

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from spot_jax.evaluation.compared import check, golds_of, mean
+from spot_jax.metrics.pairs import check, golds_of, mean
 
 Golds = str | Sequence[str]
 ROUGE = ("rouge1", "rouge2", "rougeLsum")

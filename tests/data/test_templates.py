@@ -7,14 +7,14 @@ import pytest
 
 pytest.importorskip("seqio")
 
-from spot_jax.data import loading, seqio_tasks  # noqa: E402
+import tasks  # noqa: E402
+from spot_jax.data import fields, loading, seqio_tasks, templates, verbalizers  # noqa: E402  # noqa: E402
+from spot_jax.data.seqio_templates import add_template_task  # noqa: E402
 from spot_jax.data.virtual_tokens import input_writer  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
-from tasks import formats, templates, verbalizers  # noqa: E402
 from tasks.papers import lama_sets  # noqa: E402
 from tasks.papers.data_files import VARIABLE  # noqa: E402
-from tasks.template_tasks import add_template_task  # noqa: E402
 
 NLI = "{premise} Question: {hypothesis} ? <prompt:2> Answer: {target}"
 V, M, A = (f"<extra_id_{number}>" for number in (99, 98, 0))
@@ -23,7 +23,7 @@ TASK = "bundled_bible_paraphrase"
 
 @pytest.fixture(scope="module")
 def small():
-    return Vocabulary(Path(templates.__file__).parent / "mini_spiece.model")
+    return Vocabulary(Path(tasks.__file__).parent / "mini_spiece.model")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_a_template_comes_to(text, form, cut, length):
     found = templates.parse(text)
     assert (found.cut, found.length) == (cut, length)
     assert found.form == form
-    assert formats.fields(found.form) == found.fields
+    assert fields.names_in(found.form) == found.fields
     assert templates.length_of(found.form) == length
 
 
@@ -91,7 +91,7 @@ def test_a_bundled_task_in_a_template(small):
         assert [t for t in tokens if t < 8192] == [*whole, 1]
         assert [t for t in tokens if t >= 8192] == [8192, 8193, 8194]
         # `spot infer` writes the same.
-        written = formats.write(formats.of(name), {"text1": first, "text2": second})
+        written = fields.write(fields.template_of(name), {"text1": first, "text2": second})
         assert [*small.encode(written), 1] == inputs.tolist()
 
 
@@ -161,9 +161,9 @@ def test_lama_in_the_papers_template_with_restricted_answers(relation, small):
     assert texts[0] == f"{V} {V} {V} {M} Rome {M} was born in {V} {V} {V} {A} {V} {V} {V} ."
     assert found.targets == ["Italy", "France"]
     assert loading.labels_of(name) == ("France", "Germany", "Italy")
-    assert formats.write(loading.template_of(name), {"subject": "Rome"}) == texts[0]
+    assert fields.write(loading.template_of(name), {"subject": "Rome"}) == texts[0]
     assert (
-        formats.write(loading.template_of("lama_P19"), {"subject": "Rome"})
+        fields.write(loading.template_of("lama_P19"), {"subject": "Rome"})
         == f"Rome was born in {A} ."
     )
     # A vocabulary of the user's decides what is an answer, and which facts there are.

@@ -1,10 +1,10 @@
-"""Examples that are kept are read once, and no longer than asked for."""
+"""Examples in the cache are read once, and held no longer than asked for."""
 
 import pytest
 
-from spot_jax.data import kept as module
+from spot_jax.data import example_cache as module
+from spot_jax.data.example_cache import cached, examples_cached
 from spot_jax.data.examples import Examples
-from spot_jax.data.kept import examples_kept, kept
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def read():
             calls.append(name)
             return Examples.from_lists([([1] * 8, [2, 3])])
 
-        return kept(name, make)
+        return cached(name, make)
 
     reader.calls = calls
     return reader
@@ -25,9 +25,9 @@ def read():
 
 def test_within_the_block_and_only_there_examples_are_read_once(read):
     read("a"), read("a")
-    with examples_kept():
+    with examples_cached():
         first = read("a")
-        with examples_kept():
+        with examples_cached():
             assert read("a") is first
         assert read("a") is first
         read("b")
@@ -35,10 +35,10 @@ def test_within_the_block_and_only_there_examples_are_read_once(read):
     assert read.calls == ["a", "a", "a", "b", "a"]
 
 
-def test_what_is_too_much_to_hold_is_not_kept_and_the_last_used_stay(read, monkeypatch):
+def test_what_is_too_much_to_hold_is_not_cached_and_the_last_used_stay(read, monkeypatch):
     monkeypatch.setattr(module, "TOKENS", 20)
-    with examples_kept():
-        assert kept("none", lambda: None) is None
+    with examples_cached():
+        assert cached("none", lambda: None) is None
         for name in ("a", "b", "a", "c"):
             read(name)
         assert read.calls == ["a", "b", "c"]
