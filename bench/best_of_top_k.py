@@ -62,13 +62,13 @@ def prepare(directory: Path) -> None:
 def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
     """Runs in the child: the target from some of the source prompts."""
     from spot_jax.training import run as training
-    from spot_jax.training.metrics_log import MetricsLog
-    from spot_jax.training.recipes import (
+    from spot_jax.training.config import (
         DataSource,
         EvaluationPlan,
         PromptTuningRecipe,
         StoredBackbone,
     )
+    from spot_jax.training.metrics_log import MetricsLog
     from spot_jax.transfer.tuning import Tuning
 
     moments: list[float] = []

@@ -34,13 +34,13 @@ def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Fo
     from spot_jax.inference.scores import score
     from spot_jax.inference.tuned import open_tuned
     from spot_jax.training.checkpoints import CheckpointPlan
-    from spot_jax.training.optimizers import Adafactor
-    from spot_jax.training.recipes import (
+    from spot_jax.training.config import (
         DataSource,
         EvaluationPlan,
         PromptTuningRecipe,
         StoredBackbone,
     )
+    from spot_jax.training.optimizers import Adafactor
     from spot_jax.training.run import train
 
     names = [f"bundled_{task}" for task in TASKS for _ in seeds]

@@ -45,13 +45,13 @@ def prompts(
 ):
     """Tunes prompts in one program; with a period also scores them on test as they go."""
     from spot_jax.training.checkpoints import CheckpointPlan
-    from spot_jax.training.optimizers import Adafactor
-    from spot_jax.training.recipes import (
+    from spot_jax.training.config import (
         DataSource,
         EvaluationPlan,
         PromptTuningRecipe,
         StoredBackbone,
     )
+    from spot_jax.training.optimizers import Adafactor
     from spot_jax.training.run import train
 
     init = "class_labels" if starts is None else "prompt"

@@ -52,10 +52,10 @@ class Trainer:
     """A run's parts, and blocks of its steps."""
 
     def __init__(self, method, optimizer, task: str, length: int, batch_size: int):
-        from spot_jax.training.recipes import DataSource, StoredBackbone
-        from spot_jax.training.run_parts import RunParts
+        from spot_jax.training.build import RunParts
+        from spot_jax.training.config import DataSource, StoredBackbone
         from spot_jax.training.sharding import MeshShape, make_mesh
-        from spot_jax.training.state import train_step
+        from spot_jax.training.step import train_step
 
         data = DataSource(task, {"inputs": length, "targets": 8}, batch_size=batch_size)
         backbone = StoredBackbone(str(BACKBONE), parameter_dtype="float32", dropout_rate=0.1)
@@ -89,8 +89,8 @@ def _fetched(metrics) -> None:
 def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
     """Both methods in alternating blocks, which begin with one and the other in turn."""
     from spot_jax.t5.vocabulary import Vocabulary
+    from spot_jax.training.config import PromptTuningRecipe
     from spot_jax.training.optimizers import Adafactor, AdamW
-    from spot_jax.training.recipes import PromptTuningRecipe
     from spot_jax.training.recipes_y_tuning import YTuningRecipe
 
     length, batch_size = case["text_length"], case["batch_size"]

@@ -15,14 +15,14 @@ from spot_jax.files import aligned
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.metrics_log import read_metrics
-from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
 
 SHIPPED = Path(spot_jax.__file__).parent.parent

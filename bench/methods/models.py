@@ -11,8 +11,8 @@ from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, EvaluationPlan, ModelTuningRecipe
 from spot_jax.training.optimizers import Adafactor, WarmupDecay
-from spot_jax.training.recipes import DataSource, EvaluationPlan, ModelTuningRecipe
 from spot_jax.training.run import TrainResult
 
 MIXTURE = "bundled_all"

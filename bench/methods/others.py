@@ -7,8 +7,8 @@ from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tu
 from bench.methods.results import Cell, Results, done
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, EvaluationPlan
 from spot_jax.training.optimizers import AdamW, WarmupDecay
-from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceTuningRecipe
 from spot_jax.training.recipes_p_tuning import PTuningRecipe
 from spot_jax.training.recipes_prefix import PrefixTuningRecipe

@@ -16,8 +16,8 @@ from bench.methods.tasks import Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import MethodRecipe
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes import MethodRecipe
 from spot_jax.training.run import TrainResult, train
 from spot_jax.transfer.tuning import Stopped
 

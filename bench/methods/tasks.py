@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from spot_jax.training.recipes import DataSource, EvaluationPlan, StoredBackbone
+from spot_jax.training.config import DataSource, EvaluationPlan, StoredBackbone
 from tasks.bundled import reading
 from tasks.choices import SEEN as SEEN_BY_MINI
 

@@ -9,7 +9,7 @@ from bench.methods.others import intrinsic, p_tuning, prefix, prompt_file, y_tun
 from bench.methods.prompts import Candidate, Way, tuned
 from bench.methods.results import Cell, Results, done
 from bench.methods.tasks import TASKS, Bench, Task
-from spot_jax.training.recipes import PromptTuningRecipe
+from spot_jax.training.config import PromptTuningRecipe
 
 LENGTHS = (10, 20)
 RATES = (0.1, 0.3, 1.0)

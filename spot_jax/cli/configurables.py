@@ -26,12 +26,12 @@ CONFIGURABLES = {
     # What `spot intrinsic` calls.
     "intrinsic": "spot_jax.transfer.intrinsic.plan:IntrinsicPlan",
     # The backbone.
-    "StoredBackbone": "spot_jax.training.recipes:StoredBackbone",
-    "RandomBackbone": "spot_jax.training.recipes:RandomBackbone",
+    "StoredBackbone": "spot_jax.training.config:StoredBackbone",
+    "RandomBackbone": "spot_jax.training.config:RandomBackbone",
     "T5Config": "spot_jax.t5.config:T5Config",
     # Methods.
-    "PromptTuning": "spot_jax.training.recipes:PromptTuningRecipe",
-    "ModelTuning": "spot_jax.training.recipes:ModelTuningRecipe",
+    "PromptTuning": "spot_jax.training.config:PromptTuningRecipe",
+    "ModelTuning": "spot_jax.training.config:ModelTuningRecipe",
     "PTuning": "spot_jax.training.recipes_p_tuning:PTuningRecipe",
     "PrefixTuning": "spot_jax.training.recipes_prefix:PrefixTuningRecipe",
     "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
@@ -44,8 +44,8 @@ CONFIGURABLES = {
     "Constant": "spot_jax.training.optimizers:Constant",
     "WarmupDecay": "spot_jax.training.optimizers:WarmupDecay",
     # Data, evaluation, checkpoints, devices.
-    "DataSource": "spot_jax.training.recipes:DataSource",
-    "EvaluationPlan": "spot_jax.training.recipes:EvaluationPlan",
+    "DataSource": "spot_jax.training.config:DataSource",
+    "EvaluationPlan": "spot_jax.training.config:EvaluationPlan",
     "CheckpointPlan": "spot_jax.training.checkpoints:CheckpointPlan",
     "mesh": "spot_jax.cli.values:mesh",
     "modules": "spot_jax.cli.values:modules",

@@ -14,7 +14,7 @@ from spot_jax.evaluation.evaluate import Search, predict
 from spot_jax.evaluation.scored_task import search_of
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.t5.vocabulary import EOS
-from spot_jax.training.run_setup import TaskFacts
+from spot_jax.training.run_info import TaskFacts
 
 DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
 DEFAULT_ROWS = 32

@@ -19,8 +19,8 @@ from spot_jax.methods.restored import restored, restored_ensemble, virtual_token
 from spot_jax.metrics import mean_of_metrics
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.recipes import StoredBackbone
-from spot_jax.training.run_setup import RunSetup, read_setup
+from spot_jax.training.config import StoredBackbone
+from spot_jax.training.run_info import RunSetup, read_setup
 from spot_jax.training.sharding import BatchPlacement, MeshShape, make_mesh, replicated
 
 Path_ = str | os.PathLike[str]

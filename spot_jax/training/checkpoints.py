@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from spot_jax.errors import SpotError
-from spot_jax.training.state import State
+from spot_jax.training.step import State
 
 ROOM = 2**19  # bytes, for the files around the arrays
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from spot_jax.errors import SpotError
-from spot_jax.training.state import State, StepFunction
+from spot_jax.training.step import State, StepFunction
 
 Scalars = dict[str, Any]
 

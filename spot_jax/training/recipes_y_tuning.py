@@ -29,7 +29,7 @@ from spot_jax.methods.y_tuning import INITS, LabelLoss, LabelVectors, StoredLabe
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.features import encoder_features, feature_layers
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.recipes import DataSource
+from spot_jax.training.config import DataSource
 from spot_jax.training.stored_beginnings import StoredBeginnings
 
 

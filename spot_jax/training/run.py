@@ -15,31 +15,31 @@ from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description
+from spot_jax.training.build import RunParts, plain_fields
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
-from spot_jax.training.loop import Hooks, fit
-from spot_jax.training.metrics_log import MetricsLog
-from spot_jax.training.optimizers import Optimizer
-from spot_jax.training.progress import Progress
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     MethodRecipe,
     RandomBackbone,
     StoredBackbone,
 )
+from spot_jax.training.loop import Hooks, fit
+from spot_jax.training.metrics_log import MetricsLog
+from spot_jax.training.optimizers import Optimizer
+from spot_jax.training.progress import Progress
 from spot_jax.training.run_directory import (
     check_same_run,
     run_path,
     write_environment,
     write_json,
 )
-from spot_jax.training.run_parts import RunParts, plain_fields
 from spot_jax.training.sharding import (
     MeshShape,
     make_mesh,
 )
-from spot_jax.training.state import State, train_step
-from spot_jax.training.stopwatch import Stopwatch
+from spot_jax.training.step import State, train_step
+from spot_jax.training.step_timer import Stopwatch
 from spot_jax.training.validation import Best, Validation
 
 # Metrics of a step as a whole; all others have an entry for each prompt.

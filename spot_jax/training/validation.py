@@ -12,8 +12,8 @@ from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
 from spot_jax.methods.base import Inference, Method, Tree
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.own_batches import OwnBatches
-from spot_jax.training.recipes import DataSource, EvaluationPlan
+from spot_jax.training.batch_source import OwnBatches
+from spot_jax.training.config import DataSource, EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
-from spot_jax.training.recipes import MethodRecipe, PromptTuningRecipe
+from spot_jax.training.config import MethodRecipe, PromptTuningRecipe
 
 
 class PromptRecipe(MethodRecipe, Protocol):

@@ -17,10 +17,10 @@ from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.files import aligned, slug, write_json
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.training.build import plain_fields
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, PromptTuningRecipe, StoredBackbone
 from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import DataSource, PromptTuningRecipe, StoredBackbone
-from spot_jax.training.run_parts import plain_fields
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.beginnings import stored_shape
 from spot_jax.transfer.library import Entry, Library, Ranking

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
+from spot_jax.training.build import plain_fields
+from spot_jax.training.config import MethodRecipe, PromptTuningRecipe, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, Optimizer
-from spot_jax.training.recipes import MethodRecipe, PromptTuningRecipe, StoredBackbone
-from spot_jax.training.run_parts import plain_fields
 from spot_jax.training.sharding import MeshShape
 from spot_jax.transfer import similarity
 from spot_jax.transfer.beginnings import PromptRecipe, beginning, check_method

@@ -19,8 +19,8 @@ from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, EvaluationPlan
 from spot_jax.training.metrics_log import read_metrics
-from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.run import TrainResult, train
 from spot_jax.transfer.library import Library, Match
 from spot_jax.transfer.methods.multitask_mixture import mixture

@@ -20,8 +20,8 @@ from spot_jax.errors import SpotError
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.training.build import plain_fields
 from spot_jax.training.run_directory import run_path
-from spot_jax.training.run_parts import plain_fields
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.beginnings import stored_shape
 from spot_jax.transfer.library import Library

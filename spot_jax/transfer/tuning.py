@@ -7,14 +7,14 @@ from pathlib import Path
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor, Optimizer
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     MethodRecipe,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.run import TrainResult, train
 from spot_jax.training.sharding import MeshShape
 from spot_jax.transfer.beginnings import beginning, check_method

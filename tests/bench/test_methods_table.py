@@ -17,7 +17,7 @@ from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.stored import read_description
-from spot_jax.training.recipes import PromptTuningRecipe
+from spot_jax.training.config import PromptTuningRecipe
 from tasks.bundled import reading
 
 ONE, TWO, UNSEEN = "banking77", "sms_spam", "gap_coref"

@@ -4,7 +4,7 @@ import pytest
 from spot_jax.data.word_vectors import load_word_vectors, word_vectors
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
-from spot_jax.training.recipes import RandomBackbone
+from spot_jax.training.config import RandomBackbone
 from spot_jax.training.sharding import MeshShape, make_mesh
 
 ROWS, WIDTH = 8192, 8

@@ -12,15 +12,15 @@ from tiny_text import CONFIG, store_backbone
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
-from spot_jax.training.run_setup import read_setup, task_facts
+from spot_jax.training.run_info import read_setup, task_facts
 
 TASK = "bundled_vader_tweets"
 LENGTHS = {"inputs": 24, "targets": 4}

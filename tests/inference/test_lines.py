@@ -14,7 +14,7 @@ from spot_jax.inference.lines import Predictor, read_rows
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.training.run_setup import TaskFacts
+from spot_jax.training.run_info import TaskFacts
 from tasks.bundled.reading import rows
 
 TASK = "bundled_vader_tweets"

@@ -20,7 +20,7 @@ from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, build
-from spot_jax.training.state import init_state, train_step
+from spot_jax.training.step import init_state, train_step
 from tasks.bundled import reading
 from tasks.bundled.sets import HERE
 

@@ -13,7 +13,7 @@ from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.stored import read_description
 from spot_jax.training.optimizers import Adafactor, build
-from spot_jax.training.state import init_state
+from spot_jax.training.step import init_state
 
 CONFIG = T5Config(
     vocab_size=160,

@@ -15,7 +15,7 @@ from pathlib import Path
 from conftest import Tiny
 
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.recipes import EvaluationPlan, StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.sharding import MeshShape
 
 

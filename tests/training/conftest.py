@@ -11,13 +11,13 @@ from spot_jax.data.examples import Examples
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
 
 VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"

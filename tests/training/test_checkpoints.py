@@ -12,7 +12,7 @@ import pytest
 from spot_jax.errors import SpotError
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.optimizers import Adafactor, build
-from spot_jax.training.state import State, init_state
+from spot_jax.training.step import State, init_state
 
 
 def state(step=0, rows=3, seed=0):

@@ -8,7 +8,7 @@ import pytest
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.recipes import ModelTuningRecipe
+from spot_jax.training.config import ModelTuningRecipe
 
 
 def embedding(directory, i=0):

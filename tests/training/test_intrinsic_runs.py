@@ -15,9 +15,9 @@ from spot_jax.methods.subspace_file import load_subspace
 from spot_jax.t5.stored import read_description
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.recipes_intrinsic import (
     FastfoodTuningRecipe,
     SubspaceFindingRecipe,

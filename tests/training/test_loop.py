@@ -10,7 +10,7 @@ import pytest
 
 from spot_jax.errors import SpotError
 from spot_jax.training.loop import Hooks, StopSignal, fit
-from spot_jax.training.state import State
+from spot_jax.training.step import State
 
 
 class Recorder:

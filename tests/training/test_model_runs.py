@@ -11,9 +11,9 @@ import spot_jax.training.run as run_module
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import ModelTuningRecipe, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor, AdamW, WarmupDecay
-from spot_jax.training.recipes import ModelTuningRecipe, StoredBackbone
 from spot_jax.training.recipes_intrinsic import FastfoodTuningRecipe
 
 # T5X's: of matrices with both sides 128 or more it keeps two vectors.

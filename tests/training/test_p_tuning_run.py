@@ -17,8 +17,8 @@ from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, EvaluationPlan
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes import DataSource, EvaluationPlan
 from spot_jax.training.recipes_p_tuning import PTuningRecipe
 
 P = 2

@@ -16,9 +16,9 @@ from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.prefix import prefix_shape
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.recipes_prefix import PrefixTuningRecipe
 from spot_jax.training.run_directory import run_path
 from spot_jax.training.sharding import MeshShape

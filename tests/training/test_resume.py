@@ -19,9 +19,9 @@ from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import PromptTuningRecipe, StoredBackbone
 from spot_jax.training.run_directory import check_same_run
 
 CHILD = Path(__file__).with_name("child.py")

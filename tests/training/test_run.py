@@ -16,9 +16,9 @@ from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import EvaluationPlan, PromptTuningRecipe, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import EvaluationPlan, PromptTuningRecipe, StoredBackbone
 
 
 def prompt(result, i):

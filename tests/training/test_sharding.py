@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from spot_jax.errors import SpotError
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.distributed import start
 from spot_jax.training.metrics_log import read_metrics
-from spot_jax.training.recipes import EvaluationPlan, StoredBackbone
 from spot_jax.training.sharding import (
     BatchPlacement,
     MeshShape,

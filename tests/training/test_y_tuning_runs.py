@@ -20,11 +20,11 @@ from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training import recipes_y_tuning
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes import DataSource, EvaluationPlan, StoredBackbone
 from spot_jax.training.recipes_y_tuning import T5Features, YTuningRecipe
-from spot_jax.training.state import init_state, train_step
+from spot_jax.training.step import init_state, train_step
 
 WORDS = ("good", "bad")
 VOCABULARY = Path(__file__).parents[2] / "tasks" / "mini_spiece.model"

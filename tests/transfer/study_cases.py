@@ -7,7 +7,7 @@ import numpy as np
 from tiny_text import store_backbone
 
 from spot_jax.data.examples import Examples
-from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.transfer.study_directory import CellPrompt, CellResult
 from spot_jax.transfer.study_plan import Stage, StudyPlan
 

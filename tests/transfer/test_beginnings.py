@@ -9,7 +9,7 @@ from study_cases import make_world
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     MethodRecipe,
     ModelTuningRecipe,

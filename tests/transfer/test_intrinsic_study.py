@@ -16,8 +16,8 @@ from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes import StoredBackbone
 from spot_jax.transfer.intrinsic import study
 from spot_jax.transfer.intrinsic.analysis import Group, relative_rows
 from spot_jax.transfer.intrinsic.cells import tasks_of

@@ -9,8 +9,8 @@ from study_cases import make_world
 from tiny_text import store_backbone
 
 from spot_jax.errors import SpotError
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import StoredBackbone
 from spot_jax.transfer.study_cells import Generation, Part, cells_of, leaks
 from spot_jax.transfer.study_directory import open_study
 from spot_jax.transfer.study_plan import Grid, Stage

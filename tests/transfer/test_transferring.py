@@ -14,13 +14,13 @@ from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.transfer import tuning as tuning_module
 from spot_jax.transfer.library import Library

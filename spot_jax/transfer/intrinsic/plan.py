@@ -11,9 +11,9 @@ from typing import Any
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.methods.intrinsic_msf import FEWEST
-from spot_jax.training.recipes import StoredBackbone
+from spot_jax.training.build import plain_fields
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceTuningRecipe
-from spot_jax.training.run_parts import plain_fields
 from spot_jax.training.sharding import MeshShape
 from spot_jax.transfer.study_plan import Stage
 

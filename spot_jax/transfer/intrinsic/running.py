@@ -22,7 +22,7 @@ from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.subspace_file import load_subspace
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     MethodRecipe,

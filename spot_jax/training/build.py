@@ -20,9 +20,8 @@ from spot_jax.methods.base import Method, Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.optimizers import Optimizer, build
-from spot_jax.training.own_batches import OwnBatches, OwnBatchesRecipe, TrainingBatches
-from spot_jax.training.recipes import (
+from spot_jax.training.batch_source import OwnBatches, OwnBatchesRecipe, TrainingBatches
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     MethodRecipe,
@@ -30,9 +29,10 @@ from spot_jax.training.recipes import (
     StoredBackbone,
     Templated,
 )
-from spot_jax.training.run_setup import RunSetup, absolute, task_facts
+from spot_jax.training.optimizers import Optimizer, build
+from spot_jax.training.run_info import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import BatchPlacement, place, replicated, tree_shardings
-from spot_jax.training.state import State, init_state
+from spot_jax.training.step import State, init_state
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """The time of steps, with a clock that is set by hand."""
 
-from spot_jax.training.stopwatch import Stopwatch
+from spot_jax.training.step_timer import Stopwatch
 
 
 def test_compiling_evaluating_and_saving_are_no_steps():

@@ -8,7 +8,7 @@ from spot_jax.evaluation.scored_task import ScoredTask
 from spot_jax.methods.base import Method
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.recipes import DataSource
+from spot_jax.training.config import DataSource
 
 
 class TrainingBatches(Protocol):
