@@ -77,7 +77,7 @@ MAJORITY: dict[str, float | None] = {}
 
 def compared(without: Found, adapted: Found) -> dict:
     """The mean change and its 95% interval over tasks and seeds."""
-    from spot_jax.transfer.bootstrap import estimate
+    from spot_jax.studies.bootstrap import estimate
 
     change = estimate(np.array([np.subtract(adapted[task], without[task]) for task in TASKS]))
     interval = [round(change.low, 2), round(change.high, 2)]

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spot_jax.library import similarity
+from spot_jax.library.entry import SUFFIX, Entry, entry_fields
+from spot_jax.library.index_files import write_lines, write_signatures
+from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.transfer import similarity
-from spot_jax.transfer.library import Library
-from spot_jax.transfer.library_entry import SUFFIX, Entry, entry_fields
-from spot_jax.transfer.library_files import write_lines, write_signatures
 
 ROOT = Path(__file__).parents[1]
 LENGTH, WIDTH, TOP_K, ROUNDS, WARM_UP = 100, 768, 10, 101, 5

@@ -94,7 +94,7 @@ def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str,
 
 def changes(found: dict[str, dict], steps: list[int]) -> list[dict]:
     """At each number of steps the mean change against scratch, and its 95% interval."""
-    from spot_jax.transfer.bootstrap import estimate
+    from spot_jax.studies.bootstrap import estimate
 
     rows = []
     for i, step in enumerate(steps):

@@ -1,13 +1,13 @@
 """Results of a study of subspaces that was never run."""
 
-from spot_jax.transfer.intrinsic.cells import (
+from spot_jax.studies.subspace.jobs import (
     DIFF_IST,
     SAME_IST,
     TEST_IST,
     TEST_MSF,
     TRAIN_MSF,
 )
-from spot_jax.transfer.intrinsic.results import (
+from spot_jax.studies.subspace.results import (
     MODEL_TUNING,
     PROMPT_TUNING,
     RANDOM,

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from spot_jax.transfer.results import (
+from spot_jax.studies.transfer.results import (
     Curve,
     EmbeddedPrompt,
     Embeddings,

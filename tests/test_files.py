@@ -1,4 +1,4 @@
-"""Files of ours: whole or not there, whoever else writes; one reading of formats; names and tables."""
+"""Files of ours: whole or not there, whoever else writes; formats, names and tables."""
 
 import json
 import os

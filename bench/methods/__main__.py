@@ -11,8 +11,8 @@ from bench.methods.results import Results, machine
 from bench.methods.tasks import ROOT, TASKS, Bench
 from bench.methods.ways import METHODS, order
 from spot_jax.errors import SpotError
+from spot_jax.studies.engine.compilation_cache import compiled_programs
 from spot_jax.t5.stored import read_description
-from spot_jax.transfer.compiled import compiled_programs
 from spot_jax.transfer.tuning import Stopped
 
 

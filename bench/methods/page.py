@@ -10,7 +10,7 @@ from bench.methods.results import Cell, Results
 from bench.methods.tasks import TASKS
 from bench.methods.ways import METHODS
 from spot_jax.files import write_whole
-from spot_jax.transfer.bootstrap import Estimate
+from spot_jax.studies.bootstrap import Estimate
 
 HEAD = """# All methods on the tasks that ship
 

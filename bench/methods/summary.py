@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.methods.results import Cell, Results
-from spot_jax.transfer.bootstrap import Estimate, estimate
+from spot_jax.studies.bootstrap import Estimate, estimate
 
 
 def mean(results: Results, method: str, tasks: Sequence[str]) -> tuple[float, float] | None:

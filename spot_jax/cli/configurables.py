@@ -18,13 +18,13 @@ CONFIGURABLES = {
     # What `spot train` calls; `spot eval` and `spot infer` read the run directory instead.
     "train": "spot_jax.training.run:train",
     # What `spot transfer` calls.
-    "transfer": "spot_jax.transfer.transferring:transfer",
+    "transfer": "spot_jax.transfer.transfer:transfer",
     "Tuning": "spot_jax.transfer.tuning:Tuning",
     # What `spot study` calls.
-    "study": "spot_jax.transfer.study_plan:StudyPlan",
-    "Stage": "spot_jax.transfer.study_plan:Stage",
+    "study": "spot_jax.studies.transfer.plan:StudyPlan",
+    "Stage": "spot_jax.studies.transfer.plan:Stage",
     # What `spot intrinsic` calls.
-    "intrinsic": "spot_jax.transfer.intrinsic.plan:IntrinsicPlan",
+    "intrinsic": "spot_jax.studies.subspace.plan:IntrinsicPlan",
     # The backbone.
     "StoredBackbone": "spot_jax.training.config:StoredBackbone",
     "RandomBackbone": "spot_jax.training.config:RandomBackbone",

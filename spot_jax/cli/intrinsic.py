@@ -65,7 +65,7 @@ def _study(verb: str, arguments: Sequence[str]) -> int:
 
     plan_of, given, _ = configured("intrinsic", **settings)
 
-    from spot_jax.transfer.intrinsic import study
+    from spot_jax.studies.subspace import study
     from spot_jax.transfer.tuning import Stopped
 
     plan = plan_of(**given)
@@ -102,7 +102,7 @@ def _report(arguments: Sequence[str]) -> int:
     given = made.parse_args(list(arguments))
 
     from spot_jax.report.intrinsic import write_report
-    from spot_jax.transfer.intrinsic.results import read_results, results_path
+    from spot_jax.studies.subspace.results import read_results, results_path
 
     results = read_results(given.study)
     print(write_report(results, given.output_dir or results_path(given.study).parent))

@@ -141,7 +141,7 @@ def import_(arguments: Sequence[str]) -> int:
     made.add_argument("--force", action="store_true", help="--backbone over what the file says")
     given = made.parse_args(arguments)
     library = _opened(given)
-    from spot_jax.transfer.exchange import read_prompt
+    from spot_jax.library.exchange import read_prompt
 
     prompt = _told(read_prompt(given.source), given, given.step)
     embedding = None
@@ -169,7 +169,7 @@ def export(arguments: Sequence[str]) -> int:
     if form is None:
         raise SpotError(f"{given.dest} has no known ending; say --form spot, t5x or peft")
     library = _opened(given)
-    from spot_jax.transfer.exchange import write_prompt
+    from spot_jax.library.exchange import write_prompt
 
     entry = library.get(given.id)
     prompt, _ = library.load(entry)
@@ -207,7 +207,7 @@ def _opened(given: argparse.Namespace) -> Any:
     """The library that was named."""
     if not given.library:
         raise SpotError("say which library: --library DIR (a directory, or gs://...)")
-    from spot_jax.transfer.library import Library
+    from spot_jax.library.library import Library
 
     return Library(given.library)
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     how.add_argument("--text_directory", metavar="DIR", help="of prefix_lm")
     given = made.parse_args(list(arguments))
 
-    from spot_jax.transfer.searching import Given, search
+    from spot_jax.transfer.search import Given, search
 
     tuned = {name: getattr(given, name) for name in Given.__dataclass_fields__ if name != "modules"}
     found = search(

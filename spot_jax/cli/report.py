@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     given = made.parse_args(list(arguments))
 
     from spot_jax.report.write import write_report
-    from spot_jax.transfer.results import read_results, results_path
+    from spot_jax.studies.transfer.results import read_results, results_path
 
     results = read_results(given.study)
     output = given.output_dir or results_path(given.study).parent

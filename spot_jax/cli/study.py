@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
     plan_of, given, _ = configured("study", **settings)
 
-    from spot_jax.transfer import study
+    from spot_jax.studies.transfer import study
     from spot_jax.transfer.tuning import Stopped
 
     plan = plan_of(**given)

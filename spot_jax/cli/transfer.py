@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
     transfer, given, text = configured("transfer", **settings)
 
-    from spot_jax.transfer.outcome import lines
+    from spot_jax.transfer.result import lines
     from spot_jax.transfer.tuning import Stopped
 
     try:

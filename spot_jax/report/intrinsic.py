@@ -18,7 +18,7 @@ from spot_jax.report.figures.relative import AGAINST, SETTINGS, by_task, over_di
 from spot_jax.report.labels import count, number, short_names, with_sd
 from spot_jax.report.page import rendered
 from spot_jax.report.tables import Column, Table, tables_json
-from spot_jax.transfer.intrinsic.analysis import (
+from spot_jax.studies.subspace.analysis import (
     ALL,
     MAJORITY,
     Row,
@@ -27,8 +27,8 @@ from spot_jax.transfer.intrinsic.analysis import (
     relative_rows,
     task_scores,
 )
-from spot_jax.transfer.intrinsic.cells import DIFF_IST, SAME_IST, TEST_IST
-from spot_jax.transfer.intrinsic.results import (
+from spot_jax.studies.subspace.jobs import DIFF_IST, SAME_IST, TEST_IST
+from spot_jax.studies.subspace.results import (
     FOUND,
     MODEL_TUNING,
     PROMPT_TUNING,

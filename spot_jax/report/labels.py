@@ -4,8 +4,8 @@ import math
 import os
 from collections.abc import Iterable
 
-from spot_jax.transfer.method_table import ANY_SOURCE, BEST_OF_TOP_K, ONE_SOURCE, ORACLE
-from spot_jax.transfer.results import (
+from spot_jax.studies.transfer.method_table import ANY_SOURCE, BEST_OF_TOP_K, ONE_SOURCE, ORACLE
+from spot_jax.studies.transfer.results import (
     MULTITASK_MIXTURE,
     SCRATCH,
     TRANSFER,

@@ -12,9 +12,9 @@ import numpy as np
 from spot_jax.report import vega
 from spot_jax.report.labels import SIMILARITIES, count, number, short_names, span
 from spot_jax.report.tables import Table, one_backbone
-from spot_jax.transfer.analysis import Analysis, mean_correlation
-from spot_jax.transfer.method_table import BEST_OF_TOP_K, ONE_SOURCE, ORACLE
-from spot_jax.transfer.published import Printed
+from spot_jax.studies.transfer.analysis import Analysis, mean_correlation
+from spot_jax.studies.transfer.method_table import BEST_OF_TOP_K, ONE_SOURCE, ORACLE
+from spot_jax.studies.transfer.published import Printed
 from spot_jax.version import __version__
 
 

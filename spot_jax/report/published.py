@@ -5,8 +5,8 @@ import os
 from etils import epath
 
 from spot_jax.report.write import write_report
-from spot_jax.transfer.published import paper_results, printed
-from spot_jax.transfer.results import write_results
+from spot_jax.studies.transfer.published import paper_results, printed
+from spot_jax.studies.transfer.results import write_results
 
 
 def write(directory: str | os.PathLike[str]) -> epath.Path:

@@ -17,10 +17,10 @@ from spot_jax.report.labels import (
     span,
     with_sd,
 )
-from spot_jax.transfer.analysis import Analysis
-from spot_jax.transfer.method_table import ORACLE
-from spot_jax.transfer.published import Printed
-from spot_jax.transfer.results import StudyResults
+from spot_jax.studies.transfer.analysis import Analysis
+from spot_jax.studies.transfer.method_table import ORACLE
+from spot_jax.studies.transfer.published import Printed
+from spot_jax.studies.transfer.results import StudyResults
 
 Row = Mapping[str, Any]
 

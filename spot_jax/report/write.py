@@ -18,9 +18,9 @@ from spot_jax.report.figures.intervals import method_intervals
 from spot_jax.report.figures.scatter import similarity_scatter
 from spot_jax.report.page import page
 from spot_jax.report.tables import all_tables, tables_json
-from spot_jax.transfer.analysis import Analysis, analyse
-from spot_jax.transfer.published import Printed
-from spot_jax.transfer.results import StudyResults
+from spot_jax.studies.transfer.analysis import Analysis, analyse
+from spot_jax.studies.transfer.published import Printed
+from spot_jax.studies.transfer.results import StudyResults
 
 PAGE = "index.html"
 MOST_RUNS = 120  # rows of the map of single runs; more would be a megabyte of specks

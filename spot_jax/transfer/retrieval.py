@@ -16,9 +16,9 @@ from jaxtyping import Float
 
 from spot_jax.errors import SpotError
 from spot_jax.files import write_json
+from spot_jax.library.library import Library, Match, Ranking
+from spot_jax.library.similarity import Metric
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.transfer.library import Library, Match, Ranking
-from spot_jax.transfer.similarity import Metric
 
 FILE = "retrieved.json"
 

@@ -17,7 +17,7 @@ from spot_jax.training.config import (
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.run import TrainResult, train
 from spot_jax.training.sharding import MeshShape
-from spot_jax.transfer.beginnings import beginning, check_method
+from spot_jax.transfer.initialisation import beginning, check_method
 
 
 class Stopped(KeyboardInterrupt):

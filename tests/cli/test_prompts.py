@@ -1,20 +1,17 @@
 """`spot prompts`: what it says, what it refuses, and that it changes what it should."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from library_cases import BACKBONE, OTHER, fill, make_pair, make_prompt
 
 from spot_jax.cli import prompts
 from spot_jax.cli.main import main
+from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.stored import read_description
-from spot_jax.transfer.library import Library
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "transfer"))
-from library_cases import BACKBONE, OTHER, fill, make_pair, make_prompt  # noqa: E402
 
 MINI = Path(__file__).parents[2] / "backbones" / "mini"
 

@@ -4,7 +4,7 @@ import pytest
 
 from spot_jax.cli.main import main
 from spot_jax.report import vega
-from spot_jax.transfer.results import Score, StudyResults, write_results
+from spot_jax.studies.transfer.results import Score, StudyResults, write_results
 
 
 @pytest.fixture(autouse=True)

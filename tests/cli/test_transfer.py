@@ -3,7 +3,7 @@
 import pytest
 
 from spot_jax.cli.main import main
-from spot_jax.transfer import transferring
+from spot_jax.transfer import transfer as transfer_module
 
 RUN = ["transfer", "--gin_file=gin_configs/runs/spot_transfer.gin"]
 REQUIRED = [
@@ -25,7 +25,7 @@ def called(monkeypatch):
         given.update(locals())
         raise SystemExit(0)
 
-    monkeypatch.setattr(transferring, "transfer", transfer)
+    monkeypatch.setattr(transfer_module, "transfer", transfer)
     return given
 
 

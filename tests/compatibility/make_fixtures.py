@@ -20,14 +20,14 @@ from tiny_text import store_backbone
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes import (
+from spot_jax.training.config import (
     DataSource,
     EvaluationPlan,
     ModelTuningRecipe,
     PromptTuningRecipe,
     StoredBackbone,
 )
+from spot_jax.training.optimizers import Adafactor, AdamW
 from spot_jax.training.recipes_intrinsic import (
     FastfoodTuningRecipe,
     SubspaceFindingRecipe,

@@ -13,6 +13,9 @@ import pytest
 from flax import traverse_util
 
 from spot_jax.errors import SpotError
+from spot_jax.library import similarity
+from spot_jax.library.exchange import write_prompt
+from spot_jax.library.library import Library
 from spot_jax.methods.prefix_tuning import (
     MLPInit,
     NormalInit,
@@ -25,9 +28,6 @@ from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.prefix import prefix_shape
-from spot_jax.transfer import similarity
-from spot_jax.transfer.exchange import write_prompt
-from spot_jax.transfer.library import Library
 from spot_jax.transfer.methods.weighted_average import average
 
 # Heads x head_dim (12) is not the width (10).

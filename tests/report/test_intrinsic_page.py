@@ -10,9 +10,9 @@ from intrinsic_cases import results
 from spot_jax.cli.main import main
 from spot_jax.report import intrinsic, vega
 from spot_jax.report.figures.relative import over_dimension, over_tasks
-from spot_jax.transfer.intrinsic.analysis import ALL, Group, relative_rows
-from spot_jax.transfer.intrinsic.cells import TEST_IST
-from spot_jax.transfer.intrinsic.results import PROMPT_TUNING, write_results
+from spot_jax.studies.subspace.analysis import ALL, Group, relative_rows
+from spot_jax.studies.subspace.jobs import TEST_IST
+from spot_jax.studies.subspace.results import PROMPT_TUNING, write_results
 
 
 @pytest.fixture(autouse=True)

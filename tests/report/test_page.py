@@ -16,9 +16,9 @@ from spot_jax.report.labels import number, short_names
 from spot_jax.report.page import page
 from spot_jax.report.tables import all_tables
 from spot_jax.report.write import figures, write_report
-from spot_jax.transfer.analysis import CLIP, analyse
-from spot_jax.transfer.published import paper_results, printed
-from spot_jax.transfer.results import EmbeddedPrompt, Embeddings, Score, StudyResults
+from spot_jax.studies.transfer.analysis import CLIP, analyse
+from spot_jax.studies.transfer.published import paper_results, printed
+from spot_jax.studies.transfer.results import EmbeddedPrompt, Embeddings, Score, StudyResults
 
 STUB = "window.vegaEmbed = () => Promise.resolve();"
 

@@ -11,7 +11,7 @@ from synthetic_study import synthetic_study
 
 from spot_jax.report import vega
 from spot_jax.report.figures.heat_maps import transfer_map
-from spot_jax.transfer.analysis import analyse
+from spot_jax.studies.transfer.analysis import analyse
 
 
 class Page(HTMLParser):

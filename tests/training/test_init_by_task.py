@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from spot_jax.errors import SpotError
+from spot_jax.library import similarity
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.transfer import similarity
 
 
 def run(tiny, directory, tasks, **options):

@@ -5,11 +5,11 @@ import pytest
 from library_cases import BACKBONE, OTHER, fill, make_prompt
 
 from spot_jax.errors import SpotError
-from spot_jax.transfer.library import Library
+from spot_jax.library.library import Library
 from spot_jax.transfer.methods import METHODS, method_of
 from spot_jax.transfer.methods.weighted_average import average, weighted_average, weights
-from spot_jax.transfer.outcome import Candidate
-from spot_jax.transfer.transferring import choose
+from spot_jax.transfer.result import Candidate
+from spot_jax.transfer.transfer import choose
 
 
 def test_a_weighted_average_is_the_papers_formula(tmp_path):

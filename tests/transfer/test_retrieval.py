@@ -7,9 +7,9 @@ import pytest
 from library_cases import BACKBONE, fill, make_pair, make_prompt
 
 from spot_jax.errors import SpotError
+from spot_jax.library.library import Library
+from spot_jax.library.similarity import per_token
 from spot_jax.transfer import retrieval
-from spot_jax.transfer.library import Library
-from spot_jax.transfer.similarity import per_token
 
 SHAPE = (5, 8)
 

@@ -7,9 +7,9 @@ import altair as alt
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import method_name, short_names
-from spot_jax.transfer.analysis import Analysis
-from spot_jax.transfer.cells import mean
-from spot_jax.transfer.results import MULTITASK_MIXTURE, SCRATCH, TRANSFER, WEIGHTED_AVERAGE
+from spot_jax.studies.transfer.analysis import Analysis
+from spot_jax.studies.transfer.results import MULTITASK_MIXTURE, SCRATCH, TRANSFER, WEIGHTED_AVERAGE
+from spot_jax.studies.transfer.score_table import mean
 
 COLUMNS = 3
 PANEL = (275, 170)

@@ -8,8 +8,8 @@ import numpy as np
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import SIMILARITIES, number, short_names, with_sd
-from spot_jax.transfer.analysis import CLIP, Analysis, EmbeddingMap
-from spot_jax.transfer.clustering import Tree
+from spot_jax.studies.transfer.analysis import CLIP, Analysis, EmbeddingMap
+from spot_jax.studies.transfer.clustering import Tree
 
 WIDEST = 820
 TREE_WIDTH = 90

@@ -7,8 +7,8 @@ import altair as alt
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import method_name, number, span
-from spot_jax.transfer.analysis import Analysis
-from spot_jax.transfer.published import Printed
+from spot_jax.studies.transfer.analysis import Analysis
+from spot_jax.studies.transfer.published import Printed
 
 ROW = 20
 

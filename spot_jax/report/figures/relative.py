@@ -9,15 +9,15 @@ import altair as alt
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import number
-from spot_jax.transfer.intrinsic.analysis import ALL, MAJORITY, Row, TaskScores
-from spot_jax.transfer.intrinsic.cells import (
+from spot_jax.studies.subspace.analysis import ALL, MAJORITY, Row, TaskScores
+from spot_jax.studies.subspace.jobs import (
     DIFF_IST,
     SAME_IST,
     TEST_IST,
     TEST_MSF,
     TRAIN_MSF,
 )
-from spot_jax.transfer.intrinsic.results import FOUND, MODEL_TUNING, PROMPT_TUNING, RANDOM
+from spot_jax.studies.subspace.results import FOUND, MODEL_TUNING, PROMPT_TUNING, RANDOM
 
 AGAINST = {PROMPT_TUNING: "prompt tuning", MODEL_TUNING: "model tuning"}
 LINES = {  # name: colour, dashes

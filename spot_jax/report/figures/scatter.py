@@ -9,8 +9,8 @@ import numpy as np
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import SIMILARITIES, number, p_value, short_names
-from spot_jax.transfer.analysis import Correlation
-from spot_jax.transfer.results import StudyResults
+from spot_jax.studies.transfer.analysis import Correlation
+from spot_jax.studies.transfer.results import StudyResults
 
 COLUMNS = 4
 PANEL = (195, 145)

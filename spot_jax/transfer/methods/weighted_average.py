@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from spot_jax.errors import SpotError
+from spot_jax.library.library import Library, Match
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.methods.restored import use_of
-from spot_jax.transfer.library import Library, Match
 from spot_jax.transfer.methods.base import Start, Work
 
 

@@ -1,0 +1,1 @@
+"""A library of prompts: stored, indexed, ranked by similarity, exchanged with others."""

@@ -1,0 +1,87 @@
+"""Prompts in the forms that others read and write.
+
+spot   our file: safetensors with everything that is known of the prompt
+t5x    a numpy file, as google-research/prompt-tuning writes beside T5X's checkpoints and its
+       `from_file` initialisation reads; T5X calls it encoder.prompt.prompt.prompt. Numbers only
+peft   a directory that Hugging Face PEFT loads onto a T5 (`peft_adapter`)
+"""
+
+import dataclasses
+import io
+import os
+import re
+
+import numpy as np
+from etils import epath
+
+from spot_jax.errors import SpotError
+from spot_jax.files import write_whole
+from spot_jax.library.peft import is_adapter, read_adapter, write_adapter
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.restored import check_virtual
+
+FORMS = ("spot", "t5x", "peft")
+T5X_NAME = "encoder.prompt.prompt.prompt"
+
+
+def read_prompt(source: epath.PathLike) -> PromptFile:
+    """A prompt in any of the forms; which one is seen from the content.
+
+    A T5X prompt says nothing but its numbers; its step is taken from the directory
+    `checkpoint_STEP` that T5X puts it in. The directory will do as the source, too.
+
+    Raises:
+        SpotError: nothing there, or nothing of these forms.
+    """
+    path = epath.Path(source).expanduser()
+    if path.is_dir():
+        if is_adapter(path):
+            return read_adapter(path)
+        if not (path / T5X_NAME).exists():
+            raise SpotError(
+                f"{path}: expected a PEFT adapter (adapter_config.json) or a T5X prompt "
+                f"({T5X_NAME}) in that directory, found neither"
+            )
+        path = path / T5X_NAME
+    found = load_prompt(path)
+    step = re.fullmatch(r"checkpoint_(\d+)", path.parent.name)
+    if step and not found.step:
+        found = dataclasses.replace(found, step=int(step[1]))
+    return found
+
+
+def write_prompt(
+    prompt: PromptFile, destination: epath.PathLike, form: str, *, base_model: str = ""
+) -> str:
+    """Writes a prompt for others to use and returns where it is.
+
+    Args:
+        prompt: what to write.
+        destination: a file, or for peft a directory; for t5x a directory that is there takes a
+            file of T5X's name.
+        form: one of `FORMS`.
+        base_model: for peft: the name by which transformers knows the backbone.
+
+    Raises:
+        SpotError: no such form, a destination that holds something else, or a prompt that is not
+            rows of virtual tokens, which only our own form holds.
+    """
+    if form not in FORMS:
+        raise SpotError(f"no form {form!r}; choose one of {', '.join(FORMS)}")
+    if form != "spot":
+        check_virtual(f"the form {form}", prompt)
+    path = epath.Path(destination).expanduser()
+    if form == "peft":
+        write_adapter(path, prompt, base_model=base_model)
+        return os.fspath(path)
+    if path.is_dir():
+        if form == "spot":
+            raise SpotError(f"{path} is a directory; give the name of a file to write")
+        path = path / T5X_NAME
+    if form == "spot":
+        prompt.save(path)
+    else:
+        content = io.BytesIO()
+        np.save(content, np.ascontiguousarray(prompt.prompt, np.float32))
+        write_whole(path, content.getvalue())
+    return os.fspath(path)

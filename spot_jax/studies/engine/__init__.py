@@ -1,0 +1,1 @@
+"""What every study is: a plan, a directory of jobs, a queue, results."""

@@ -1,0 +1,1 @@
+"""Studies of prompt transfer (Vu et al. 2022, section 3)."""

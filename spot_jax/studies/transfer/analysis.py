@@ -1,0 +1,296 @@
+"""What a transfer study says: the paper's section 3 (Vu et al. 2022) over any study's results.
+
+`analyse` is everything the report shows. It takes what `spot study` writes and the paper's own
+published scores alike.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+
+from spot_jax.studies.bootstrap import Estimate, correlation_interval, estimate
+from spot_jax.studies.transfer.clustering import Tree, cluster_by_profile, cluster_by_similarity
+from spot_jax.studies.transfer.method_table import KS, MethodRow, method_table
+from spot_jax.studies.transfer.results import SIMILARITIES, Embeddings, StudyResults
+from spot_jax.studies.transfer.score_table import Cells, mean, relative_error_reduction
+
+CLIP = 25.0  # of colours, as in the paper's figure 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A source and a target: means over all runs; NaN where the study has none.
+
+    Attributes:
+        source, target: task names.
+        score: of the target begun from the source's prompts.
+        sd: over the runs (n - 1), or as the file gives it.
+        runs: how many; 0 if the file gives a mean.
+        change: score - baseline.
+        relative: relative error reduction, %.
+        similarity: by metric, mean over runs.
+    """
+
+    source: str
+    target: str
+    score: float
+    sd: float
+    runs: int
+    change: float
+    relative: float
+    similarity: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A source prompt in the plot of similarity against transfer."""
+
+    source: str
+    source_seed: int | None
+    similarity: float
+    relative: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """Pearson's r between similarity and relative error reduction over a target's source prompts.
+
+    Attributes:
+        target: the task.
+        metric: of the similarity.
+        r, p: NaN below three points, or where one side is constant. p takes points as independent.
+        low, high: interval of r over source tasks, see `correlation_interval`.
+        points: one a source prompt.
+    """
+
+    target: str
+    metric: str
+    r: float
+    p: float
+    low: float
+    high: float
+    points: tuple[Point, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyRow:
+    """Mean relative error reduction of a target from its own family's sources, and from others."""
+
+    target: str
+    family: str
+    within: float
+    within_sources: int
+    across: float
+    across_sources: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Families:
+    """Transfer within a family against across; the means are over targets that have both."""
+
+    rows: tuple[FamilyRow, ...]
+    within: Estimate
+    across: Estimate
+    difference: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A target's row of the table of tasks; NaN and None where unknown."""
+
+    target: str
+    majority: float
+    baseline: float
+    sd: float
+    runs: int
+    best_source: str | None
+    best_score: float
+    best_relative: float
+    helped: int
+    sources: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingMap:
+    """Mean similarity of tasks' embeddings, or of runs', with its clustering.
+
+    Attributes:
+        metric: of SIMILARITIES.
+        names: what rows and columns are.
+        values: [n, n]. The diagonal of tasks is over pairs of different runs, NaN if there is one.
+        tree: the clustering; `tree.order` is how to draw it.
+    """
+
+    metric: str
+    names: tuple[str, ...]
+    values: Float[np.ndarray, "n n"]
+    tree: Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """All of it; see the fields' classes. Trees are over `results.sources` and `.targets`."""
+
+    results: StudyResults
+    cells: Cells
+    pairs: tuple[Pair, ...]
+    targets: tuple[Target, ...]
+    methods: tuple[MethodRow, ...]
+    correlations: dict[str, tuple[Correlation, ...]]
+    families: Families | None
+    source_tree: Tree
+    target_tree: Tree
+    embeddings: dict[str, EmbeddingMap]
+    embedding_runs: dict[str, EmbeddingMap]
+
+
+def analyse(results: StudyResults, *, ks: Sequence[int] = KS) -> Analysis:
+    """Everything the report shows; the same results give the same numbers.
+
+    Args:
+        results: a study, finished or half-way: what is missing is left out of means.
+        ks: of best of top-k.
+    """
+    cells = Cells(results)
+    pairs = transfer_pairs(cells)
+    relative = np.array([pair.relative for pair in pairs], np.float64)
+    relative = relative.reshape(len(results.sources), len(results.targets))
+    metrics = [
+        m for m in SIMILARITIES if any(getattr(s, m) is not None for s in results.similarities)
+    ]
+    maps = embedding_maps(results.embeddings, by_run=False)
+    runs = embedding_maps(results.embeddings, by_run=True)
+    return Analysis(
+        results=results,
+        cells=cells,
+        pairs=tuple(pairs),
+        targets=tuple(target_row(cells, pairs, t) for t in results.targets),
+        methods=tuple(method_table(cells, ks)),
+        correlations={m: tuple(correlate(cells, t, m) for t in results.targets) for m in metrics},
+        families=compare_families(results, pairs),
+        source_tree=cluster_by_profile(relative, CLIP),
+        target_tree=cluster_by_profile(relative.T, CLIP),
+        embeddings=maps,
+        embedding_runs={m: r for m, r in runs.items() if len(r.names) > len(maps[m].names)},
+    )
+
+
+def transfer_pairs(cells: Cells) -> list[Pair]:
+    """Every source with every target, in the study's order, source by source."""
+    made = []
+    for source in cells.results.sources:
+        for target in cells.results.targets:
+            runs = cells.runs(source, target)
+            tests = [s.test for s in runs if not math.isnan(s.test)]
+            score, base = mean(tests), cells.baseline(target)
+            given = mean(s.sd for s in runs)
+            means = any(s.seed is None for s in runs)
+            similarity = {m: cells.similarity(source, None, target, None, m) for m in SIMILARITIES}
+            made.append(
+                Pair(
+                    source,
+                    target,
+                    score,
+                    float(np.std(tests, ddof=1)) if len(tests) > 1 else given,
+                    0 if means else len(tests),
+                    score - base,
+                    relative_error_reduction(score, base),
+                    {m: v for m, v in similarity.items() if not math.isnan(v)},
+                )
+            )
+    return made
+
+
+def target_row(cells: Cells, pairs: Sequence[Pair], target: str) -> Target:
+    """The target's scratch score, its best source by mean, and how many sources helped."""
+    own = [p for p in pairs if p.target == target and not math.isnan(p.relative)]
+    best = max(own, key=lambda p: p.relative, default=None)
+    scores = cells.baseline_scores(target)
+    tests = [s.test for s in scores if not math.isnan(s.test)]
+    return Target(
+        target,
+        cells.results.majority.get(target, math.nan),
+        cells.baseline(target),
+        float(np.std(tests, ddof=1)) if len(tests) > 1 else mean(s.sd for s in scores),
+        0 if any(s.seed is None for s in scores) else len(tests),
+        best.source if best else None,
+        best.score if best else math.nan,
+        best.relative if best else math.nan,
+        sum(p.relative > 0 for p in own),
+        len(own),
+    )
+
+
+def correlate(cells: Cells, target: str, metric: str) -> Correlation:
+    """Section 3.3: a point a source prompt, its similarity averaged over the target's runs."""
+    base = cells.baseline(target)
+    points = []
+    for c in cells.candidates(target):
+        alike = cells.similarity(c.source, c.source_seed, target, None, metric)
+        gain = relative_error_reduction(c.test, base)
+        if not (math.isnan(alike) or math.isnan(gain)):
+            points.append(Point(c.source, c.source_seed, alike, gain))
+    x = np.array([p.similarity for p in points])
+    y = np.array([p.relative for p in points])
+    r = p = low = high = math.nan
+    if len(points) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
+        found = scipy.stats.pearsonr(x, y)
+        r, p = float(found.statistic), float(found.pvalue)
+        low, high = correlation_interval(x, y, [point.source for point in points])
+    return Correlation(target, metric, r, p, low, high, tuple(points))
+
+
+def compare_families(results: StudyResults, pairs: Sequence[Pair]) -> Families | None:
+    """Transfer within a family against across; None if no target has a source of its family."""
+    rows = []
+    for target in results.targets:
+        family = results.families.get(target)
+        if family is None:
+            continue
+        near: list[float] = []
+        far: list[float] = []
+        for p in pairs:
+            kin = results.families.get(p.source)
+            if p.target == target and kin is not None and not math.isnan(p.relative):
+                (near if kin == family else far).append(p.relative)
+        rows.append(FamilyRow(target, family, mean(near), len(near), mean(far), len(far)))
+    both = [r for r in rows if r.within_sources and r.across_sources]
+    if not both:
+        return None
+    within = np.array([[r.within] for r in both])
+    across = np.array([[r.across] for r in both])
+    return Families(tuple(rows), estimate(within), estimate(across), estimate(within - across))
+
+
+def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, EmbeddingMap]:
+    """Clustered similarities of task embeddings, by metric; of tasks (means) or of runs."""
+    if embeddings is None or not embeddings.names:
+        return {}
+    made = {}
+    names = [e.task for e in embeddings.names]
+    if by_run:
+        names = [e.task if e.seed is None else f"{e.task} #{e.seed}" for e in embeddings.names]
+    things = list(dict.fromkeys(names))
+    for metric in SIMILARITIES:
+        stored = getattr(embeddings, metric)
+        if stored is None:
+            continue
+        values = np.array(stored, np.float64)
+        np.fill_diagonal(values, np.nan)  # a run with itself: 1, which says nothing
+        member = np.array([[name == thing for name in names] for thing in things], np.float64)
+        known = np.isfinite(values)
+        sums = member @ np.where(known, values, 0) @ member.T
+        counts = member @ known @ member.T
+        merged = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        made[metric] = EmbeddingMap(metric, tuple(things), merged, cluster_by_similarity(merged))
+    return made
+
+
+def mean_correlation(correlations: Sequence[Correlation]) -> Estimate:
+    """The mean of r over targets, with an interval over targets."""
+    r = np.array([[c.r] for c in correlations if not math.isnan(c.r)])
+    return estimate(r) if len(r) else Estimate(math.nan)

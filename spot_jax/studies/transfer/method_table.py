@@ -1,0 +1,186 @@
+"""Table 3 of the SPoT paper over any study: how good each way to choose a source prompt is.
+
+"Best of" tunes the target from each of the k source prompts most similar to it, picks one and
+reports it. Here it picks by validation and reports the split that picking never saw; where the
+study has no validation scores (the paper's own tables), it picks by the reported score, as the
+paper does, which flatters every row in which something is picked.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+
+from spot_jax.studies.bootstrap import Estimate, estimate
+from spot_jax.studies.transfer.results import (
+    MULTITASK_MIXTURE,
+    SCRATCH,
+    SIMILARITIES,
+    WEIGHTED_AVERAGE,
+)
+from spot_jax.studies.transfer.score_table import Candidate, Cells, mean, relative_error_reduction
+
+BEST_OF_TOP_K = "best_of_top_k"
+ORACLE = "oracle"
+ANY_SOURCE = "any_source"
+ONE_SOURCE = "one_source"
+KS = (1, 3, 6, 9, 12, 15)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodRow:
+    """A way to tune the targets, over all of them.
+
+    Attributes:
+        method: "scratch"; "any_source": the mean over all source prompts, what a blind choice
+            gives; "one_source": for each target the source that was best on the other targets;
+            "best_of_top_k"; "oracle": best of all; "weighted_average"; "multitask_mixture".
+        similarity: by which prompts were ranked; None where none was.
+        k: how many prompts.
+        absolute: change of the score over scratch.
+        relative: relative error reduction over scratch, %, mean over targets.
+        score: the score itself.
+        targets: how many targets the row has values of.
+        picked_on: "validation" or "test"; None where nothing was picked.
+        chosen: by target, the source tasks picked, one a seed; empty where nothing was.
+    """
+
+    method: str
+    similarity: str | None
+    k: int | None
+    absolute: Estimate
+    relative: Estimate
+    score: Estimate
+    targets: int
+    picked_on: str | None = None
+    chosen: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+def method_table(cells: Cells, ks: Sequence[int] = KS) -> list[MethodRow]:
+    """Every method and k that the study's scores allow, scratch first."""
+    picked_on = "validation" if cells.validated else "test"
+    results = cells.results
+    most = max((len(cells.candidates(t)) for t in results.targets), default=0)
+    rows = [_row(cells, SCRATCH, lambda t, seed: (cells.baseline(t, seed), None))]
+    if most:
+        rows.append(_row(cells, ANY_SOURCE, partial(_any, cells)))
+    if most and len(results.sources) > 1 and len(results.targets) > 1:
+        fixed = partial(_fixed, cells, _best_elsewhere(cells))
+        rows.append(_row(cells, ONE_SOURCE, fixed, picked_on=picked_on))
+    for metric in SIMILARITIES:
+        if not any(getattr(s, metric) is not None for s in results.similarities):
+            continue
+        for k in sorted({1, *(k for k in ks if k < most)}):
+            choose = partial(_retrieved, cells, metric, k)
+            picked = picked_on if k > 1 else None
+            rows.append(_row(cells, BEST_OF_TOP_K, choose, metric, k, picked))
+    for method in (WEIGHTED_AVERAGE, MULTITASK_MIXTURE):
+        for one in cells.ks(method):
+            rows.append(_row(cells, method, partial(_plain, cells, method, one), k=one))
+    if most:
+        rows.append(_row(cells, ORACLE, partial(_oracle, cells), k=most, picked_on=picked_on))
+    return rows
+
+
+def top(cells: Cells, target: str, seed: int | None, metric: str, k: int) -> list[Candidate]:
+    """The k source prompts most similar to a target's run, best first; unranked ones are out."""
+    ranked = []
+    for candidate in cells.candidates(target, seed):
+        alike = cells.similarity(candidate.source, candidate.source_seed, target, seed, metric)
+        if not math.isnan(alike):
+            ranked.append((alike, candidate))
+    ranked.sort(key=lambda pair: -pair[0])  # stable: of equals the study's first
+    return [candidate for _, candidate in ranked[:k]]
+
+
+Choice = tuple[float, str | None]
+
+
+def _best(candidates: Sequence[Candidate]) -> Choice:
+    if not candidates:
+        return math.nan, None
+    known = all(not math.isnan(c.validation) for c in candidates)
+    picked = max(candidates, key=lambda c: c.validation if known else c.test)
+    return picked.test, picked.source
+
+
+def _any(cells: Cells, target: str, seed: int | None) -> Choice:
+    return mean(c.test for c in cells.candidates(target, seed)), None
+
+
+def _fixed(cells: Cells, sources: dict[str, str | None], target: str, seed: int | None) -> Choice:
+    source = sources[target]
+    return mean(c.test for c in cells.candidates(target, seed) if c.source == source), source
+
+
+def _retrieved(cells: Cells, metric: str, k: int, target: str, seed: int | None) -> Choice:
+    return _best(top(cells, target, seed, metric, k))
+
+
+def _plain(cells: Cells, method: str, k: int | None, target: str, seed: int | None) -> Choice:
+    return cells.plain(target, method, k, seed), None
+
+
+def _oracle(cells: Cells, target: str, seed: int | None) -> Choice:
+    return _best(cells.candidates(target, seed))
+
+
+def _best_elsewhere(cells: Cells) -> dict[str, str | None]:
+    """For each target the source with the greatest mean change on the other targets.
+
+    Changes are centred by target over its sources, so a source is not favoured for having been
+    tried on easy targets only.
+    """
+    gains: dict[str, dict[str, float]] = {}
+    for target in cells.results.targets:
+        by_source: dict[str, list[float]] = {}
+        for c in cells.candidates(target):
+            picked = c.validation if cells.validated else c.test
+            by_source.setdefault(c.source, []).append(picked)
+        means = {name: mean(values) for name, values in by_source.items()}
+        centre = mean(means.values())
+        gains[target] = {name: value - centre for name, value in means.items()}
+    chosen: dict[str, str | None] = {}
+    for target in cells.results.targets:
+        scored = {
+            name: mean(g[name] for other, g in gains.items() if other != target and name in g)
+            for name in gains[target]
+        }
+        known = {name: value for name, value in scored.items() if not math.isnan(value)}
+        chosen[target] = max(known, key=lambda name: known[name]) if known else None
+    return chosen
+
+
+def _row(
+    cells: Cells,
+    method: str,
+    choose: Callable[[str, int | None], Choice],
+    similarity: str | None = None,
+    k: int | None = None,
+    picked_on: str | None = None,
+) -> MethodRow:
+    targets, seeds = cells.results.targets, cells.seeds
+    score = np.full((len(targets), len(seeds)), np.nan)
+    base: Float[np.ndarray, "targets seeds"] = np.full_like(score, np.nan)
+    chosen: dict[str, list[str]] = {}
+    for i, target in enumerate(targets):
+        for j, seed in enumerate(seeds):
+            score[i, j], source = choose(target, seed)
+            base[i, j] = cells.baseline(target, seed)
+            if source is not None:
+                chosen.setdefault(target, []).append(source)
+    reduction = np.vectorize(relative_error_reduction, otypes=[float])(score, base)
+    return MethodRow(
+        method,
+        similarity,
+        k,
+        absolute=estimate(score - base),
+        relative=estimate(reduction),
+        score=estimate(score),
+        targets=int(np.isfinite(score).any(1).sum()),
+        picked_on=picked_on,
+        chosen=chosen,
+    )

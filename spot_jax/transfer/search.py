@@ -1,0 +1,266 @@
+"""Search: which prompts of a library are most like a task, by the task's own embedding.
+
+The task's prompt is tuned to the step at which the library's embeddings were taken, in the way the
+library's prompts were tuned, because embeddings compare well only if they came about alike. The
+run is kept: a second search of the same task ranks at once.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spot_jax.data import loading
+from spot_jax.errors import SpotError
+from spot_jax.files import aligned, slug, write_json
+from spot_jax.library.library import Entry, Library, Ranking
+from spot_jax.library.similarity import Metric, check_metric
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.training.build import plain_fields
+from spot_jax.training.checkpoints import CheckpointPlan
+from spot_jax.training.config import DataSource, PromptTuningRecipe, StoredBackbone
+from spot_jax.training.optimizers import Adafactor
+from spot_jax.transfer import retrieval
+from spot_jax.transfer.initialisation import stored_shape
+from spot_jax.transfer.tuning import Tuning
+
+MARK = "search.json"
+LOOKED_AT = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """How the task's embedding is tuned; what is None is taken from the library's prompts.
+
+    Attributes:
+        embedding_step: at which it is taken.
+        length: virtual tokens.
+        init: how the prompt begins.
+        batch_size: rows a step.
+        inputs_length: tokens of text.
+        targets_length: the same of targets.
+        learning_rate: of Adafactor.
+        seed: of the run.
+        modules: register the task.
+        text_directory: of `prefix_lm` and `span_corruption`.
+    """
+
+    embedding_step: int | None = None
+    length: int | None = None
+    init: str | None = None
+    batch_size: int | None = None
+    inputs_length: int | None = None
+    targets_length: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    modules: Sequence[str] = ()
+    text_directory: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        task: that was searched for.
+        metric: of similarity.
+        embedding: its file.
+        step: of the embedding.
+        ranking: the prompts, the most similar first, with notes.
+    """
+
+    task: str
+    metric: str
+    embedding: Path
+    step: int
+    ranking: Ranking
+
+    def lines(self) -> list[str]:
+        """For people: a table, what was left out, and where the embedding is."""
+        rows = [["source", "entry", "similarity", "score", "step"]]
+        for match in self.ranking:
+            entry, score = match.entry, match.entry.metrics.get("score")
+            shown = "" if score is None else f"{score:.2f}"
+            rows.append([entry.task, entry.id, f"{match.similarity:.4f}", shown, str(entry.step)])
+        head = f"prompts most like {self.task} at step {self.step}, by {self.metric}:"
+        notes = [f"note: {note}" for note in self.ranking.notes]
+        return [head, *aligned(rows, left=(0, 1)), *notes, f"embedding: {self.embedding}"]
+
+    def summary(self) -> dict[str, Any]:
+        """The same in JSON's types."""
+        matches = [
+            {"id": m.entry.id, "task": m.entry.task, "similarity": m.similarity}
+            for m in self.ranking
+        ]
+        own = {"task": self.task, "metric": self.metric, "step": self.step}
+        notes = self.ranking.notes
+        return {**own, "embedding": str(self.embedding), "matches": matches, "notes": notes}
+
+
+def search(
+    library: str,
+    *,
+    task: str | None = None,
+    backbone: str | None = None,
+    embedding: str | None = None,
+    top_k: int = 5,
+    metric: Metric = "per_token",
+    force: bool = False,
+    given: Given | None = None,
+    output_dir: str | None = None,
+    progress: bool | None = None,
+) -> Found:
+    """Ranks a library by its prompts' likeness to a task, which it leaves out itself.
+
+    Args:
+        library: its directory or bucket.
+        task: a seqio task or mixture; with `embedding` by default that embedding's.
+        backbone: the stored backbone to tune the task's embedding on.
+        embedding: the task's embedding as a file, instead of tuning it.
+        top_k: how many to show.
+        metric: of similarity.
+        force: also prompts of other backbones and lengths.
+        given: how to tune; what it leaves open is taken from the library's prompts.
+        output_dir: where the run is kept; by default a directory of its own in runs/embeddings.
+        progress: a progress bar; None for one where stderr is a terminal.
+
+    Raises:
+        SpotError: as `Library.rank`; neither a task with a backbone nor an embedding; a library
+            that does not say how its prompts were tuned, and neither do you.
+    """
+    check_metric(metric)
+    if top_k < 1:
+        raise SpotError(f"top_k is at least 1, found {top_k}")
+    stored = Library(library)
+    if embedding is not None:
+        path = Path(embedding)
+    elif task and backbone:
+        path = _embed(stored, task, backbone, given or Given(), output_dir, progress)
+    else:
+        raise SpotError(
+            "a search needs --task NAME with --backbone DIR to tune its embedding on, or "
+            "--embedding FILE"
+        )
+    file = load_prompt(path)
+    name = task or file.task
+    ranking = stored.rank(
+        file.prompt,
+        backbone=file.backbone,
+        metric=metric,
+        top_k=top_k,
+        exclude={name, *file.tasks} - {""},
+        force=force,
+    )
+    if note := retrieval.seed_note(stored, file.backbone, {file.seed}):
+        ranking.notes.append(note)
+    return Found(name or path.name, metric, path, file.step, ranking)
+
+
+def _embed(
+    library: Library,
+    task: str,
+    backbone: str,
+    given: Given,
+    output_dir: str | None,
+    progress: bool | None,
+) -> Path:
+    """The file of the task's embedding, tuned unless it is there."""
+    tuning = tuning_of(library, task, backbone, given)
+    fingerprint = tuning.backbone.description().fingerprint
+    alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
+    settings = {"task": task, "backbone": fingerprint, "tuning": plain_fields(alike)}
+    directory = Path(output_dir or Path("runs") / "embeddings" / _folder(task, settings))
+    mark = directory / MARK
+    path = directory / "prompts" / "embedding-0.safetensors"
+    if mark.exists() and path.exists() and json.loads(mark.read_text()) == settings:
+        return path
+    tuning.register()
+    exclude = loading.constituents(task)
+    if shape := stored_shape(tuning.method, tuning.backbone.description().config):
+        retrieval.check_enough(library, shape, backbone=fingerprint, exclude=exclude, top_k=None)
+    (path,) = tuning.embed(directory, progress)
+    write_json(mark, settings)
+    return path
+
+
+def _folder(task: str, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug(task)[-80:]}-{digest}"
+
+
+def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tuning:
+    """How to tune a task's embedding so that it compares with those of a library.
+
+    Raises:
+        SpotError: nothing on this backbone, or something that nobody says.
+    """
+    recipe = StoredBackbone(backbone)
+    made = Tuning(recipe, DataSource(task, {}))
+    entry, like = _example(library, made.backbone.description().fingerprint)
+    lengths = dict(like.tuning.get("lengths", {}))
+    for name in ("inputs", "targets"):
+        if (value := getattr(given, f"{name}_length")) is not None:
+            lengths[name] = value
+        elif name not in lengths:
+            raise SpotError(
+                f"the prompts of {library.directory} do not say how long {name} were; add "
+                f"--{name}_length N"
+            )
+    settings = _constant_adafactor(like.tuning)
+    if given.learning_rate is not None:
+        settings["learning_rate"] = given.learning_rate
+    step = given.embedding_step or entry.embedding_step
+    return dataclasses.replace(
+        made,
+        backbone=dataclasses.replace(
+            recipe, dropout_rate=like.tuning.get("dropout_rate", recipe.dropout_rate)
+        ),
+        data=DataSource(
+            task,
+            lengths,
+            batch_size=given.batch_size or like.tuning.get("batch_size", 32),
+            modules=tuple(given.modules),
+            text_directory=given.text_directory,
+        ),
+        method=PromptTuningRecipe(length=given.length or entry.length),
+        optimizer=Adafactor(**settings),
+        source_init=given.init or like.tuning.get("init") or made.source_init,
+        seeds=given.seed,
+        checkpoints=CheckpointPlan(period=max(step // 10, 1), embedding_step=step),
+    )
+
+
+def _example(library: Library, backbone: str) -> tuple[Entry, PromptFile]:
+    """An entry, with its embedding, of the kind that is commonest on this backbone."""
+    entries = [one for one in library.entries(backbone=backbone) if one.embedding_step]
+    if not entries:
+        # Says what is wrong with the library as a whole, or that this backbone is not in it.
+        others = library.entries()
+        width = others[0].width if others else 1
+        retrieval.check_enough(library, (1, width), backbone=backbone, exclude=(), top_k=1)
+    kinds = collections.Counter((one.length, one.embedding_step) for one in entries)
+    commonest = kinds.most_common(1)[0][0]
+    alike = [one for one in entries if (one.length, one.embedding_step) == commonest]
+    read = [(one, library.load(one)[1]) for one in alike[:LOOKED_AT]]
+    known = [(one, file) for one, file in read if file is not None]
+    ways = collections.Counter(json.dumps(file.tuning, sort_keys=True) for _, file in known)
+    way = ways.most_common(1)[0][0]
+    return next(
+        (one, file) for one, file in known if json.dumps(file.tuning, sort_keys=True) == way
+    )
+
+
+def _constant_adafactor(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the optimizer that prompts say they were tuned with; none if they do not."""
+    settings = dict(tuning.get("optimizer_settings", {}))
+    schedule = settings.pop("schedule", {"type": "Constant"})
+    if tuning.get("optimizer", "Adafactor") != "Adafactor" or schedule != {"type": "Constant"}:
+        raise SpotError(
+            f"the library's prompts were tuned by {tuning.get('optimizer')} with schedule "
+            f"{schedule.get('type')}, a search tunes by constant Adafactor; tune the task's "
+            "embedding with `spot train` and give it as --embedding FILE"
+        )
+    return settings

@@ -1,0 +1,253 @@
+"""`transfer`: one target, one way to begin its prompt, from retrieval to the score on test.
+
+MODEL_DIR/embedding/                the target's run to the embedding step, shared by all methods
+MODEL_DIR/METHOD or METHOD-K/       one method:
+  retrieved.json, sources/          what was retrieved, with copies of the prompts
+  average.safetensors, mixture/     what the method makes of them
+  target/                           the target's runs, all prompts of the method in one program
+  transfer.json                     the outcome
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spot_jax.data import loading
+from spot_jax.errors import SpotError
+from spot_jax.inference.scores import Score, score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.library.library import Library
+from spot_jax.library.similarity import Metric, check_metric
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.training.build import plain_fields
+from spot_jax.training.run_directory import run_path
+from spot_jax.transfer import retrieval
+from spot_jax.transfer.initialisation import stored_shape
+from spot_jax.transfer.methods import method_of
+from spot_jax.transfer.methods.base import Start, TransferMethod, Work
+from spot_jax.transfer.result import Candidate, Outcome, read_outcome
+from spot_jax.transfer.retrieval import Retrieved
+from spot_jax.transfer.splits import AUTO, Splits, splits_of
+from spot_jax.transfer.tuning import Tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One transfer, as a command describes it.
+
+    Attributes:
+        tuning: of every run.
+        method: a name of `methods.METHODS`.
+        library: directory or bucket of source prompts; None for scratch.
+        top_k: how many prompts are retrieved, where the method takes some.
+        metric: of similarity.
+        embedding: the target's task embedding, one file or one a seed; None to tune it.
+        report_split: see `splits.splits_of`.
+    """
+
+    tuning: Tuning
+    method: str = "best_of_top_k"
+    library: str | None = None
+    top_k: int = 3
+    metric: Metric = "per_token"
+    embedding: str | Sequence[str] | None = None
+    report_split: str = AUTO
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the outcome, in JSON's types."""
+        fields = plain_fields(self)
+        fields["target"] = self.tuning.target
+        return json.loads(json.dumps(fields))
+
+    def folder(self) -> str:
+        """The method's place in the run directory."""
+        return f"{self.method}-{self.top_k}" if method_of(self.method).uses_top_k else self.method
+
+
+def transfer(
+    *,
+    model_dir: str,
+    tuning: Tuning,
+    method: str = "best_of_top_k",
+    library: str | None = None,
+    top_k: int = 3,
+    metric: Metric = "per_token",
+    embedding: str | Sequence[str] | None = None,
+    report_split: str = AUTO,
+    progress: bool | None = None,
+    operative_config: str = "",
+) -> Outcome:
+    """Tunes a target by one method; a transfer that was stopped goes on, a finished one is shown.
+
+    Args:
+        model_dir: the directory of all methods for this target.
+        tuning: see `Asked`, as are the following.
+        method: see there.
+        library: see there.
+        top_k: see there.
+        metric: see there.
+        embedding: see there.
+        report_split: see there.
+        progress: a progress bar; None for one where stderr is a terminal.
+        operative_config: text to keep in the method's directory.
+
+    Raises:
+        SpotError: anything wrong in what was given; an empty library, or one with fewer than
+            `top_k` prompts that have not seen the target.
+        Stopped: by a signal; the same command goes on.
+    """
+    asked = Asked(tuning, method, library, top_k, metric, embedding, report_split)
+    way = method_of(method)
+    _check(asked, way)
+    root = run_path(model_dir)
+    directory = run_path(str(root / asked.folder()))
+    settings = asked.settings()
+    done = read_outcome(directory)
+    if done is not None and done.settings == settings:
+        return done
+    if operative_config:
+        (directory / "config.gin").write_text(operative_config)
+    tuning.register()
+    splits = _splits(asked)
+    notes = [splits.note] if splits.note else []
+    found: list[Retrieved] = []
+    if way.retrieves:
+        found, more = _retrieve(asked, way, root, directory, progress)
+        notes += more
+    starts = way.starts(Work(directory, tuning, found, progress))
+    candidates = _tune(tuning, directory, starts, splits, progress)
+    candidates = _report(tuning, directory, candidates, splits)
+    notes += [start.note for start in starts if start.note]
+    outcome = Outcome(settings, found, candidates, splits.choosing, splits.reporting, notes)
+    outcome.save(directory)
+    return outcome
+
+
+def _check(asked: Asked, way: TransferMethod) -> None:
+    tuning = asked.tuning
+    if way.retrieves and not asked.library:
+        raise SpotError(
+            f"{asked.method} needs a library of source prompts; add --library=DIR (`spot prompts "
+            "add RUN_DIR --library DIR` fills one), or --method=scratch"
+        )
+    if way.uses_top_k and asked.top_k < 1:
+        raise SpotError(f"top_k is at least 1, found {asked.top_k}")
+    if tuning.evaluation.period < 1:
+        raise SpotError(
+            "a transfer chooses by validation scores; set EvaluationPlan.period to at least 1"
+        )
+    if tuning.prompts_at_once is not None and tuning.prompts_at_once < 1:
+        raise SpotError(f"prompts_at_once is at least 1, found {tuning.prompts_at_once}")
+    check_metric(asked.metric)
+    assert tuning.target  # one target, or a SpotError
+
+
+def _splits(asked: Asked) -> Splits:
+    tuning = asked.tuning
+    return splits_of(
+        tuning.target,
+        tuning.backbone.vocabulary(),
+        lengths=tuning.data.task_feature_lengths,
+        choosing=tuning.evaluation.split,
+        reporting=asked.report_split,
+    )
+
+
+def _retrieve(
+    asked: Asked, way: TransferMethod, root: Path, directory: Path, progress: bool | None
+) -> tuple[list[Retrieved], list[str]]:
+    """What an earlier start retrieved, or what the library has now."""
+    tuning, described = asked.tuning, asked.tuning.backbone.description()
+    library = Library(asked.library or "")
+    top_k = asked.top_k if way.uses_top_k else None
+    question = {"target": tuning.target, "metric": asked.metric, "top_k": top_k}
+    before = retrieval.kept(directory, question)
+    if before is not None:
+        return before
+    exclude = loading.constituents(tuning.target)
+    options: dict[str, Any] = {
+        "backbone": described.fingerprint,
+        "exclude": exclude,
+        "top_k": top_k,
+    }
+    if shape := stored_shape(tuning.method, described.config):
+        retrieval.check_enough(library, shape, **options)
+    given = [asked.embedding] if isinstance(asked.embedding, str) else asked.embedding
+    files = given or tuning.embed(root / "embedding", progress)
+    embeddings = [load_prompt(file, backbone=described.fingerprint) for file in files]
+    prompts = [one.prompt for one in embeddings]
+    ranking = retrieval.rank(library, prompts, metric=asked.metric, **options)
+    steps = {match.entry.embedding_step for match in ranking} - {e.step for e in embeddings}
+    notes = list(ranking.notes)
+    if note := retrieval.seed_note(library, described.fingerprint, {e.seed for e in embeddings}):
+        notes.append(note)
+    if steps:
+        notes.append(
+            f"the target was embedded at step {embeddings[0].step}, sources at "
+            f"{', '.join(map(str, sorted(steps)))}: similarities compare well only at one step"
+        )
+    return retrieval.keep(ranking, notes, library, directory, question), notes
+
+
+def _tune(
+    tuning: Tuning, directory: Path, starts: Sequence[Start], splits: Splits, progress: bool | None
+) -> list[Candidate]:
+    """Tunes the target from every start with every seed, as many at once as allowed."""
+    jobs = [(start, seed) for start in starts for seed in tuning.seed_list]
+    at_once = tuning.prompts_at_once or len(jobs)
+    evaluation = dataclasses.replace(tuning.evaluation, split=splits.choosing)
+    candidates = []
+    for first in range(0, len(jobs), at_once):
+        group = jobs[first : first + at_once]
+        result = tuning.tune(
+            directory / ("target" if at_once >= len(jobs) else f"target-{first // at_once}"),
+            [start.file for start, _ in group],
+            [seed for _, seed in group],
+            evaluation,
+            progress,
+        )
+        for (start, seed), best, path in zip(group, result.best, result.prompts, strict=True):
+            candidates.append(
+                Candidate(start.name, seed, best.score, best.step, str(path), id=start.id)
+            )
+    return candidates
+
+
+def choose(candidates: Sequence[Candidate]) -> list[int]:
+    """For each seed the candidate that is best on validation; of equals the one retrieved first."""
+    chosen = []
+    for seed in dict.fromkeys(one.seed for one in candidates):
+        own = [i for i, one in enumerate(candidates) if one.seed == seed]
+        chosen.append(max(own, key=lambda i: (candidates[i].validation, -i)))
+    return chosen
+
+
+def _report(
+    tuning: Tuning, directory: Path, candidates: Sequence[Candidate], splits: Splits
+) -> list[Candidate]:
+    """The candidates, the chosen ones with their scores on the split that reports."""
+    chosen = choose(candidates)
+    scores = _scores(tuning, [candidates[i].prompt for i in chosen], splits.reporting)
+    reported = list(candidates)
+    for i in chosen:
+        # A mixture has a score for each of its tasks.
+        own = [one for one in scores if one.prompt == candidates[i].prompt]
+        mean = statistics.fmean(one.score for one in own)
+        metrics = own[0].metrics if len(own) == 1 else {one.task: one.score for one in own}
+        reported[i] = dataclasses.replace(candidates[i], test=mean, metrics=metrics)
+    return reported
+
+
+def _scores(tuning: Tuning, prompts: Sequence[str], split: str) -> list[Score]:
+    run_dir = Path(prompts[0]).parents[1]
+    tuned = open_tuned(run_dir, prompts=prompts, mesh=tuning.mesh)
+    return score(
+        tuned,
+        split=split,
+        tasks=[tuning.target],
+        decoding=tuning.evaluation.decoding,
+        batch_size=tuning.evaluation.batch_size,
+    )

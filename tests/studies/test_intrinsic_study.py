@@ -1,0 +1,344 @@
+"""A study of subspaces: its cells, what is refused, what is done once, what goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_cases import make_world
+
+from spot_jax.cli.main import main
+from spot_jax.errors import SpotError
+from spot_jax.library.library import Library
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.studies.subspace import study
+from spot_jax.studies.subspace.analysis import Group, relative_rows
+from spot_jax.studies.subspace.directory import CellResult, Made, open_intrinsic
+from spot_jax.studies.subspace.jobs import tasks_of
+from spot_jax.studies.subspace.plan import IntrinsicPlan
+from spot_jax.studies.subspace.results import PROMPT_TUNING, read_results
+from spot_jax.studies.transfer.plan import Stage
+from spot_jax.training.config import StoredBackbone
+from spot_jax.training.optimizers import Adafactor, AdamW
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("intrinsic"))
+
+
+def plan_of(arrays, directory, **options) -> IntrinsicPlan:
+    """Two training tasks and one held out; the fourth is free."""
+    given = {
+        "train_tasks": arrays.tasks[:2],
+        "test_tasks": {"test": arrays.tasks[2:3]},
+        "lengths": {"inputs": 8, "targets": 2},
+        "prompt": Stage(3, Adafactor(0.3), batch_size=4, period=2),
+        "msf": Stage(2, AdamW(1e-3), batch_size=4, period=1),
+        "ist": Stage(2, AdamW(0.1), batch_size=4, period=1),
+        "msf_settings": {"width": 8},
+        "dimensions": (1, 3),
+        "seeds": (0, 1),
+        "prompt_length": 3,
+        "decoding": "greedy",
+        "checkpoint_period": 1,
+        "backbone": StoredBackbone(arrays.backbone, dropout_rate=0.0),
+        **options,
+    }
+    return IntrinsicPlan(str(directory), **given)
+
+
+def names(plan):
+    return [cell.name for cell in open_intrinsic(plan, tasks_of(plan), look=True).cells]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Cells without training; the list of those that were done."""
+    done = []
+
+    def cell(opened, one, progress=None):
+        done.append(one.name)
+        made = tuple(Made(50.0, majority=20.0) for _ in one.parts)
+        result = CellResult(one.name, made, seconds=1.0)
+        opened.save(result)
+        return result
+
+    monkeypatch.setattr(study, "run_cell", cell)
+    return done
+
+
+def test_every_setting_has_its_cells(arrays, tmp_path):
+    subset = [arrays.tasks[:2]]
+    plan = plan_of(
+        arrays,
+        tmp_path,
+        train_tasks=[arrays.tasks[i] for i in (0, 1, 3)],
+        subsets=subset,
+        subset_dimensions=[3],
+        model=Stage(2),
+        model_seeds=[5],
+    )
+    opened = open_intrinsic(plan, tasks_of(plan), look=True)
+    kinds = [cell.kind for cell in opened.cells]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        **{"prompts": 4, "subspace": 6, "model": 4, "tuned": 6, "random": 4}
+    }
+    by_name = {cell.name: cell for cell in opened.cells}
+    whole = by_name["subspace-d3-s1"]
+    assert [part.setting for part in whole.parts] == ["train_msf"] * 3 + ["test_msf"]
+    assert len(whole.needs) == 4 and {part.seed for part in whole.parts} == {1}
+    tuned = by_name["tuned-d3-s1"]
+    assert tuned.needs == ("subspace-d3-s1",)
+    assert [part.setting for part in tuned.parts] == ["test_ist"] + ["train_same_ist"] * 3
+    (part,) = [c for c in opened.cells if c.kind == "tuned" and c.draw == 0 and c.seed == 0]
+    assert part.dimension == 3 and [p.setting for p in part.parts] == ["test_ist"]
+    assert len(part.tasks) == 2 and "-n2-" in part.name
+    # Cells that come first in the list need none that come later.
+    order = list(by_name)
+    assert all(order.index(need) < order.index(c.name) for c in opened.cells for need in c.needs)
+    few = plan_of(arrays, tmp_path, prompts_at_once=2)
+    assert "tuned-d1-s0-2" in names(few)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"train_tasks": ["bundled_sms_spam", "bundled_nowhere"]}, "bundled_nowhere"),
+        ({"train_tasks": [0]}, "at least 2 tasks, train_tasks names 1; name more"),
+        ({"test_tasks": {"test": [0]}}, "is held out .test. and also a training task"),
+        ({"test_tasks": {"x": [2], "y": [2]}}, "is held out as x and as y; name it once"),
+        ({"test_tasks": {"train": [2]}}, "a category of held-out tasks is named 'train'"),
+        ({"test_tasks": {"x": []}}, "the category 'x' has no held-out task"),
+        ({"test_tasks": {}}, "test_tasks names held-out tasks by category, found {}"),
+        ({"subsets": [[0]], "subset_dimensions": [1]}, "at least 2 tasks, one of subsets names 1"),
+        ({"subsets": [[0, 3]], "subset_dimensions": [1]}, "subsets are of the training tasks"),
+        ({"subsets": [[0, 1]]}, "subsets of the training tasks need subset_dimensions"),
+        ({"dimensions": [49]}, "49 dimensions was asked for, but a prompt has 48 numbers"),
+        ({"dimensions": [0]}, "dimensions are whole numbers, 1 or more, found 0"),
+        ({"dimensions": [3, 3]}, "dimensions has 3 twice"),
+        ({"prompts_per_task": 3}, "prompts_per_task is 3, but each task has a prompt a seed, 2"),
+        ({"prompts_at_once": 0}, "prompts_at_once is 1 or more"),
+        ({"decoding": "guess"}, "decoding is 'guess'"),
+        ({"lengths": {"inputs": 8}}, "lengths has no 'targets'"),
+        ({"msf": Stage(0)}, "msf has 0 steps"),
+        ({"ist": Stage(2, period=0)}, "ist.period is 0"),
+        ({"msf_settings": {"beta": 1}}, "msf_settings has 'beta'; there are alpha, "),
+        ({"ist_settings": {"dim": 1}}, "ist_settings has 'dim'"),
+    ],
+)
+def test_what_no_study_can_be_made_of_is_one_line(options, line, arrays, tmp_path, pretended):
+    def filled(value):
+        if isinstance(value, dict):
+            return {key: filled(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [filled(one) for one in value]
+        return arrays.tasks[value] if isinstance(value, int) else value
+
+    options = {
+        key: filled(value) if key in ("train_tasks", "test_tasks", "subsets") else value
+        for key, value in options.items()
+    }
+    with pytest.raises(SpotError, match=line) as found:
+        study.tune(plan_of(arrays, tmp_path, **options), lambda line: None)
+    assert "\n" not in str(found.value)
+    assert not pretended and not (tmp_path / "study.json").exists()
+
+
+def test_cells_are_done_once_and_results_written_after_each(arrays, tmp_path, pretended):
+    plan, told = plan_of(arrays, tmp_path), []
+    study.find(plan, told.append)
+    assert pretended == [name for name in names(plan) if name.startswith(("prompts", "subsp"))]
+    found = study.tune(plan, told.append, command="spot intrinsic ist")
+    assert sorted(pretended) == sorted(names(plan)) and found.commands == ("spot intrinsic ist",)
+    assert read_results(tmp_path) == found
+    study.tune(plan, told.append)
+    assert len(pretended) == len(names(plan))
+    assert study.overview(plan)[-1] == f"{len(pretended)} of {len(pretended)} done"
+    # More dimensions and subsets may come, and only they are done.
+    count = len(pretended)
+    study.tune(plan_of(arrays, tmp_path, dimensions=(1, 3, 5)), told.append)
+    assert {name.split("-")[1] for name in pretended[count:]} == {"d5"}
+    assert all(row.mean == 1.0 for row in relative_rows(found) if row.group.subspace == "found")
+
+
+def test_another_study_is_not_gone_on_with(arrays, tmp_path, pretended):
+    study.tune(plan_of(arrays, tmp_path), lambda line: None)
+    with pytest.raises(SpotError, match="holds a study with ist.steps = 2, this one has 3"):
+        study.tune(plan_of(arrays, tmp_path, ist=Stage(3, AdamW(0.1), None, 4, 1)), print)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(SpotError, match="study.json is damaged"):
+        study.tune(plan_of(arrays, tmp_path), print)
+
+
+def test_a_stop_leaves_what_was_done(arrays, tmp_path, pretended, monkeypatch):
+    plan, real = plan_of(arrays, tmp_path), study.run_cell
+
+    def stopping(opened, cell, progress=None):
+        if len(pretended) == 4:
+            raise SpotError("step 3: loss is not finite")
+        return real(opened, cell, progress)
+
+    monkeypatch.setattr(study, "run_cell", stopping)
+    with pytest.raises(SpotError, match=f"^cell {names(plan)[4]}: step 3: loss is not finite"):
+        study.tune(plan, lambda line: None)
+    assert len(read_results(tmp_path).references) == 6  # two seeds of three tasks
+    monkeypatch.setattr(study, "run_cell", real)
+    study.tune(plan, lambda line: None)
+    assert sorted(pretended) == sorted(names(plan))
+    with pytest.raises(SpotError, match="the study has no cell 'x'; `spot intrinsic ist --cells`"):
+        study.one(plan, "x", print)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["find"], "there is no `spot intrinsic find`, but msf, ist, report"),
+        (["ist"], "spot intrinsic ist needs a study to do: add --gin_file=gin_configs/studies/int"),
+        (["msf", "--gin_file=gin_configs/studies/mini.gin"], "says nothing about intrinsic"),
+        (["report", "/nowhere"], "no study at /nowhere"),
+        (
+            ["ist", "--gin_file=gin_configs/studies/intrinsic_mini.gin", "--cells", "--cell=x"],
+            "--cells and --cell are two commands",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_is_one_line(arguments, line, capsys):
+    assert main(["intrinsic", *arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert line in complaint and complaint.count("\n") == 1
+
+
+def test_the_shipped_studies_are_whole(capsys, tmp_path):
+    where = f"--gin.STUDY_DIR='{tmp_path / 'study'}'"
+    assert main(["intrinsic"]) == 0
+    file = "--gin_file=gin_configs/studies/intrinsic_mini.gin"
+    assert main(["intrinsic", "ist", file, "--cells", where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("0 of ") and any("tuned-d50-s2" in line for line in lines)
+    file = "--gin_file=gin_configs/studies/intrinsic_paper.gin"
+    backbone = "--gin.INITIAL_CHECKPOINT_PATH='backbones/mini'"
+    assert main(["intrinsic", "ist", file, "--cells", where, backbone]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 100 + 20 tasks' prompts, and the other samples of the 100.
+    assert sum(line.startswith("prompts-crossfit_") for line in lines) == 220
+    assert sum("tuned-d5-n20-" in line for line in lines) == 3
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(arrays, tmp_path_factory):
+    """A whole study by real runs, its first task's prompts out of a library."""
+    directory = tmp_path_factory.mktemp("finished")
+    first = plan_of(arrays, directory / "first", dimensions=(3,), seeds=(0,), random_subspace=False)
+    study.find(first, lambda line: None, progress=False)
+    library = Library(directory / "library")
+    for path in sorted((directory / "first").glob("cells/prompts-*/run/prompts/best-0.*"))[:1]:
+        library.add_file(path)
+    plan = plan_of(
+        arrays,
+        directory / "study",
+        library=str(directory / "library"),
+        model=Stage(2, Adafactor(0.001), batch_size=4, period=2),
+        prompts_per_task=2,
+        dimensions=(3,),
+    )
+    return plan, study.tune(plan, lambda line: None, progress=False)
+
+
+@pytest.mark.slow
+def test_the_whole_path_ends_in_results(finished):
+    plan, found = finished
+    assert len(found.scores) == 2 * (3 + 3 + 1)  # gone through, tuned, random; two seeds
+    assert {one.setting for one in found.scores} == {
+        *("train_msf", "test_msf", "train_same_ist", "test_ist")
+    }
+    assert all(0 <= one.test <= 100 for one in found.scores)
+    assert len([r for r in found.references if r.method == "model_tuning"]) == 6
+    assert found.trained["prompt_tuning"] == 3 * 16
+    assert found.trained["subspace 3"] == (48 * 3 + 3) + (3 * 8 + 8) + (8 * 48 + 48)
+    groups = {row.group for row in relative_rows(found) if row.against == PROMPT_TUNING}
+    assert Group("test_ist", "test", "random", 3) in groups
+
+
+@pytest.mark.slow
+def test_prompts_are_the_librarys_where_it_has_them(finished):
+    plan, _ = finished
+    root = Path(plan.directory)
+    taken = [
+        json.loads(path.read_text()) for path in sorted(root.glob("cells/prompts-*/taken.json"))
+    ]
+    assert sorted(map(len, taken)) == [0, 0, 1]
+    (made,) = root.glob("cells/prompts-*/made/library-0.safetensors")
+    (entry,) = Library(plan.library).entries()
+    assert np.array_equal(load_prompt(made).prompt, load_prompt(entry.path).prompt)
+    # The missing seed alone was tuned.
+    setup = json.loads((made.parents[1] / "run" / "run.json").read_text())
+    assert setup["seeds"] == [1]
+
+
+@pytest.mark.slow
+def test_held_out_prompts_go_through_the_subspace_of_their_seed(finished):
+    plan, found = finished
+    opened = open_intrinsic(plan, tasks_of(plan), look=True)
+    cell = opened.cell("subspace-d3-s1")
+    result = opened.result(cell.name)
+    subspace = load_subspace(opened.path / result.subspace)
+    # Both seeds' prompts of both tasks, this seed's first.
+    assert [one["seed"] for one in subspace.ancestry] == [1, 1, 0, 0]
+    held_out = load_prompt(opened.path / result.made[-1].file)
+    task = plan.test_tasks["test"][0]
+    source = next(c for c in opened.cells if c.kind == "prompts" and c.parts[0].task == task)
+    own = load_prompt(opened.path / opened.result(source.name).made[1].file)
+    expected = np.asarray(subspace.reconstruct(own.prompt))
+    assert np.array_equal(held_out.prompt, expected) and own.seed == 1
+    vector = load_prompt(opened.path / opened.result("tuned-d3-s1").made[0].file)
+    assert vector.method["subspace"]["mark"] == subspace.mark
+
+
+STUDY = Path(__file__).with_name("tiny_intrinsic.gin")
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_ends_with_the_same_numbers(arrays, tmp_path):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    options = {"env": environment, "cwd": Path(__file__).parents[2], "stdout": subprocess.DEVNULL}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def command(directory):
+        return [
+            *(sys.executable, "-m", "spot_jax.cli.main", "intrinsic", "ist", "--no_report"),
+            f"--gin_file={STUDY}",
+            f"--gin.STUDY_DIR={str(directory)!r}",
+            f"--gin.BACKBONE={arrays.backbone!r}",
+        ]
+
+    def comparable(directory):
+        text = (directory / "results.json").read_text().replace(str(directory), "STUDY")
+        fields = json.loads(text)
+        del fields["machine"]["seconds"]
+        return fields
+
+    subprocess.run(command(whole), check=True, **options)
+    cells = len(list((whole / "cells").iterdir()))
+    rng = np.random.default_rng(0)
+    for kill in range(2):
+        with subprocess.Popen(command(killed), **options) as process:
+            goal = rng.integers(kill * cells // 2, (kill + 1) * cells // 2)
+            while len(list(killed.glob("cells/*/result.json"))) < goal:
+                assert process.poll() is None, "the study ended before it was killed"
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("cells/*/result.json")}
+    assert 0 < len(before) < cells
+    subprocess.run(command(killed), check=True, **options)
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert comparable(killed) == comparable(whole)

@@ -1,0 +1,64 @@
+"""A tiny backbone of random weights, tiny tasks in arrays, and studies of them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from tiny_text import store_backbone
+
+from spot_jax.data.examples import Examples
+from spot_jax.studies.transfer.directory import CellPrompt, CellResult
+from spot_jax.studies.transfer.plan import Stage, StudyPlan
+from spot_jax.training.config import StoredBackbone
+
+PLAN = {
+    "source": Stage(3, batch_size=4, period=2),
+    "target": Stage(2, batch_size=4, period=1),
+    "embedding_step": 1,
+    "lengths": {"inputs": 8, "targets": 2},
+    "seeds": (0, 1),
+    "prompt_length": 3,
+    "decoding": "greedy",
+    "test_split": "test",
+    "checkpoint_period": 1,
+}
+
+
+def write_task(directory: Path, name: str, seed: int) -> str:
+    """A task of arrays with three splits; its name."""
+    for number, split in enumerate(("train", "validation", "test")):
+        rng = np.random.default_rng([seed, number])
+        pairs = []
+        for _ in range(12):
+            text = rng.integers(100, 110, 6).tolist()
+            pairs.append(([*text, 1], [text[seed % 3], 1]))
+        Examples.from_lists(pairs).save(directory / f"{name}-{split}.npz")
+    return str(directory / f"{name}-{{split}}.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A backbone and four tasks."""
+
+    backbone: str
+    tasks: tuple[str, ...]
+
+    def plan(self, directory: Path, **options) -> StudyPlan:
+        """Two sources and one target, if nothing else is said."""
+        given = {"sources": self.tasks[:2], "targets": self.tasks[2:3], **PLAN, **options}
+        backbone = StoredBackbone(self.backbone, dropout_rate=0.0)
+        return StudyPlan(str(directory), given.pop("backbone", backbone), **given)
+
+
+def make_world(directory: Path) -> World:
+    backbone = store_backbone(directory / "backbone")
+    tasks = tuple(write_task(directory, name, i) for i, name in enumerate("abcd"))
+    return World(backbone, tasks)
+
+
+def pretend(study, cell, progress=None) -> CellResult:
+    """Stands for `run_cell`: a result without any training."""
+    prompts = [CellPrompt(p.seed, p.source, p.k, step=1, test=50.0) for p in cell.parts]
+    result = CellResult(cell.name, tuple(prompts), seconds=1.0)
+    study.save(result)
+    return result

@@ -1,0 +1,118 @@
+"""Studies and transfers of any method whose prompts can begin from stored ones."""
+
+import dataclasses
+import json
+
+import pytest
+from study_cases import make_world
+
+from spot_jax.data import loading
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.studies.transfer import study
+from spot_jax.studies.transfer.plan import Stage
+from spot_jax.studies.transfer.running import run_cell
+from spot_jax.training.config import (
+    DataSource,
+    MethodRecipe,
+    ModelTuningRecipe,
+    PromptTuningRecipe,
+    StoredBackbone,
+)
+from spot_jax.transfer.initialisation import beginning
+from spot_jax.transfer.tuning import Tuning
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """A method that cannot begin from a prompt."""
+
+    copies: int = 1
+    tunes_backbone: bool = False
+
+
+def test_a_plan_without_a_method_is_prompt_tuning_from_the_sampled_vocabulary(world, tmp_path):
+    plan = world.plan(tmp_path)
+    assert plan.recipe(plan.source) == PromptTuningRecipe(3, "sampled_vocabulary")
+    assert plan.recipe(Stage(3, init="uniform")) == PromptTuningRecipe(3, "uniform")
+    assert plan.recipe(plan.target, ["a", "b"]) == PromptTuningRecipe(
+        3, "prompt", prompt=["a", "b"]
+    )
+    # What studies of before have written down is what is asked for still.
+    assert plan.settings()["source.init"] == "sampled_vocabulary"
+    assert "method" not in plan.settings()
+
+
+def test_a_plans_method_is_that_of_every_prompt(world, tmp_path):
+    method = PromptTuningRecipe(5, "uniform", z_loss=0.5)
+    plan = world.plan(tmp_path, method=method)
+    assert plan.recipe(plan.source) == method
+    assert plan.recipe(Stage(3, init="class_labels")).init == "class_labels"
+    assert plan.recipe(plan.target, ["a"]) == dataclasses.replace(
+        method, init="prompt", prompt=["a"]
+    )
+    assert plan.settings()["method"]["type"] == "PromptTuningRecipe"
+    assert plan.settings()["source.init"] == "uniform"
+    json.dumps(plan.settings())
+    assert plan.virtual_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (ModelTuningRecipe(), "ModelTuning tunes the backbone and has no prompt"),
+        (Fixed(), "Fixed has no setting 'init'"),
+        (PromptTuningRecipe(3, "prompt", prompt="x"), "found 'prompt'"),
+    ],
+)
+def test_a_method_that_cannot_be_transferred_is_one_line(world, tmp_path, method, message):
+    with pytest.raises(SpotError, match=message) as caught:
+        world.plan(tmp_path, method=method)
+    assert "\n" not in str(caught.value)
+    if method.__class__ is not PromptTuningRecipe:
+        with pytest.raises(SpotError, match=message):
+            Tuning(StoredBackbone(world.backbone), DataSource("a", {}), method)
+
+
+def test_a_beginning_keeps_the_rest():
+    method: MethodRecipe = PromptTuningRecipe(7, "text", text="words")
+    assert beginning(method, None) == method
+    assert beginning(method, "uniform") == dataclasses.replace(method, init="uniform")
+    begun = beginning(method, "uniform", ["a"])
+    assert begun == dataclasses.replace(method, init="prompt", prompt=["a"])
+    assert beginning(begun, "text") == method
+
+
+@pytest.mark.slow
+def test_a_study_tunes_with_its_method(world, tmp_path):
+    plan = world.plan(tmp_path, method=PromptTuningRecipe(4, "uniform"), sources=world.tasks[:1])
+    study.study(plan, lambda line: None, progress=False)
+    opened = study.open_study(plan, loading.constituents)
+    done = {cell.kind: opened.result(cell.name) for cell in opened.cells}
+    assert set(done) == {"source", "scratch", "transfer"}
+    for kind, result in done.items():
+        for prompt in result.prompts:
+            file = load_prompt(opened.path / prompt.file)
+            assert len(file.prompt) == 4
+            assert file.tuning["init"] == ("prompt" if kind == "transfer" else "uniform")
+
+
+def test_a_cell_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
+    given = []
+
+    def train(**options):
+        given.append(options["method"])
+        raise SpotError("enough")
+
+    monkeypatch.setattr("spot_jax.studies.transfer.running.train", train)
+    method = PromptTuningRecipe(4, "uniform", z_loss=0.5)
+    opened = study.open_study(world.plan(tmp_path, method=method), loading.constituents)
+    opened.directory(opened.cells[0]).mkdir(parents=True)
+    with pytest.raises(SpotError, match="enough"):
+        run_cell(opened, opened.cells[0], progress=False)
+    assert given == [method]
