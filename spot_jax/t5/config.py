@@ -31,6 +31,7 @@ class T5Config:
         scan_layers: run the layers as one `jax.lax.scan` over stacked weights (compile time no
             longer grows with depth).
         remat: recompute each layer in the backward pass instead of holding its activations.
+        attention: form of attention, "auto" for the platform's best (`spot_jax.t5.attention`).
     """
 
     vocab_size: int = 32128
@@ -49,14 +50,15 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     scan_layers: bool = False
     remat: bool = False
+    attention: str = "auto"
 
     def shape_fields(self) -> dict[str, Any]:
         """The fields that parameters depend on, for fingerprints and stored backbones.
 
-        What only steers a run (dropout, dtype, scan, remat) is left out.
+        What only steers a run (dropout, dtype, scan, remat, attention) is left out.
         """
         fields = dataclasses.asdict(self)
-        for name in ("dropout_rate", "dtype", "scan_layers", "remat"):
+        for name in ("dropout_rate", "dtype", "scan_layers", "remat", "attention"):
             del fields[name]
         fields["mlp_activations"] = list(self.mlp_activations)
         return fields

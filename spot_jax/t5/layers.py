@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from spot_jax.t5.attention import Bias, Visibility, attend
 from spot_jax.t5.config import T5Config
 
 KeyValue = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
@@ -87,14 +88,19 @@ class Dense(nn.Module):
 
 
 def relative_position_buckets(
-    queries: int, keys: int, buckets: int, max_distance: int, bidirectional: bool
+    distance: np.ndarray, buckets: int, max_distance: int, bidirectional: bool
 ) -> np.ndarray:
-    """The bias row of each (query, key) pair, int32 [queries, keys] (Raffel 2020, §2.1).
+    """Number the bias of each distance, int32 of the same shape (Raffel 2020, §2.1).
 
     Half of the buckets are for single distances, the rest grow logarithmically up to
     `max_distance`; with `bidirectional` half of all are for keys after the query.
+
+    Args:
+        distance: position of the query minus that of the key.
+        buckets: number of buckets.
+        max_distance: distance from which on all share the last bucket.
+        bidirectional: whether keys after the query have buckets of their own.
     """
-    distance = np.arange(queries)[:, None] - np.arange(keys)[None, :]
     offset = np.zeros_like(distance)
     if bidirectional:
         buckets //= 2
@@ -117,39 +123,24 @@ class RelativePositionBias(nn.Module):
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, queries: int, keys: int) -> Float[Array, "1 h t s"]:
-        """The bias of `queries` positions on `keys` positions, both counted from 0."""
+    def __call__(self, queries: int, keys: int) -> Bias:
+        """Return the bias of `queries` positions on `keys` positions, both counted from 0."""
         c = self.config
         table = self.param(
             "rel_embedding",
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
             (c.num_heads, c.relative_attention_num_buckets),
         )
-        rows = relative_position_buckets(
-            queries,
-            keys,
-            c.relative_attention_num_buckets,
-            c.relative_attention_max_distance,
-            self.bidirectional,
-        )
-        return jnp.take(table.astype(c.dtype), rows, axis=1)[None]
+        table = table.astype(c.dtype)
 
+        def biases(distance: np.ndarray) -> Array:
+            buckets = c.relative_attention_num_buckets, c.relative_attention_max_distance
+            numbers = relative_position_buckets(distance, *buckets, self.bidirectional)
+            return jnp.take(table, numbers, axis=1)
 
-@jax.checkpoint
-def attend(
-    query: Float[Array, "b t h k"],
-    key: Float[Array, "b s h k"],
-    value: Float[Array, "b s h k"],
-    bias: Float[Array, "1 h t s"] | None,
-    mask: Bool[Array, "b 1 t s"],
-) -> Float[Array, "b t h k"]:
-    """Softmax attention without the 1/sqrt(k) of others: T5 folds it into the initialiser.
-
-    Rematerialised: the backward pass recomputes the [b, h, t, s] weights of one layer at a time
-    from query and key, instead of holding them in float32 for every layer at once
-    (bench/attention_memory.py has the figures).
-    """
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=1.0)
+        # Whichever of the two no form of attention reads is never computed.
+        pairs = np.arange(queries)[:, None] - np.arange(keys)[None, :]
+        return Bias(biases(pairs)[None], biases(np.arange(1 - keys, queries)))
 
 
 class Attention(nn.Module):
@@ -208,28 +199,21 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "b t d"],
         keys_values: KeyValue,
-        bias: Float[Array, "1 h t s"] | None,
-        mask: Bool[Array, "b 1 t s"],
+        bias: Bias | None,
+        visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Attends from `x` to given keys and values where `mask` is True.
-
-        Keys beyond those that `mask` and `bias` speak of are a prefix before them, which every
-        query sees, with bias 0: a prefix has no position.
-        """
+        """Attend from `x` to keys and values, those of a prefix first (see `attend`)."""
         key, value = keys_values
-        if ahead := key.shape[1] - mask.shape[-1]:
-            left = ((0, 0), (0, 0), (0, 0), (ahead, 0))
-            mask = jnp.pad(mask, left, constant_values=True)
-            bias = None if bias is None else jnp.pad(bias, left)
         # T5X drops attention weights with one mask for all queries, that is, whole keys of a
         # head: the same as dropping their values, which needs no [b, h, t, s] mask.
         if dropout_keys is not None and self.config.dropout_rate > 0.0:
             folded = value.reshape(value.shape[0], 1, -1, value.shape[-1])
             whole = jnp.ones((*folded.shape[:-1], 1), value.dtype)
-            kept = dropout(whole, dropout_keys, self.config.dropout_rate, site=0)
-            value = (folded * kept).reshape(value.shape)
-        y = attend(self._heads(self.query(x)), key, value, bias, mask)
+            scales = dropout(whole, dropout_keys, self.config.dropout_rate, site=0)
+            value = (folded * scales).reshape(value.shape)
+        query = self._heads(self.query(x))
+        y = attend(query, key, value, bias, visibility, self.config.attention)
         return self.out(y.reshape(*y.shape[:2], -1))
 
 
@@ -264,17 +248,17 @@ class EncoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        bias: Float[Array, "1 h t t"],
-        mask: Bool[Array, "b 1 t t"],
+        bias: Bias,
+        visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """One layer; `layer` is its number, for dropout. The second result is for scan."""
+        """Run one layer; `layer` is its number, for dropout. The second result is for scan."""
         c = self.config
         keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(4)]
         attention = Attention(c, name="attention")
         y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_attention_layer_norm")(x)
-        y = attention(y, attention.keys_and_values(y), bias, mask, keys[0])
+        y = attention(y, attention.keys_and_values(y), bias, visibility, keys[0])
         x = x + dropout(y, keys[1], c.dropout_rate, site=1)
         y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_mlp_layer_norm")(x)
         y = MLP(c, name="mlp")(y, keys[2])
@@ -312,21 +296,22 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Array, "b t d"],
         encoded: Float[Array, "b s d"],
-        bias: Float[Array, "1 h t t"],
-        mask: Bool[Array, "b 1 t t"],
-        cross_mask: Bool[Array, "b 1 t s"],
+        bias: Bias,
+        visibility: Visibility,
+        cross_visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """One layer over whole sequences, for training and scoring."""
+        """Run one layer over whole sequences, for training and scoring."""
         rate = self.config.dropout_rate
         keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(6)]
         y = self.pre_self_attention_layer_norm(x)
-        y = self.self_attention(y, self.self_attention.keys_and_values(y), bias, mask, keys[0])
+        own = self.self_attention.keys_and_values(y)
+        y = self.self_attention(y, own, bias, visibility, keys[0])
         x = x + dropout(y, keys[1], rate, site=1)
         y = self.pre_cross_attention_layer_norm(x)
         cross = self.cross_keys_and_values(encoded)
-        y = self.encoder_decoder_attention(y, cross, None, cross_mask, keys[2])
+        y = self.encoder_decoder_attention(y, cross, None, cross_visibility, keys[2])
         x = x + dropout(y, keys[3], rate, site=1)
         y = self.mlp(self.pre_mlp_layer_norm(x), keys[4])
         return x + dropout(y, keys[5], rate, site=1), None
@@ -336,25 +321,28 @@ class DecoderLayer(nn.Module):
         x: Float[Array, "b 1 d"],
         cache: KeyValue,
         cross: KeyValue,
-        bias: Float[Array, "1 h 1 s"],
+        bias: Bias,
         position: Int[Array, ""],
-        cross_mask: Bool[Array, "b 1 1 t"],
+        cross_visibility: Visibility,
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """One layer at one position; keys and values so far come from and go back to `cache`.
+        """Run one layer at one position; keys and values so far are in the cache it returns.
 
-        A prefix fills the cache's first places, those beyond the `s` positions of `bias`.
+        A prefix fills the cache's first places, those beyond the positions of `bias`.
         """
         y = self.pre_self_attention_layer_norm(x)
         new = self.self_attention.own_keys_and_values(y)
-        length = bias.shape[-1]
+        length = bias.dense.shape[-1]
         place = position + cache[0].shape[1] - length
         key, value = (
             jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), place, axis=1)
             for old, now in zip(cache, new, strict=True)
         )
-        seen = jnp.arange(length) <= position
-        mask = jnp.broadcast_to(seen[None, None, None, :], (x.shape[0], 1, 1, length))
-        x = x + self.self_attention(y, (key, value), bias, mask)
+        written = (jnp.arange(length) <= position).astype(jnp.int32)
+        rows = x.shape[0]
+        visibility = Visibility(
+            jnp.ones((rows, 1), jnp.int32), jnp.broadcast_to(written[None], (rows, length))
+        )
+        x = x + self.self_attention(y, (key, value), bias, visibility)
         y = self.pre_cross_attention_layer_norm(x)
-        x = x + self.encoder_decoder_attention(y, cross, None, cross_mask)
+        x = x + self.encoder_decoder_attention(y, cross, None, cross_visibility)
         return x + self.mlp(self.pre_mlp_layer_norm(x)), (key, value)

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from spot_jax.t5.attention import Visibility
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import (
     DecoderLayer,
@@ -71,7 +72,7 @@ class Encoder(_Stack):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b 1 t t"],
+        visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b t d"]:
         """Dropout comes after the prompt's rows stand in `x`, as in the reference."""
@@ -79,7 +80,8 @@ class Encoder(_Stack):
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
         x = dropout(x, keys[0], c.dropout_rate, site=0)
-        x = self.run(EncoderLayer, c.num_encoder_layers, x, bias, mask, dropout_keys=keys[1])
+        inputs = (bias, visibility)
+        x = self.run(EncoderLayer, c.num_encoder_layers, x, *inputs, dropout_keys=keys[1])
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="encoder_norm")(x)
         return dropout(x, keys[0], c.dropout_rate, site=1)
 
@@ -101,13 +103,13 @@ class Decoder(_Stack):
         return Dense(c.vocab_size, "float32", _fan_in_truncated, name="logits_dense")(x)
 
     @nn.compact
-    def __call__(self, x, encoded, mask, cross_mask, dropout_keys, embedding):
+    def __call__(self, x, encoded, visibility, cross_visibility, dropout_keys, embedding):
         """Float32 logits [b, t, vocab_size] of whole target sequences."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=False, name="relpos_bias")(*[x.shape[1]] * 2)
         x = dropout(x, keys[0], c.dropout_rate, site=0)
-        inputs = (encoded, bias, mask, cross_mask)
+        inputs = (encoded, bias, visibility, cross_visibility)
         x = self.run(DecoderLayer, c.num_decoder_layers, x, *inputs, dropout_keys=keys[1])
         return self.head(x, embedding, keys[0])
 
@@ -124,14 +126,15 @@ class Decoder(_Stack):
         return own, [layer.cross_keys_and_values(encoded) for layer in layers]
 
     @nn.compact
-    def step(self, x, caches, crosses, position, cross_mask, embedding, length: int):
+    def step(self, x, caches, crosses, position, cross_visibility, embedding, length: int):
         """Logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
-        bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+        row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
+        bias = dataclasses.replace(bias, dense=row)
         new = []
         for i, (cache, cross) in enumerate(zip(caches, crosses, strict=True)):
             layer = DecoderLayer(self.config, name=f"layers_{i}")
-            x, cache = layer.step(x, cache, cross, bias, position, cross_mask)
+            x, cache = layer.step(x, cache, cross, bias, position, cross_visibility)
             new.append(cache)
         return self.head(x, embedding), new
 
@@ -151,31 +154,32 @@ class T5(nn.Module):
     def encode(self, tokens, table, segment_ids, dropout_keys):
         """See the function `encode`."""
         x = self.token_embedder(tokens, table)
-        mask = _mask(tokens > 0, tokens > 0, segment_ids, segment_ids)
-        return self.encoder(x, mask, dropout_keys)
+        segments = _segments(tokens, segment_ids)
+        return self.encoder(x, Visibility(segments, segments), dropout_keys)
 
     def decode(
         self, encoded, encoder_tokens, inputs, targets, encoder_segments, segments, dropout_keys
     ):
         """See the function `decode`."""
-        length = inputs.shape[1]
-        real = targets > 0
-        causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        mask = _mask(real, real, segments, segments) & causal
-        cross_mask = _mask(real, encoder_tokens > 0, segments, encoder_segments)
+        own = _segments(targets, segments)
+        visibility = Visibility(own, own, causal=True)
+        cross_visibility = Visibility(own, _segments(encoder_tokens, encoder_segments))
         x = self.token_embedder(inputs)
         table = self.token_embedder.table()
-        return self.decoder(x, encoded, mask, cross_mask, dropout_keys, table)
+        visible = (visibility, cross_visibility)
+        return self.decoder(x, encoded, *visible, dropout_keys, table)
 
     def start(self, encoded, length):
         """Every decoder layer's empty cache, and its keys and values of the encoder's output."""
         return self.decoder.start(encoded, length)
 
-    def step(self, tokens, caches, crosses, position, cross_mask, length):
+    def step(self, tokens, caches, crosses, position, cross_visibility, length):
         """One position of decoding."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
-        return self.decoder.step(x, caches, crosses, position, cross_mask, table, length)
+        return self.decoder.step(
+            x, caches, crosses, position, cross_visibility, table, length
+        )
 
     def __call__(self, tokens, targets):
         """Touches every parameter; used to initialise."""
@@ -209,11 +213,10 @@ class Embedder(nn.Module):
         return jnp.where((ids < size)[..., None], x, rows)
 
 
-def _mask(queries, keys, query_segments, key_segments) -> Bool[Array, "b 1 t s"]:
-    mask = queries[:, None, :, None] & keys[:, None, None, :]
-    if query_segments is not None:
-        mask &= query_segments[:, None, :, None] == key_segments[:, None, None, :]
-    return mask
+def _segments(tokens: Int[Array, "b t"], segment_ids: Int[Array, "b t"] | None) -> Int[Array, "b t"]:
+    """Each position's segment, one a row where nothing is packed; 0 at padding."""
+    real = (tokens > 0).astype(jnp.int32)
+    return real if segment_ids is None else real * segment_ids
 
 
 def init_params(key: Key[Array, ""], config: T5Config) -> dict:
@@ -300,13 +303,13 @@ class Cache:
         self_attention: for each decoder layer keys and values [b, p + length, heads, head_dim],
             those of a prefix first.
         cross_attention: the same of the encoder's output.
-        encoder_mask: where the encoder's input is real, bool [b, 1, 1, t].
+        cross_visibility: where the encoder's input is real.
         length: target positions.
     """
 
     self_attention: list[KeyValue]
     cross_attention: list[KeyValue]
-    encoder_mask: Bool[Array, "b 1 1 t"]
+    cross_visibility: Visibility
     length: int = struct.field(pytree_node=False)
 
 
@@ -320,7 +323,9 @@ def start_cache(
     """An empty cache for `max_length` target positions."""
     params, config = _for_decoding(params, config)
     own, cross = _apply(T5.start, params, config, encoded, max_length)
-    return Cache(own, cross, (encoder_tokens > 0)[:, None, None, :], max_length)
+    real = _segments(encoder_tokens, None)
+    visibility = Visibility(jnp.ones((len(real), 1), jnp.int32), real)
+    return Cache(own, cross, visibility, max_length)
 
 
 def decode_step(
@@ -344,7 +349,7 @@ def decode_step(
         cache.self_attention,
         cache.cross_attention,
         jnp.asarray(position, jnp.int32),
-        cache.encoder_mask,
+        cache.cross_visibility,
         cache.length,
     )
     return logits[:, 0], dataclasses.replace(cache, self_attention=own)

@@ -209,6 +209,8 @@ def test_dropout_in_the_model_is_each_rows_own_and_the_same_when_scanned(golden_
     ],
 )
 def test_relative_position_buckets(distance, bidirectional, bucket):
-    buckets = relative_position_buckets(200, 200, 32, 128, bidirectional)
+    buckets = relative_position_buckets(
+        np.arange(200)[:, None] - np.arange(200), 32, 128, bidirectional
+    )
     row, column = (distance, 0) if distance >= 0 else (0, -distance)
     assert buckets[row, column] == bucket

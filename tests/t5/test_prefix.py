@@ -123,7 +123,9 @@ def feed_forward(weights, x):
 
 
 def position_bias(weights, length, bidirectional):
-    rows = relative_position_buckets(length, length, 32, 128, bidirectional)
+    rows = relative_position_buckets(
+        np.arange(length)[:, None] - np.arange(length), 32, 128, bidirectional
+    )
     return weights["relpos_bias"]["rel_embedding"][:, rows]
 
 

@@ -1,0 +1,133 @@
+"""Attention with T5's bias, in the form that suits the machine.
+
+`attend` is the one entry, `implementation` the one place where a form is chosen. All forms compute
+what `plain.attend` computes where a query is real, and the tests hold them to it:
+
+* plain: `jax.nn.dot_product_attention`, its weights recomputed in the backward pass. The reference.
+* cudnn: NVIDIA's fused kernel over a [b, h, t, s] sum of bias and mask in bfloat16.
+* triton: a fused Pallas kernel for GPUs that reads the bias by distance and the mask by segment, so
+  that nothing of size [t, s] is ever in memory.
+
+No 1/sqrt(k) anywhere: T5 folds it into the initialiser.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from spot_jax.errors import SpotError
+from spot_jax.t5.attention import plain, triton
+
+IMPLEMENTATIONS = ("plain", "cudnn", "triton")
+# Below this many queries (targets, one step of decoding) the weights are small and a fused kernel
+# has nothing to save.
+_FEW_QUERIES = 64
+
+
+@struct.dataclass
+class Bias:
+    """T5's relative position bias of `t` queries on `s` keys; keys and queries count from 0.
+
+    Attributes:
+        dense: the bias of every pair.
+        by_distance: the same by distance: column (query - key) + s - 1.
+    """
+
+    dense: Float[Array, "1 h t s"]
+    by_distance: Float[Array, "h n"]
+
+
+@struct.dataclass
+class Visibility:
+    """Which keys each query sees: those of its segment, with `causal` only those not after it.
+
+    Attributes:
+        query_segments: number of each query's segment, from 1; 0 is padding.
+        key_segments: the same of each key.
+        causal: whether queries see no later key.
+    """
+
+    query_segments: Int[Array, "b t"]
+    key_segments: Int[Array, "b s"]
+    causal: bool = struct.field(pytree_node=False, default=False)
+
+    def mask(self) -> Bool[Array, "b 1 t s"]:
+        """True where the query sees the key; nowhere for a query of padding."""
+        queries = self.query_segments[:, None, :, None]
+        keys = self.key_segments[:, None, None, :]
+        mask = (queries == keys) & (queries > 0)
+        if self.causal:
+            shape = (self.query_segments.shape[1], self.key_segments.shape[1])
+            mask &= jnp.tril(jnp.ones(shape, bool))[None, None]
+        return mask
+
+
+def implementation(choice: str, queries: int, dtype: str) -> str:
+    """The form that `attend` takes.
+
+    Args:
+        choice: "auto" for the platform's best, or a name of `IMPLEMENTATIONS`.
+        queries: number of queries a row.
+        dtype: of query, key and value.
+
+    Raises:
+        SpotError: no such form.
+    """
+    if choice != "auto":
+        if choice not in IMPLEMENTATIONS:
+            names = ", ".join(IMPLEMENTATIONS)
+            raise SpotError(f"attention {choice!r}: expected 'auto' or one of {names}")
+        return choice if queries >= _FEW_QUERIES else "plain"
+    if queries < _FEW_QUERIES or jax.device_count() > 1:
+        # A kernel of ours is opaque to the partitioner, which would gather what is divided.
+        return "plain"
+    if jax.default_backend() == "gpu" and dtype == "bfloat16":
+        return "cudnn"
+    return "plain"
+
+
+def attend(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s h k"],
+    value: Float[Array, "b s h k"],
+    bias: Bias | None,
+    visibility: Visibility,
+    choice: str = "auto",
+) -> Float[Array, "b t h k"]:
+    """Softmax attention, without a scale.
+
+    Keys beyond those that `bias` and `visibility` speak of are a prefix before them, which every
+    query sees, with bias 0: a prefix has no position.
+
+    Args:
+        query: of every position.
+        key: of every position, a prefix's first.
+        value: of every key.
+        bias: None for none, as in attention to the encoder's output.
+        visibility: which keys each query sees.
+        choice: see `implementation`.
+
+    Returns:
+        Weighted means of `value`, in its dtype; without meaning at padding.
+    """
+    prefix = key.shape[1] - visibility.key_segments.shape[1]
+    form = implementation(choice, query.shape[1], str(query.dtype))
+    if form == "triton":
+        distances = None if bias is None else bias.by_distance
+        dense = None if bias is None else bias.dense
+        segments = (visibility.query_segments, visibility.key_segments)
+        return triton.attend(
+            query, key, value, distances, dense, *segments, visibility.causal, prefix
+        )
+    dense = None if bias is None else bias.dense
+    mask = visibility.mask()
+    if prefix:
+        before = ((0, 0), (0, 0), (0, 0), (prefix, 0))
+        mask = jnp.pad(mask, before, constant_values=True)
+        dense = None if dense is None else jnp.pad(dense, before)
+    if form == "cudnn":
+        return jax.nn.dot_product_attention(
+            query, key, value, bias=dense, mask=mask, scale=1.0, implementation="cudnn"
+        )
+    return plain.attend(query, key, value, dense, mask)
