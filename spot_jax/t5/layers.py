@@ -5,6 +5,7 @@ Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head wi
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,6 +58,20 @@ def dropout(
     return jnp.where(mask, x / (1.0 - rate), jnp.zeros_like(x))
 
 
+def _recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Hold an elementwise function's inputs for the backward pass, none of its steps between.
+
+    On the CPU such steps are cheap to hold and the compiled program's arithmetic is left alone.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Array:
+        cheap = jax.default_backend() != "cpu"
+        return (jax.checkpoint(function) if cheap else function)(*arguments)
+
+    return call
+
+
 class RMSNorm(nn.Module):
     """T5's layer norm: no mean, no bias, variance in float32."""
 
@@ -67,10 +82,15 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Scales each position to unit root mean square, then by the learnt `scale`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        y = (x * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype)
-        return y * scale.astype(self.dtype)[None, None, :]
+
+        @_recomputed
+        def normed(x: Array, scale: Array) -> Array:
+            x = x.astype(jnp.float32)
+            variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+            y = (x * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype)
+            return y * scale.astype(self.dtype)[None, None, :]
+
+        return normed(x, scale)
 
 
 class Dense(nn.Module):
@@ -230,11 +250,17 @@ class MLP(nn.Module):
         c = self.config
         gates = len(c.mlp_activations)
         branches = []
-        for i, activation in enumerate(c.mlp_activations):
+        for i in range(gates):
             name = "wi" if gates == 1 else f"wi_{i}"
-            branch = Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x)
-            branches.append(_ACTIVATIONS[activation](branch))
-        hidden = functools.reduce(operator.mul, branches)
+            branches.append(Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x))
+
+        @_recomputed
+        def gated(*branches: Array) -> Array:
+            activations = [_ACTIVATIONS[name] for name in c.mlp_activations]
+            activated = [f(x) for f, x in zip(activations, branches, strict=True)]
+            return functools.reduce(operator.mul, activated)
+
+        hidden = gated(*branches)
         hidden = dropout(hidden, dropout_keys, c.dropout_rate, site=0)
         return Dense(c.emb_dim, c.dtype, _fan_in_truncated, name="wo")(hidden)
 

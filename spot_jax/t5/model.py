@@ -21,7 +21,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from spot_jax.t5.attention import Visibility
+from spot_jax.t5.attention import Visibility, prepare
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import (
     DecoderLayer,
@@ -80,7 +80,7 @@ class Encoder(_Stack):
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
         x = dropout(x, keys[0], c.dropout_rate, site=0)
-        inputs = (bias, visibility)
+        inputs = (prepare(bias, visibility, c.attention), visibility)
         x = self.run(EncoderLayer, c.num_encoder_layers, x, *inputs, dropout_keys=keys[1])
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="encoder_norm")(x)
         return dropout(x, keys[0], c.dropout_rate, site=1)
@@ -177,9 +177,7 @@ class T5(nn.Module):
         """One position of decoding."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
-        return self.decoder.step(
-            x, caches, crosses, position, cross_visibility, table, length
-        )
+        return self.decoder.step(x, caches, crosses, position, cross_visibility, table, length)
 
     def __call__(self, tokens, targets):
         """Touches every parameter; used to initialise."""
@@ -213,7 +211,9 @@ class Embedder(nn.Module):
         return jnp.where((ids < size)[..., None], x, rows)
 
 
-def _segments(tokens: Int[Array, "b t"], segment_ids: Int[Array, "b t"] | None) -> Int[Array, "b t"]:
+def _segments(
+    tokens: Int[Array, "b t"], segment_ids: Int[Array, "b t"] | None
+) -> Int[Array, "b t"]:
     """Each position's segment, one a row where nothing is packed; 0 at padding."""
     real = (tokens > 0).astype(jnp.int32)
     return real if segment_ids is None else real * segment_ids

@@ -11,6 +11,8 @@ what `plain.attend` computes where a query is real, and the tests hold them to i
 No 1/sqrt(k) anywhere: T5 folds it into the initialiser.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -32,10 +34,13 @@ class Bias:
     Attributes:
         dense: the bias of every pair.
         by_distance: the same by distance: column (query - key) + s - 1.
+        masked: the bias where a query sees a key and far below any logit elsewhere, once a stack
+            for the form that reads it (see `prepare`).
     """
 
     dense: Float[Array, "1 h t s"]
     by_distance: Float[Array, "h n"]
+    masked: Float[Array, "b h t s"] | None = None
 
 
 @struct.dataclass
@@ -82,9 +87,25 @@ def implementation(choice: str, queries: int, dtype: str) -> str:
     if queries < _FEW_QUERIES or jax.device_count() > 1:
         # A kernel of ours is opaque to the partitioner, which would gather what is divided.
         return "plain"
-    if jax.default_backend() == "gpu" and dtype == "bfloat16":
+    if jax.default_backend() in ("gpu", "cuda") and dtype == "bfloat16":
         return "cudnn"
     return "plain"
+
+
+def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
+    """Compute once what every layer of a stack would compute again.
+
+    Args:
+        bias: of a stack's self-attention.
+        visibility: the same stack's.
+        choice: see `implementation`.
+    """
+    queries, dtype = bias.dense.shape[2], bias.dense.dtype
+    if implementation(choice, queries, str(dtype)) != "cudnn":
+        return bias
+    # Far from bfloat16's end: cuDNN multiplies by log2(e) and subtracts such numbers.
+    unseen = jnp.asarray(-(2.0**40), dtype)
+    return dataclasses.replace(bias, masked=jnp.where(visibility.mask(), bias.dense, unseen))
 
 
 def attend(
@@ -119,6 +140,10 @@ def attend(
         segments = (visibility.query_segments, visibility.key_segments)
         return triton.attend(
             query, key, value, distances, dense, *segments, visibility.causal, prefix
+        )
+    if form == "cudnn" and not prefix and bias is not None and bias.masked is not None:
+        return jax.nn.dot_product_attention(
+            query, key, value, bias=bias.masked, scale=1.0, implementation="cudnn"
         )
     dense = None if bias is None else bias.dense
     mask = visibility.mask()

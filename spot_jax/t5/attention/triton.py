@@ -250,7 +250,7 @@ def _call(kernel, arrays, outputs, *, along, block_q, block_k, warps, stages, **
         out_specs=[spec(x) for x in outputs],
         out_shape=outputs,
         compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=stages),
-        interpret=jax.default_backend() != "gpu",
+        interpret=jax.default_backend() not in ("gpu", "cuda"),
         name=kernel.__name__.strip("_"),
     )(*arrays)
 

@@ -1,0 +1,74 @@
+"""PEFT's side of a comparison: prompt tuning on transformers' T5, of random weights."""
+
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from transformers import T5Config as TheirConfig
+from transformers import T5ForConditionalGeneration
+
+from bench.peers.shapes import PROMPT
+from spot_jax.t5.config import T5Config
+
+
+def model(config: T5Config, device: str, dtype: torch.dtype):
+    """T5 of this shape with one encoder prompt of P rows, everything else frozen."""
+    described = TheirConfig(
+        vocab_size=config.vocab_size,
+        d_model=config.emb_dim,
+        d_kv=config.head_dim,
+        d_ff=config.mlp_dim,
+        num_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        num_heads=config.num_heads,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    # Built where it runs, in its dtype: XL in float32 on the host would take a minute.
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            base = T5ForConditionalGeneration(described)
+    finally:
+        torch.set_default_dtype(default)
+    adapter = PromptTuningConfig(
+        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=PROMPT, num_transformer_submodules=1
+    )
+    return get_peft_model(base, adapter).to(device).train()
+
+
+class Step:
+    """A training step on fixed arrays: forward, backward, AdamW on the prompt."""
+
+    def __init__(self, tuned, arrays: dict, device: str):
+        self.model = tuned
+        text = torch.tensor(arrays["text"], dtype=torch.long, device=device)
+        labels = torch.tensor(arrays["targets"], dtype=torch.long, device=device)
+        self.batch = {"input_ids": text, "attention_mask": torch.ones_like(text), "labels": labels}
+        trained = [p for p in tuned.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-3)
+
+    def __call__(self) -> torch.Tensor:
+        """Do one step; the loss is left on the device."""
+        loss = self.model(**self.batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+
+def write(tuned, arrays: dict, device: str, length: int) -> torch.Tensor:
+    """Greedy decoding of exactly `length` tokens."""
+    text = torch.tensor(arrays["text"], dtype=torch.long, device=device)
+    with torch.no_grad():
+        return tuned.generate(
+            input_ids=text,
+            attention_mask=torch.ones_like(text),
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=length,
+            max_new_tokens=length,
+        )
