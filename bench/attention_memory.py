@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from spot_jax.methods.prompt_tuning import PromptTuning
-from spot_jax.t5 import layers
+from spot_jax.t5.attention import plain
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.model import init_params, stack_layers
 
@@ -52,7 +52,7 @@ def weights_bytes(config: T5Config) -> int:
 def measure(dtype: str) -> dict:
     config = T5Config(dropout_rate=0.0, dtype=dtype, scan_layers=True)
     recomputed = temporary_bytes(config)
-    with mock.patch.object(layers, "attend", layers.attend.__wrapped__):
+    with mock.patch.object(plain, "attend", plain.attend.__wrapped__):
         held = temporary_bytes(config)
     rematerialised = temporary_bytes(dataclasses.replace(config, remat=True))
     weights = weights_bytes(config)

@@ -14,7 +14,7 @@ from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.decoding import greedy
 from spot_jax.t5.model import stack_layers
 from spot_jax.training.optimizers import Adafactor, build
-from spot_jax.training.state import State, init_state, train_step
+from spot_jax.training.step import State, init_state, train_step
 
 
 def _leaf(key, shape, dtype, path: str):
