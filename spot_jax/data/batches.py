@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spot_jax.data.examples import Examples, Ids
+from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.data.sources import Source, State
 from spot_jax.errors import SpotError
 
@@ -26,8 +26,11 @@ class InputWriter(Protocol):
         """Return how many of the ids are text."""
         ...
 
-    def write(self, inputs: Ids, length: int) -> Ids:
-        """Return the inputs, cut to `length` ids of text, with the prompt's ids."""
+    def write(self, inputs: Ids, length: int, keeps_eos: bool = False) -> Ids:
+        """Return the inputs, cut to `length` ids of text, with the prompt's ids.
+
+        Text that is cut ends in eos where `keeps_eos` says so.
+        """
         ...
 
     def check(self, ids: Ids) -> None:
@@ -183,7 +186,7 @@ class Batches:
         self.examples += 1
         self.truncated_inputs += self._text_length(inputs) > inputs_length
         self.truncated_targets += len(targets) > targets_length
-        return _prepare(inputs, targets, inputs_length, targets_length, self.write)
+        return _prepare(pair, self._text_lengths, self.write)
 
     def state(self) -> State:
         """Return the place of the next batch's first example, and the counts so far."""
@@ -222,7 +225,7 @@ def evaluation_batches(
         rows = [Row(lengths[0] + room, lengths[1]) for _ in range(shape.batch_size)]
         stop = min(start + shape.batch_size, len(examples))
         for row, number in zip(rows, range(start, stop), strict=False):
-            row.add(_prepare(*examples[number], *lengths, write))
+            row.add(_prepare(examples[number], lengths, write))
         here = rows[host_rows or slice(None)]
         batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
         batch["row_valid"] = np.array([bool(row.segments) for row in here])
@@ -241,14 +244,14 @@ def truncated(
     return int(inputs.sum()), int(targets.sum())
 
 
-def _prepare(
-    inputs: Ids, targets: Ids, inputs_length: int, targets_length: int, write: InputWriter | None
-) -> Pair:
-    targets = targets[:targets_length]
+def _prepare(pair: Pair, lengths: tuple[int, int], write: InputWriter | None) -> Pair:
+    """Return a pair cut to its two lengths, its prompt written in."""
+    keeps_eos = getattr(pair, "keeps_eos", False)
+    targets = cut(pair[1], lengths[1], keeps_eos)
     if write is None:
-        return inputs[:inputs_length], targets
+        return cut(pair[0], lengths[0], keeps_eos), targets
     write.check(targets)
-    return write.write(inputs, inputs_length), targets
+    return write.write(pair[0], lengths[0], keeps_eos), targets
 
 
 def materialise(rows: list[Row], inputs_length: int, targets_length: int, *, packed: bool) -> Batch:

@@ -2,18 +2,45 @@
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
+from spot_jax.t5.vocabulary import EOS
 
 Ids = Int32[np.ndarray, " tokens"]
+SIDES = ("inputs", "targets")
 ARRAYS = ("inputs", "inputs_offsets", "targets", "targets_offsets")
+
+
+class Example(tuple[Ids, Ids]):
+    """The inputs and targets of one example.
+
+    Attributes:
+        keeps_eos: whether ids that are cut still end in eos, as seqio's `append_eos_after_trim`
+            has it; after seqio's `append_eos` they end where they are cut.
+    """
+
+    keeps_eos: bool
+
+    def __new__(cls, inputs: Ids, targets: Ids, keeps_eos: bool = False) -> "Example":
+        """Make a pair that knows how it is cut."""
+        example = super().__new__(cls, (inputs, targets))
+        example.keeps_eos = keeps_eos
+        return example
+
+
+def cut(ids: Ids, length: int, keeps_eos: bool = False) -> Ids:
+    """Return the first `length` ids, the last of them eos where it is to be kept."""
+    if len(ids) <= length or not keeps_eos or ids[-1] != EOS:
+        return ids[:length]
+    return np.append(ids[: length - 1], ids.dtype.type(EOS))
 
 
 @dataclass(frozen=True)
@@ -21,9 +48,10 @@ class Examples:
     """Pairs of inputs and targets, each cut out of one flat array by its offsets.
 
     Attributes:
-        inputs, targets: all token ids in a row, eos included where the task appends it.
-        inputs_offsets, targets_offsets: [n + 1]; example i is `offsets[i]:offsets[i + 1]`.
-        task: the task they come from, where that is known.
+        inputs, targets: token ids of all examples in a row, eos included where the task appends it.
+        inputs_offsets, targets_offsets: bounds [n + 1]; example i is `offsets[i]:offsets[i + 1]`.
+        task: name of the task they come from, where that is known.
+        keeps_eos: flag [n] of each example, see `Example`; None where it is false for all.
     """
 
     inputs: Ids
@@ -31,31 +59,35 @@ class Examples:
     targets: Ids
     targets_offsets: Int64[np.ndarray, " n_plus_1"]
     task: str = ""
+    keeps_eos: Bool[np.ndarray, " n"] | None = None
 
     @classmethod
     def from_lists(
         cls, pairs: Iterable[tuple[Sequence[int] | Ids, Sequence[int] | Ids]], *, task: str = ""
     ) -> "Examples":
-        """Build from (inputs, targets) pairs; raises `SpotError` when there are none."""
+        """Build from pairs or `Example`s; raise `SpotError` when there are none."""
         pairs = list(pairs)
         if not pairs:
             raise _empty(task)
         inputs, inputs_offsets = _flatten([first for first, _ in pairs])
         targets, targets_offsets = _flatten([second for _, second in pairs])
-        return cls(inputs, inputs_offsets, targets, targets_offsets, task)
+        keeps_eos = np.array([getattr(pair, "keeps_eos", False) for pair in pairs])
+        flags = keeps_eos if keeps_eos.any() else None
+        return cls(inputs, inputs_offsets, targets, targets_offsets, task, flags)
 
     def __len__(self) -> int:
         return len(self.inputs_offsets) - 1
 
-    def __getitem__(self, i: int) -> tuple[Ids, Ids]:
+    def __getitem__(self, i: int) -> Example:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return (
+        return Example(
             self.inputs[self.inputs_offsets[i] : self.inputs_offsets[i + 1]],
             self.targets[self.targets_offsets[i] : self.targets_offsets[i + 1]],
+            self.keeps_eos is not None and bool(self.keeps_eos[i]),
         )
 
-    def __iter__(self) -> Iterator[tuple[Ids, Ids]]:
+    def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
 
     def first(self, n: int) -> "Examples":
@@ -67,6 +99,7 @@ class Examples:
             self.targets[: self.targets_offsets[n]],
             self.targets_offsets[: n + 1],
             self.task,
+            None if self.keeps_eos is None else self.keeps_eos[:n],
         )
 
     def longest(self) -> tuple[int, int]:
@@ -77,8 +110,10 @@ class Examples:
         """Write to a compressed `.npz`, in one move."""
         path = Path(path)
         arrays = {name: getattr(self, name) for name in ARRAYS}
-        task = np.array(self.task)
-        write_whole(path, lambda file: np.savez_compressed(file, task=task, **arrays))
+        arrays["task"] = np.array(self.task)
+        if self.keeps_eos is not None:
+            arrays["keeps_eos"] = self.keeps_eos
+        write_whole(path, lambda file: np.savez_compressed(file, **arrays))
         return path
 
     @classmethod
@@ -88,18 +123,37 @@ class Examples:
             with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ARRAYS}
                 task = str(file["task"]) if "task" in file else ""
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                keeps_eos = file.get("keeps_eos")
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise SpotError(
                 f"expected examples written by Examples.save in {path}, found "
                 f"{_reason(error)}; write the file again"
             ) from error
-        for name in ("inputs", "targets"):
+        for name in SIDES:
             _check_offsets(arrays[name], arrays[f"{name}_offsets"], name, path)
         if len(arrays["inputs_offsets"]) != len(arrays["targets_offsets"]):
             raise _damaged(path, "not as many inputs as targets")
         if len(arrays["inputs_offsets"]) == 1:
             raise _empty(str(path))
-        return cls(**arrays, task=task)
+        if not len(arrays["targets"]):
+            raise _damaged(path, "targets that are all empty")
+        if keeps_eos is not None and (
+            keeps_eos.dtype != bool or keeps_eos.shape != (len(arrays["inputs_offsets"]) - 1,)
+        ):
+            raise _damaged(path, f"keeps_eos of {keeps_eos.dtype} and shape {keeps_eos.shape}")
+        offsets = {name: arrays[f"{name}_offsets"].astype(np.int64) for name in SIDES}
+        ids = {name: arrays[name].astype(np.int32) for name in SIDES}
+        return cls(
+            ids["inputs"], offsets["inputs"], ids["targets"], offsets["targets"], task, keeps_eos
+        )
 
 
 def _flatten(lists: list[Sequence[int] | Ids]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +165,12 @@ def _flatten(lists: list[Sequence[int] | Ids]) -> tuple[np.ndarray, np.ndarray]:
 def _check_offsets(
     flat: np.ndarray, offsets: np.ndarray, name: str, path: str | os.PathLike[str]
 ) -> None:
-    if flat.ndim != 1 or flat.dtype.kind not in "iu" or offsets.ndim != 1 or not len(offsets):
+    if flat.ndim != 1 or flat.dtype.kind not in "iu":
         raise _damaged(path, f"{name} of type {flat.dtype} and shape {flat.shape}")
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+        raise _damaged(path, f"offsets of {name} of type {offsets.dtype}, shape {offsets.shape}")
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < 2**31:
+        raise _damaged(path, f"ids of {name} from {flat.min()} to {flat.max()}")
     if offsets[0] != 0 or offsets[-1] != len(flat) or np.any(np.diff(offsets) < 0):
         raise _damaged(path, f"offsets that do not fit the {len(flat)} ids of {name}")
 

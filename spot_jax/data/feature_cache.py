@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 from tqdm import tqdm
 
-from spot_jax.data.examples import Examples
+from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.errors import SpotError
 from spot_jax.files import slug, write_whole
 
@@ -226,7 +226,7 @@ class FeatureStore:
             room = min(max(SHORTEST, 1 << (longest - 1).bit_length()), plan.length)
             tokens = np.zeros((ROWS, room), np.int32)
             for row, i in enumerate(some):
-                tokens[row, : lengths[i]] = examples[int(i)][0][: lengths[i]]
+                tokens[row, : lengths[i]] = plan.inputs_of(examples, int(i))
             found = np.asarray(self.encoder(tokens)).astype(dtype)
             for row, i in enumerate(some):
                 start = offsets[i] - offsets[shard.start]
@@ -330,10 +330,17 @@ class _Plan:
         mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         words = slug(f"{Path(task).name}-{split}")
         text = hashlib.sha256(offsets.tobytes())
-        for inputs, _ in examples:
-            text.update(np.asarray(inputs[:length], np.int32).tobytes())
-        described = {"format": FORMAT, **key, "text": text.hexdigest(), "shard_tokens": per_shard}
-        return cls(described, f"{words[:60]}-{mark}", length, offsets, shards)
+        described = {"format": FORMAT, **key, "shard_tokens": per_shard}
+        plan = cls(described, f"{words[:60]}-{mark}", length, offsets, shards)
+        for number in range(len(examples)):
+            text.update(plan.inputs_of(examples, number).tobytes())
+        described["text"] = text.hexdigest()
+        return plan
+
+    def inputs_of(self, examples: Examples, number: int) -> Ids:
+        """An example's input tokens, cut as they are everywhere."""
+        example = examples[number]
+        return np.asarray(cut(example[0], self.length, example.keeps_eos), np.int32)
 
     def opened(self, where: Path) -> Features:
         first = np.array([shard.start for shard in self.shards], np.int64)

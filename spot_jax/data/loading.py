@@ -9,12 +9,12 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
 
 from spot_jax.data import fields, templates, verbalizers
 from spot_jax.data.denoising import TokenSource, objective
+from spot_jax.data.evaluation_set import EvaluationSet
 from spot_jax.data.examples import Examples
 from spot_jax.data.sources import JOIN, Shuffled, Source
 from spot_jax.data.text_tokens import load_tokens
@@ -23,6 +23,7 @@ from spot_jax.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
 Lengths = Mapping[str, int]
+ALL = slice(None)
 
 
 def is_arrays(name: str) -> bool:
@@ -46,25 +47,15 @@ def has_metrics(name: str) -> bool:
     """Return whether predictions on `name` are scored; text without labels has only a loss."""
     if is_arrays(name):
         return name.endswith(".npz")
-    return bool(_seqio().metric_fns(name))
+    return _seqio().has_metrics(name)
 
 
 def metric_fns(name: str) -> list[Metric]:
-    """Return the metrics of (targets, predicted texts); arrays are compared as decoded text.
+    """Return the metrics of (targets, predictions), both as the task's postprocessor makes them.
 
-    A task's own postprocessing turns predictions into what its metrics compare.
+    Metrics that take scores or auxiliary values are not among them. Arrays are compared as text.
     """
-    if is_arrays(name):
-        return [accuracy]
-    seqio_tasks = _seqio()
-
-    def of_texts(metric: Metric) -> Metric:
-        def measured(targets: Sequence[Any], texts: Sequence[Any]) -> dict[str, float]:
-            return metric(targets, [seqio_tasks.postprocess(name, text) for text in texts])
-
-        return measured
-
-    return [of_texts(metric) for metric in seqio_tasks.metric_fns(name)]
+    return [accuracy] if is_arrays(name) else _seqio().metric_fns(name)
 
 
 def load_examples(
@@ -92,15 +83,33 @@ def load_examples(
 
 
 def load_evaluation(
-    name: str, split: str, vocabulary: Vocabulary | None, *, limit: int | None = None
-) -> tuple[Examples, list[Any]]:
-    """Return the examples of a split and their targets as the metrics compare them."""
+    name: str,
+    split: str,
+    vocabulary: Vocabulary | None,
+    *,
+    limit: int | None = None,
+    lengths: Lengths | None = None,
+    rows: slice = ALL,
+) -> EvaluationSet:
+    """Return what predictions on a split are compared with, and by what.
+
+    Args:
+        name: name of the task.
+        split: name of the split.
+        vocabulary: vocabulary of the backbone.
+        limit: number of examples read; None for all.
+        lengths: feature lengths in tokens of text, for tasks whose examples depend on them.
+        rows: which of the examples that were read are evaluated on.
+    """
     needed = _needed(vocabulary, name)
-    if is_arrays(name):
-        examples = load_examples(name, split, vocabulary, limit=limit)
-        return examples, [needed.decode(targets.tolist()) for _, targets in examples]
-    found = _seqio().load_evaluation(name, split, needed, limit=limit)
-    return found.examples, found.targets
+    if not is_arrays(name):
+        return _seqio().load_evaluation(
+            name, split, needed, limit=limit, lengths=lengths, rows=rows
+        )
+    every = load_examples(name, split, vocabulary, limit=limit)
+    examples = every if rows == ALL else Examples.from_lists(list(every)[rows], task=every.task)
+    targets = [needed.decode(ids.tolist()) for _, ids in examples]
+    return EvaluationSet(examples, targets, [accuracy])
 
 
 def training_source(

@@ -2,8 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import seqio
 
@@ -105,15 +104,3 @@ def require_split(name: str, split: str) -> list[seqio.Task]:
             "choose one of them"
         )
     return tasks
-
-
-def metric_fns(name: str) -> list[Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]]:
-    """Return a task's metrics of (targets, predictions); those of a mixture's first task."""
-    return list(tasks_of(name)[0].predict_metric_fns)
-
-
-def postprocess(
-    name: str, text: str, fields: dict[str, Any] | None = None, *, is_target: bool = False
-) -> Any:
-    """Return a decoded text in the form that the task's metrics compare."""
-    return tasks_of(name)[0].postprocess_fn(text, example=fields or {}, is_target=is_target)

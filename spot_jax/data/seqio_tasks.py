@@ -6,21 +6,21 @@ What leaves this module is plain arrays, text and `Source`s; seqio and TensorFlo
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from spot_jax.data import size_checks, verbalizers
+from spot_jax.data import seqio_metrics, size_checks, verbalizers
+from spot_jax.data.evaluation_set import EvaluationSet
 from spot_jax.data.example_cache import cached
-from spot_jax.data.examples import Examples, Ids
+from spot_jax.data.examples import Example, Examples, Ids, cut
+from spot_jax.data.seqio_metrics import one_line
 from spot_jax.data.seqio_registry import (
     import_all,
     import_module,
-    metric_fns,
     names,
-    postprocess,
     require,
     require_split,
     splits,
@@ -29,17 +29,18 @@ from spot_jax.data.seqio_registry import (
 from spot_jax.data.seqio_text import TextLines, register_text
 from spot_jax.data.sources import Mixture, Shuffled, Source, Stream
 from spot_jax.errors import SpotError
+from spot_jax.metrics import Metric
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 
 __all__ = [
     "Evaluation",
+    "has_metrics",
     "import_all",
     "import_module",
     "load_evaluation",
     "load_examples",
     "metric_fns",
     "names",
-    "postprocess",
     "register_text",
     "require",
     "splits",
@@ -54,18 +55,38 @@ Lengths = Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(EvaluationSet):
     """A split to be evaluated on.
 
     Attributes:
-        examples: the token ids.
-        targets: each example's target as the task's metrics compare it.
-        fields: each example's other features, which `postprocess` may need.
+        fields: features of each example besides its inputs and targets.
     """
 
-    examples: Examples
-    targets: list[Any]
     fields: list[Fields]
+
+
+class Row(NamedTuple):
+    """One example as it is read.
+
+    Attributes:
+        example: its token ids.
+        text: its target as text.
+        fields: its other features.
+    """
+
+    example: Example
+    text: str
+    fields: Fields
+
+
+def has_metrics(name: str) -> bool:
+    """Return whether a task has metrics; of a mixture its first task."""
+    return seqio_metrics.has_metrics(tasks_of(name)[0])
+
+
+def metric_fns(name: str) -> list[Metric]:
+    """Return a task's metrics of (targets, predictions); those of a mixture's first task."""
+    return seqio_metrics.predict_metrics(tasks_of(name)[0])
 
 
 def load_examples(
@@ -97,22 +118,60 @@ def load_evaluation(
     limit: int | None = None,
     lengths: Lengths | None = None,
     use_cached: bool = False,
+    rows: slice = slice(None),
 ) -> Evaluation:
-    """Return the examples of a split with their targets as text, as `load_examples` does."""
-    pairs, targets, fields = [], [], []
-    for task in require_split(name, split):
-        read = _read(task, split, vocabulary, limit=limit, lengths=lengths, use_cached=use_cached)
-        for inputs, target_ids, text, other in read:
-            pairs.append((inputs, target_ids))
-            targets.append(task.postprocess_fn(text, example=other, is_target=True))
-            fields.append(other)
-    if not pairs:
+    """Return the examples of a split, read as `load_examples` does, with targets and metrics.
+
+    Targets and predictions are postprocessed with their example, as seqio's evaluator does.
+
+    Args:
+        name: name of the task; a mixture has the metrics of its first task.
+        split: name of the split.
+        vocabulary: vocabulary of the backbone.
+        limit: number of examples read; None for all.
+        lengths: feature lengths in tokens of text.
+        use_cached: whether to read seqio's offline cache.
+        rows: which of the examples that were read are returned.
+    """
+    options: dict[str, Any] = {"limit": limit, "lengths": lengths, "use_cached": use_cached}
+    tasks = require_split(name, split)
+    read = [(task, row) for task in tasks for row in _read(task, split, vocabulary, **options)]
+    read = read[:limit][rows]
+    if not read:
         raise SpotError(
             f"expected examples in split {split!r} of {name}, found none; "
             "check the task's data and filters, or choose another split"
         )
-    pairs, targets, fields = pairs[:limit], targets[:limit], fields[:limit]
-    return Evaluation(Examples.from_lists(pairs, task=name), targets, fields)
+    features = [_features(row, lengths) for _, row in read]
+    targets = [
+        _target(task, split, row, example)
+        for (task, row), example in zip(read, features, strict=True)
+    ]
+    return Evaluation(
+        Examples.from_lists([row.example for _, row in read], task=name),
+        targets,
+        seqio_metrics.bound(_exchanged(tasks[0], vocabulary), features, vocabulary),
+        [row.fields for _, row in read],
+    )
+
+
+def _features(row: Row, lengths: Lengths | None) -> Fields:
+    """The features of an example as seqio's evaluator hands them to a postprocessor."""
+    ids = dict(zip(FEATURES, row.example, strict=True))
+    if lengths:
+        keeps_eos = row.example.keeps_eos
+        ids = {name: cut(ids[name], lengths.get(name, len(ids[name])), keeps_eos) for name in ids}
+    return {**row.fields, **ids}
+
+
+def _target(task: seqio.Task, split: str, row: Row, example: Fields) -> Any:
+    try:
+        return task.postprocess_fn(row.text, example=example, is_target=True)
+    except Exception as error:
+        raise SpotError(
+            f"the postprocessor of {task.name} failed on target {row.text[:60]!r} of split "
+            f"{split!r}: {one_line(error)}; correct it, or the data"
+        ) from error
 
 
 def target_texts(
@@ -146,13 +205,32 @@ def training_source(
         options = {"lengths": lengths, "use_cached": use_cached}
         return _task_source(task, split, vocabulary, seed + number, maximum_in_memory, options)
 
-    found = require(name)
+    registered = require(name)
     tasks = require_split(name, split)
-    if not isinstance(found, seqio.Mixture):
+    if not isinstance(registered, seqio.Mixture):
         return source(0, tasks[0])
-    rates = {task.name: float(found.get_rate(task)) for task in tasks}
+    rates = {task.name: _rate(registered, task) for task in tasks}
     sources = {task.name: source(number, task) for number, task in enumerate(tasks, start=1)}
     return Mixture(sources, rates, seed)
+
+
+def _rate(mixture: seqio.Mixture, task: seqio.Task) -> float:
+    try:
+        return float(mixture.get_rate(task))
+    except Exception as error:
+        raise SpotError(
+            f"the rate of {task.name} in {mixture.name} cannot be computed: {one_line(error)}; "
+            "give the task's source its number of examples, or the mixture a number as rate"
+        ) from error
+
+
+def _size(task: seqio.Task, split: str) -> int | None:
+    try:
+        return task.num_input_examples(split)
+    except SpotError:
+        raise
+    except Exception as error:
+        raise _unreadable(task, split, error) from error
 
 
 def _task_source(
@@ -163,12 +241,12 @@ def _task_source(
     maximum: int,
     options: dict[str, Any],
 ) -> Source:
-    size = task.num_input_examples(split)
+    size = _size(task, split)
     size_checks.report(task.name, split, rows=size)
 
     def read() -> Examples | None:
         rows = _read(task, split, vocabulary, limit=maximum + 1, **options)
-        pairs = [(inputs, targets) for inputs, targets, _, _ in rows]
+        pairs = [row.example for row in rows]
         if not pairs:
             raise SpotError(
                 f"expected examples in split {split!r} of {task.name}, found none; "
@@ -178,14 +256,14 @@ def _task_source(
 
     if size is None or size <= maximum:
         decided_by = sorted((options.get("lengths") or {}).items()), options.get("use_cached")
-        found = cached((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
-        if found is not None:
-            size_checks.report(task.name, split, examples=len(found))
-            return Shuffled(found, seed)
+        examples = cached((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
+        if examples is not None:
+            size_checks.report(task.name, split, examples=len(examples))
+            return Shuffled(examples, seed)
 
-    def stream() -> Iterator[tuple[Ids, Ids]]:
-        read = _read(task, split, vocabulary, shuffle_seed=seed, **options)
-        return ((_ids(inputs), _ids(targets)) for inputs, targets, _, _ in read)
+    def stream() -> Iterator[Example]:
+        rows = _read(task, split, vocabulary, shuffle_seed=seed, **options)
+        return (row.example for row in rows)
 
     return Stream(stream, name=task.name)
 
@@ -203,8 +281,8 @@ def _read(
     lengths: Lengths | None = None,
     use_cached: bool = False,
     shuffle_seed: int | None = None,
-) -> Iterator[tuple[Sequence[int], Sequence[int], str, Fields]]:
-    """Yield inputs, targets, the target's text and the other features of each example.
+) -> Iterator[Row]:
+    """Yield the examples of a split; `SpotError` for whatever goes wrong while they are read.
 
     With `shuffle_seed` the split is repeated without end in seqio's shuffled order.
     """
@@ -224,15 +302,37 @@ def _read(
         rows = _by_us(task, vocabulary, options)
     else:
         rows = _by_seqio(task, vocabulary, options)
-    for inputs, targets, text, fields in itertools.islice(rows, limit):
-        if "targets_pretokenized" in fields and not text.strip():
-            raise SpotError(
-                f"expected a target in every example of split {split!r} of {task.name}, found an "
-                f"empty one (inputs: {_start(fields)!r}); drop or correct such rows of the data"
-            )
-        if verbalizers.of(task.name):
-            verbalizers.check(task.name, text)
-        yield inputs, targets, text, fields
+    number = 0
+    try:
+        for row in itertools.islice(rows, limit):
+            _check_target(task, split, row)
+            number += 1
+            yield row
+    except SpotError:
+        raise
+    except Exception as error:
+        raise _unreadable(task, split, error, number) from error
+
+
+def _check_target(task: seqio.Task, split: str, row: Row) -> None:
+    if "targets_pretokenized" in row.fields and not row.text.strip():
+        raise SpotError(
+            f"expected a target in every example of split {split!r} of {task.name}, found an "
+            f"empty one (inputs: {_start(row.fields)!r}); drop or correct such rows of the data"
+        )
+    if verbalizers.of(task.name):
+        verbalizers.check(task.name, row.text)
+
+
+def _unreadable(
+    task: seqio.Task, split: str, error: Exception, examples: int | None = None
+) -> SpotError:
+    """What is said of an error of the task's own source or steps."""
+    where = "" if examples is None else f" after {examples:,} examples"
+    return SpotError(
+        f"split {split!r} of {task.name} cannot be read{where}: {one_line(error)}; correct the "
+        "task's data, or its source and preprocessors"
+    )
 
 
 def _start(fields: Fields, length: int = 60) -> str:
@@ -255,9 +355,15 @@ def _steps(task: seqio.Task) -> list[Any]:
     return [s for s in task.preprocessors if not isinstance(s, seqio.CacheDatasetPlaceholder)]
 
 
-def _by_us(
-    task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]
-) -> Iterator[tuple[list[int], list[int], str, Fields]]:
+def _keeps_eos(task: seqio.Task) -> bool:
+    """Return whether the task's last step cuts its features and appends eos after that.
+
+    The cut is made where batches are, which know the lengths, so that it is counted.
+    """
+    return _steps(task)[-1:] == [seqio.preprocessors.append_eos_after_trim]
+
+
+def _by_us(task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]) -> Iterator[Row]:
     """Read text through seqio and tokenise it here: the same ids, several times faster."""
     text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.string, rank=0)
     untokenised = task.replace(
@@ -265,14 +371,27 @@ def _by_us(
         output_features=dict.fromkeys(FEATURES, text),
     )
     rows = _rows(untokenised.get_dataset(**options))
+    keeps_eos = _keeps_eos(task)
     ends = [[EOS] if task.output_features[feature].add_eos else [] for feature in FEATURES]
     while block := list(itertools.islice(rows, 4096)):
-        sides = [[row[feature].decode("utf-8") for row in block] for feature in FEATURES]
-        inputs, targets = (vocabulary.encode_all(side) for side in sides)
-        for row, ids, target_ids, target in zip(block, inputs, targets, sides[1], strict=True):
+        texts = [[_decoded(row[f], f, task, options) for row in block] for f in FEATURES]
+        inputs, targets = (vocabulary.encode_all(side) for side in texts)
+        for row, ids, target_ids, target in zip(block, inputs, targets, texts[1], strict=True):
             fields = {key: value for key, value in row.items() if key not in FEATURES}
             fields |= {f"{feature}_pretokenized": row[feature] for feature in FEATURES}
-            yield ids + ends[0], target_ids + ends[1], target, fields
+            example = Example(_ids(ids + ends[0]), _ids(target_ids + ends[1]), keeps_eos)
+            yield Row(example, target, fields)
+
+
+def _decoded(raw: bytes, feature: str, task: seqio.Task, options: Mapping[str, Any]) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        start = raw[:60].decode("utf-8", "replace")
+        raise SpotError(
+            f"expected UTF-8 in {feature!r} of split {options['split']!r} of {task.name}, found "
+            f"byte 0x{raw[error.start]:02x} at place {error.start} of {start!r}; convert the data"
+        ) from error
 
 
 def _rows(dataset: tf.data.Dataset) -> Iterator[Fields]:
@@ -285,22 +404,33 @@ def _rows(dataset: tf.data.Dataset) -> Iterator[Fields]:
             yield {key: values[number] for key, values in block.items()}
 
 
-def _by_seqio(
-    task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]
-) -> Iterator[tuple[Any, Any, str, Fields]]:
+def _by_seqio(task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]) -> Iterator[Row]:
     """Read through the whole of the task's pipeline, its features' vocabularies exchanged."""
+    exchanged, keeps_eos = _exchanged(task, vocabulary), _keeps_eos(task)
+    if keeps_eos:
+        after_trim = seqio.preprocessors.append_eos_after_trim
+        steps = [s for s in task.preprocessors if s is not after_trim]
+        exchanged = exchanged.replace(preprocessors=[*steps, seqio.preprocessors.append_eos])
+    for row in exchanged.get_dataset(**options).as_numpy_iterator():
+        fields = {key: value for key, value in row.items() if key not in FEATURES}
+        raw = row.get("targets_pretokenized")
+        if isinstance(raw, bytes):
+            text = _decoded(raw, "targets", task, options)
+        else:
+            text = vocabulary.decode(row["targets"])
+        example = Example(_ids(row.get("inputs", [])), _ids(row["targets"]), keeps_eos)
+        yield Row(example, text, fields)
+
+
+def _exchanged(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
+    """The task with the backbone's vocabulary in the place of its features' own."""
     ours = seqio.SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.extra_ids)
-    exchanged = task.replace(
+    return task.replace(
         output_features={
             name: dataclasses.replace(feature, vocabulary=ours)
             for name, feature in task.output_features.items()
         }
     )
-    for row in exchanged.get_dataset(**options).as_numpy_iterator():
-        fields = {key: value for key, value in row.items() if key not in FEATURES}
-        raw = row.get("targets_pretokenized")
-        text = raw.decode("utf-8") if isinstance(raw, bytes) else vocabulary.decode(row["targets"])
-        yield row.get("inputs", []), row["targets"], text, fields
 
 
 def _check_cached(task: seqio.Task, vocabulary: Vocabulary) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from spot_jax.data.examples import Examples
+from spot_jax.data.examples import Examples, cut
 from spot_jax.errors import SpotError
-from spot_jax.t5.vocabulary import Vocabulary
+from spot_jax.t5.vocabulary import EOS, Vocabulary
 
 PLACE, CUT = 99, 98
 PLACEMENTS = ("before", "in_template")
@@ -52,15 +52,17 @@ class VirtualTokens:
         return len(inputs)
 
     def write(
-        self, inputs: Int32[np.ndarray, " text"], length: int
+        self, inputs: Int32[np.ndarray, " text"], length: int, keeps_eos: bool = False
     ) -> Int32[np.ndarray, " written"]:
         """Return `inputs`, its end cut at `length`, with the prompt's ids before it.
+
+        Text that is cut ends in eos where `keeps_eos` says so.
 
         Raises:
             SpotError: for an id not of text.
         """
         self.check(inputs)
-        return np.concatenate([self.ids, inputs[:length]])
+        return np.concatenate([self.ids, cut(inputs, length, keeps_eos)])
 
     def check(self, ids: Int32[np.ndarray, " text"]) -> None:
         """Raise `SpotError` when an id has no row in the backbone's embedding table."""
@@ -90,7 +92,7 @@ class TemplateTokens(VirtualTokens):
         return len(inputs) - int(np.count_nonzero((inputs == self.place) | (inputs == self.cut)))
 
     def write(
-        self, inputs: Int32[np.ndarray, " text"], length: int
+        self, inputs: Int32[np.ndarray, " text"], length: int, keeps_eos: bool = False
     ) -> Int32[np.ndarray, " written"]:
         """Return `inputs` with at most `length` ids of text, without marks, with the prompt's ids.
 
@@ -101,13 +103,15 @@ class TemplateTokens(VirtualTokens):
         self.check(inputs)
         self._check_all(inputs, np.array([0, len(inputs)]), length)
         marks = np.flatnonzero(inputs == self.cut)
-        kept = np.ones(len(inputs), bool)
+        stays = np.ones(len(inputs), bool)
         over = self.text_length(inputs) - length
         if over > 0:
-            end = marks[-1] if len(marks) else len(inputs)
-            kept[end - over : end] = False
-        kept[marks] = False
-        written = inputs[kept]
+            # A text without marks loses its end, but for the eos where that is to be kept.
+            last = len(inputs) - int(keeps_eos and inputs[-1] == EOS)
+            end = marks[-1] if len(marks) else last
+            stays[end - over : end] = False
+        stays[marks] = False
+        written = inputs[stays]
         places = written == self.place
         self._check_places(np.array([np.count_nonzero(places)]))
         written[places] = self.ids

@@ -19,7 +19,7 @@ from spot_jax.evaluation.evaluate import (
     measure,
     predict,
 )
-from spot_jax.metrics import Metric
+from spot_jax.metrics import Metric, OutputMetric, Outputs
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.model import Params
 from spot_jax.t5.vocabulary import TextCodec
@@ -88,7 +88,7 @@ def evaluate_ensemble(
     batches: Iterable[Batch],
     vocabulary: TextCodec,
     targets: Sequence[Any],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | OutputMetric],
     *,
     table: Float[Array, "r d"] | None,
     members: int,
@@ -113,10 +113,11 @@ def evaluate_ensemble(
     search = search or Search()
     check_targets(targets, search.labels)
     repeated = (repeat_for_members(batch, config.vocab_size, members, rows) for batch in batches)
-    texts, loss = predict(
+    texts, loss, *_ = predict(
         params, config, repeated, vocabulary, table=table, search=search, place=place
     )
     each = [texts[member::members] for member in range(members)]
     vote = ensemble_predictions(each)
-    own = [measure(metrics, targets, texts) for texts in each]
-    return EnsembleEvaluation(measure(metrics, targets, vote), own, vote, each, loss)
+    values = measure(metrics, targets, Outputs(vote))
+    alone = [measure(metrics, targets, Outputs(member)) for member in each]
+    return EnsembleEvaluation(values, alone, vote, each, loss)

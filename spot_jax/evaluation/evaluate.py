@@ -8,6 +8,7 @@ process: weights and prompt are its arguments.
 import dataclasses
 import difflib
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,17 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.label_scores import choices, score_batch, scored_features
 from spot_jax.methods.base import Scorer
-from spot_jax.metrics import Metric
+from spot_jax.metrics import Metric, OutputMetric, Outputs, split_numbers
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import Params, encode
 from spot_jax.t5.scoring import label_matrix, rank_labels, token_log_likelihoods
-from spot_jax.t5.vocabulary import TextCodec
+from spot_jax.t5.vocabulary import EOS, TextCodec
 
 Batch = Mapping[str, Any]
 
@@ -50,15 +51,25 @@ class Search:
 
 
 class Predictions(NamedTuple):
-    """One prediction an example, in order, and the loss.
+    """Predictions of a split, one an example and in order.
 
     Attributes:
-        texts: labels or written text.
+        texts: labels or generated text.
         loss: mean cross-entropy of the target tokens; None when there are none.
+        scores: log-likelihood of each example's target, [n]; None without targets, and of a
+            method that scores labels by itself.
+        aux: further values of each prediction by name, [n] each; None unless asked for.
     """
 
     texts: list[str]
     loss: float | None
+    scores: np.ndarray | None = None
+    aux: dict[str, np.ndarray] | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        """What metrics take."""
+        return Outputs(self.texts, self.scores, self.aux)
 
 
 class Evaluation(NamedTuple):
@@ -75,7 +86,7 @@ def evaluate(
     batches: Iterable[Batch],
     vocabulary: TextCodec,
     targets: Sequence[Any],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | OutputMetric],
     *,
     table: Float[Array, "r d"] | None = None,
     search: Search | None = None,
@@ -86,15 +97,15 @@ def evaluate(
 
     Args:
         targets: one an example, what the metrics compare predictions with: texts mostly.
-        metrics: functions `(targets, predictions) -> {name: value}`.
+        metrics: functions `(targets, predictions) -> {name: value}`, or `OutputMetric`s.
 
     Raises:
-        SpotError: examples and targets differ in number, a text target is outside the labels, or
-            two metrics have one name.
+        SpotError: examples and targets differ in number, a text target is outside the labels, two
+            metrics have one name, or one needs what the method does not give.
     """
     search = search or Search()
     check_targets(targets, search.labels)
-    texts, loss = predict(
+    predictions = predict(
         params,
         config,
         batches,
@@ -103,8 +114,10 @@ def evaluate(
         search=search,
         scorer=scorer,
         place=place,
+        with_aux=any(isinstance(m, OutputMetric) and m.needs_aux for m in metrics),
     )
-    return Evaluation(measure(metrics, targets, texts), texts, loss)
+    values = measure(metrics, targets, predictions.outputs)
+    return Evaluation(values, predictions.texts, predictions.loss)
 
 
 def predict(
@@ -117,6 +130,7 @@ def predict(
     search: Search | None = None,
     scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
+    with_aux: bool = False,
 ) -> Predictions:
     """Predicts every example of `batches`, one prediction a valid row.
 
@@ -130,12 +144,14 @@ def predict(
         scorer: of a method that writes no text: it takes `params`, and chooses among `search`'s
             labels, or its own if those are none.
         place: puts a batch on the devices, such as sharded over a mesh's `data` axis.
+        with_aux: also the log-likelihood of each prediction, which generated text is scored once
+            more for.
     """
     search = search or Search()
     labels = search.labels if scorer is None else choices(search.labels, scorer)
     known = labels if scorer is None else scorer.labels
     label_tokens = label_matrix(vocabulary, known) if known else None
-    outputs: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {"output": [], "score": [], "likelihood": []}
     loss = weight = 0.0
 
     def launched() -> Iterator[dict[str, Array]]:
@@ -146,17 +162,32 @@ def predict(
                 yield score_batch(params, placed, columns, config=config, scorer=scorer)
                 continue
             placed = place(_features(batch))
-            yield _predict_batch(params, table, placed, label_tokens, config=config, search=search)
+            yield _predict_batch(
+                params,
+                table,
+                placed,
+                label_tokens,
+                config=config,
+                search=search,
+                with_aux=with_aux,
+            )
 
     for result in _one_behind(launched()):
         host = {name: _to_host(array) for name, array in result.items()}
-        outputs.extend(host["output"][host["valid"]])
+        for name, values in rows.items():
+            if name in host:
+                values.extend(host[name][host["valid"]])
         loss, weight = loss + float(host["loss"]), weight + float(host["weight"])
     if labels:
-        texts = [labels[int(number)] for number in outputs]
+        texts = [labels[int(number)] for number in rows["output"]]
     else:
-        texts = [vocabulary.decode(tokens.tolist()) for tokens in outputs]
-    return Predictions(texts, loss / weight if weight else None)
+        texts = [vocabulary.decode(tokens.tolist()) for tokens in rows["output"]]
+    return Predictions(
+        texts,
+        loss / weight if weight else None,
+        np.array(rows["score"]) if rows["score"] else None,
+        {"scores": np.array(rows["likelihood"])} if rows["likelihood"] else None,
+    )
 
 
 def check_targets(targets: Sequence[Any], labels: Sequence[str]) -> None:
@@ -171,18 +202,28 @@ def check_targets(targets: Sequence[Any], labels: Sequence[str]) -> None:
 
 
 def measure(
-    metrics: Sequence[Metric], targets: Sequence[Any], predictions: Sequence[Any]
+    metrics: Sequence[Metric | OutputMetric], targets: Sequence[Any], outputs: Outputs
 ) -> dict[str, float]:
-    """All metrics in one dict; raises `SpotError` when two have one name."""
-    values: dict[str, float] = {}
+    """Return the numbers of all metrics in one dict; log what is not a number.
+
+    Raises `SpotError` when two values have one name.
+    """
+    values: dict[str, Any] = {}
     for metric in metrics:
-        for name, value in metric(targets, predictions).items():
+        if isinstance(metric, OutputMetric):
+            measured = metric.of_outputs(targets, outputs)
+        else:
+            measured = metric(targets, outputs.texts)
+        for name, value in measured.items():
             if name in values:
                 raise SpotError(
                     f"expected metrics with names of their own, found two {name!r}; drop one"
                 )
             values[name] = value
-    return values
+    numbers, others = split_numbers(values)
+    for name, value in others.items():
+        logging.getLogger(__name__).info("%s: %s", name, value)
+    return numbers
 
 
 _FEATURES = (
@@ -199,23 +240,39 @@ def _features(batch: Batch) -> dict[str, Any]:
     return {**features, "row_valid": batch.get("row_valid", np.ones(rows, bool))}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "search"))
-def _predict_batch(params, table, batch, label_tokens, *, config: T5Config, search: Search):
-    """Label numbers [b] or tokens [b, l], which rows count, and the loss's sum and weight."""
+@functools.partial(jax.jit, static_argnames=("config", "search", "with_aux"))
+def _predict_batch(
+    params: Params,
+    table: Float[Array, "r d"] | None,
+    batch: dict[str, Any],
+    label_tokens: Int[Array, "c u"] | None,
+    *,
+    config: T5Config,
+    search: Search,
+    with_aux: bool,
+) -> dict[str, Array]:
+    """Label numbers [b] or tokens [b, l], which rows count, and the loss's sum and weight.
+
+    With targets also their log-likelihood [b], with `with_aux` that of the predictions [b].
+    """
     tokens, valid = batch["encoder_input_tokens"], batch["row_valid"]
     encoded = encode(params, config, tokens, table=table)
     model: dict[str, Any] = {"table": table, "encoded": encoded}
     loss = weight = jnp.float32(0.0)
+    result = {"valid": valid}
     if "decoder_target_tokens" in batch:
         weights = batch["decoder_loss_weights"] * valid[:, None]
         scored = {**batch, "decoder_loss_weights": weights}
-        loss = -jnp.sum(token_log_likelihoods(params, config, scored, **model))
-        weight = jnp.sum(weights)
+        likelihoods = token_log_likelihoods(params, config, scored, **model)
+        loss, weight = -jnp.sum(likelihoods), jnp.sum(weights)
+        result["score"] = jnp.sum(likelihoods, axis=1)
     if label_tokens is not None:
         scores = rank_labels(
             params, config, tokens, label_tokens, normalise=search.normalise, **model
         )
         output = jnp.argmax(scores, axis=1)
+        if with_aux:
+            result["likelihood"] = jnp.max(scores, axis=1)
     else:
         length = search.max_length or batch["decoder_target_tokens"].shape[1]
         if search.beams == 1:
@@ -225,7 +282,21 @@ def _predict_batch(params, table, batch, label_tokens, *, config: T5Config, sear
             output = beam_search(
                 params, config, tokens, max_length=length, beams=beams, alpha=alpha, **model
             )[0][:, 0]
-    return {"output": output, "valid": valid, "loss": loss, "weight": weight}
+        if with_aux:
+            written = _as_targets(output)
+            likelihoods = token_log_likelihoods(params, config, {**batch, **written}, **model)
+            result["likelihood"] = jnp.sum(likelihoods, axis=1)
+    return {**result, "output": output, "loss": loss, "weight": weight}
+
+
+def _as_targets(tokens: Int[Array, "b l"]) -> dict[str, Array]:
+    """The decoder's features for tokens that it generated, up to their first eos."""
+    ended = jnp.cumsum(tokens == EOS, axis=1) - (tokens == EOS)
+    return {
+        "decoder_target_tokens": tokens,
+        "decoder_input_tokens": jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+        "decoder_loss_weights": jnp.where((ended == 0) & (tokens > 0), 1.0, 0.0),
+    }
 
 
 def _one_behind(results: Iterator[Any]) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """A split that predictions are scored on, and how they are made and scored there."""
 
 import dataclasses
+import logging
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,10 @@ from spot_jax.data import loading
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
-from spot_jax.metrics import Metric, mean_of_metrics
+from spot_jax.metrics import Metric, OutputMetric, mean_of_metrics, not_numbers
 from spot_jax.t5.vocabulary import Vocabulary
 
+_LOG = logging.getLogger(__name__)
 HELD_BACK_TEXTS = 256
 DECODINGS = ("auto", "rank", "greedy", "beam")
 
@@ -26,7 +28,7 @@ class ScoredTask:
         split: of the task.
         examples: its tokens, in order.
         targets: what metrics compare predictions with; empty where only the loss counts.
-        metrics: of (targets, predicted texts).
+        metrics: what predictions are scored by.
         search: how to predict.
         labels: the task's verbalizers, ranked or not; empty without.
     """
@@ -35,7 +37,7 @@ class ScoredTask:
     split: str
     examples: Examples
     targets: list[Any]
-    metrics: list[Metric]
+    metrics: list[Metric | OutputMetric]
     search: Search
     labels: tuple[str, ...] = ()
 
@@ -66,23 +68,37 @@ def load_task(
         SpotError: an unknown task, split or decoding, or nothing to rank.
     """
     whole, first, step = _parsed(split)
+    if limit is not None and limit < 1:
+        raise SpotError(
+            f"expected at least one example to score {name} on, found a limit of {limit}"
+        )
     if not loading.has_metrics(name):
         limit = limit or HELD_BACK_TEXTS
-        found = loading.load_examples(
+        texts = loading.load_examples(
             name, whole, vocabulary, limit=first + limit * step, lengths=lengths
         )
         # Nothing is predicted but one token: the loss counts.
-        found = _every(found, first, step).first(limit)
-        return ScoredTask(name, split, found, [], [], Search(max_length=1))
-    read = None if limit is None else first + limit * step
-    examples, targets = loading.load_evaluation(name, whole, vocabulary, limit=read)
-    if (first, step) != (0, 1):
-        examples, targets = _every(examples, first, step), targets[first::step]
-    if limit is not None:
-        examples, targets = examples.first(limit), targets[:limit]
+        texts = _every(texts, first, step).first(limit)
+        return ScoredTask(name, split, texts, [], [], Search(max_length=1))
+    read = None if limit is None else first + (limit - 1) * step + 1
+    loaded = loading.load_evaluation(
+        name,
+        whole,
+        vocabulary,
+        limit=read,
+        lengths=lengths,
+        rows=slice(first, None, step),
+    )
     labels = loading.labels_of(name) or ()
-    search = search_of(name, decoding, labels, beams)
-    return ScoredTask(name, split, examples, targets, loading.metric_fns(name), search, labels)
+    return ScoredTask(
+        name,
+        split,
+        loaded.examples,
+        loaded.targets,
+        list(loaded.metrics),
+        search_of(name, decoding, labels, beams),
+        labels,
+    )
 
 
 def load_tasks(
@@ -99,34 +115,42 @@ def load_tasks(
 
 
 def mean_of_tasks(
-    tasks: Sequence[ScoredTask], found: Sequence[Mapping[str, float]]
+    tasks: Sequence[ScoredTask], results: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-    """What a mixture comes to: each task's metrics by their names, and the means over tasks.
+    """Return a mixture's metrics: those of each task under its name, and the means over tasks.
+
+    A task whose score is not a number is left out of the mean score and named in a warning. Where
+    some tasks have metrics and others only a loss, the mean score is of the former: the two have no
+    common measure.
 
     Args:
-        tasks: the mixture's.
-        found: each one's metrics with its `loss` and `score`. Where some tasks have metrics and
-            others only a loss, the mean score is of the former: the two have no common measure.
+        tasks: tasks of the mixture.
+        results: metrics of each task with its `loss` and `score`.
     """
     metrics = {
         f"{task.name}/{name}": value
-        for task, values in zip(tasks, found, strict=True)
+        for task, values in zip(tasks, results, strict=True)
         for name, value in values.items()
     }
-    scored = [v for task, v in zip(tasks, found, strict=True) if task.metrics] or list(found)
-    metrics["loss"] = statistics.fmean(values["loss"] for values in found)
-    metrics["score"] = statistics.fmean(values["score"] for values in scored)
+    scored = [n for n, values in enumerate(results) if values.keys() - {"loss", "score"}]
+    scores = {tasks[n].name: results[n]["score"] for n in scored or range(len(results))}
+    missing = not_numbers(scores)
+    if missing:
+        _LOG.warning("left out of the mean score, as no number: %s", ", ".join(missing))
+    numbers = [score for name, score in scores.items() if name not in missing]
+    metrics["loss"] = statistics.fmean(values["loss"] for values in results)
+    metrics["score"] = statistics.fmean(numbers) if numbers else float("nan")
     return metrics
 
 
 def _parsed(split: str) -> tuple[str, int, int]:
-    found = re.fullmatch(r"(.+)\[(\d*)::(\d+)\]", split)
-    if not found:
+    parts = re.fullmatch(r"(.+)\[(\d*)::(\d+)\]", split)
+    if not parts:
         return split, 0, 1
-    first, step = int(found[2] or 0), int(found[3])
+    first, step = int(parts[2] or 0), int(parts[3])
     if step < 1:
-        raise SpotError(f"{split}: a step is at least 1; write {found[1]}[::2] for every other one")
-    return found[1], first, step
+        raise SpotError(f"{split}: a step is at least 1; write {parts[1]}[::2] for every other one")
+    return parts[1], first, step
 
 
 def _every(examples: Examples, first: int, step: int) -> Examples:
@@ -158,18 +182,27 @@ def search_of(
 def score_of(
     name: str, metrics: Mapping[str, float], loss: float | None, metric: str | None = None
 ) -> float:
-    """What checkpoints are compared by: one metric, the mean of all, or minus the loss.
+    """Return what checkpoints are compared by: one metric, the mean of all, or minus the loss.
+
+    A metric that counts and is NaN or infinite makes the score NaN, and a warning names it.
 
     Args:
-        name: of the task, for the complaint.
-        metrics: all of the task's; empty where only the loss counts.
-        loss: the mean cross-entropy.
-        metric: which one counts; None for their mean.
+        name: name of the task, for errors and warnings.
+        metrics: all metrics of the task; empty where only the loss counts.
+        loss: mean cross-entropy.
+        metric: name of the metric that counts; None for the mean of all.
+
+    Raises:
+        SpotError: a metric that the task lacks.
     """
     if not metrics:
         return float("nan") if loss is None else -loss
-    if metric is None:
-        return mean_of_metrics(metrics)
-    if metric not in metrics:
+    if metric is not None and metric not in metrics:
         raise SpotError(f"no metric {metric!r} for {name}; it has {', '.join(sorted(metrics))}")
-    return metrics[metric]
+    counting = dict(metrics) if metric is None else {metric: metrics[metric]}
+    missing = not_numbers(counting)
+    if missing:
+        values = ", ".join(f"{one} is {metrics[one]}" for one in missing)
+        _LOG.warning("%s has no score: %s", name, values)
+        return float("nan")
+    return mean_of_metrics(counting)

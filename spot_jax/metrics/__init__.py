@@ -22,6 +22,7 @@ from spot_jax.metrics.classification import (
     precision_at_1,
     sequence_accuracy,
 )
+from spot_jax.metrics.outputs import OutputMetric, Outputs
 from spot_jax.metrics.pairs import Metric
 from spot_jax.metrics.qa import (
     exact_match,
@@ -36,10 +37,12 @@ from spot_jax.metrics.qa import (
 from spot_jax.metrics.registry import by_name
 from spot_jax.metrics.regression import pearson_corrcoef, spearman_corrcoef
 from spot_jax.metrics.text import bleu, rouge, rouge_l
-from spot_jax.metrics.values import mean_of_metrics
+from spot_jax.metrics.values import mean_of_metrics, not_numbers, split_numbers
 
 __all__ = [
     "Metric",
+    "OutputMetric",
+    "Outputs",
     "accuracy",
     "accuracy_without_case",
     "bleu",
@@ -54,6 +57,7 @@ __all__ = [
     "mean_of_metrics",
     "multilabel_macro_f1",
     "multirc",
+    "not_numbers",
     "once_a_group",
     "pearson_corrcoef",
     "precision_at_1",
@@ -62,6 +66,7 @@ __all__ = [
     "rouge_l",
     "sequence_accuracy",
     "spearman_corrcoef",
+    "split_numbers",
     "squad",
     "trivia_qa",
     "word_f1",

@@ -41,7 +41,7 @@ def add_task(
             seqio.preprocessors.tokenize,
             # Where seqio's cache command (seqio_cache_tasks) ends.
             seqio.CacheDatasetPlaceholder(),
-            seqio.preprocessors.append_eos,
+            seqio.preprocessors.append_eos_after_trim,
         ],
         output_features=OUTPUT_FEATURES,
         postprocess_fn=postprocess_fn,

@@ -20,7 +20,6 @@ from spot_jax.data.seqio_tasks import (  # noqa: E402
     load_evaluation,
     load_examples,
     metric_fns,
-    postprocess,
     register_text,
     require,
     splits,
@@ -141,7 +140,6 @@ def test_targets_are_postprocessed_as_the_metrics_need(mini):
         postprocess_fn=lambda text, example, is_target: (text.upper(), is_target),
     )
     assert target_texts("shouted", "train", mini, limit=2) == [("RED", True), ("GREEN", True)]
-    assert postprocess("shouted", "red") == ("RED", False)
 
 
 def test_a_mixture_comes_at_seqios_rates(mini):

@@ -1,11 +1,13 @@
 """How predictions are made, what checkpoints are chosen by, and when labels are known."""
 
+import math
+
 import pytest
 
 from spot_jax.data import fields, loading, verbalizers
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
-from spot_jax.evaluation.scored_task import score_of, search_of
+from spot_jax.evaluation.scored_task import ScoredTask, mean_of_tasks, score_of, search_of
 
 LABELS = ("no", "yes")
 
@@ -57,20 +59,26 @@ def test_labels_are_known_before_anything_is_read(monkeypatch):
     assert loading.labels_of("file.npz") is None
 
 
-def test_predictions_are_compared_as_the_task_s_postprocessing_makes_them(monkeypatch):
-    class Tasks:
-        @staticmethod
-        def metric_fns(name):
-            return [lambda targets, predictions: {"same": float(targets == predictions)}]
+def test_a_metric_that_is_no_number_makes_no_score_and_is_named(caplog):
+    metrics = {"auc": float("nan"), "f1": 60.0}
+    assert math.isnan(score_of("t", metrics, 1.5))
+    assert "t has no score: auc is nan" in caplog.text
+    assert score_of("t", metrics, 1.5, "f1") == 60.0
+    assert math.isnan(score_of("t", {"ratio": float("inf")}, 1.5))
 
-        @staticmethod
-        def postprocess(name, text):
-            return LABELS.index(text)
 
-    monkeypatch.setattr(loading, "_seqio", lambda: Tasks)
-    (metric,) = loading.metric_fns("t")
-    assert metric([1, 0], ["yes", "no"]) == {"same": 1.0}
-    assert metric([1, 0], ["no", "no"]) == {"same": 0.0}
+def test_a_task_without_a_score_is_left_out_of_the_mean_by_name(caplog):
+    tasks = [ScoredTask(name, "test", None, [], [], Search()) for name in ("a", "b", "c")]
+    nan = float("nan")
+    results = [
+        {"f1": 50.0, "loss": 1.0, "score": 50.0},
+        {"f1": nan, "loss": 2.0, "score": nan},
+        {"f1": 70.0, "loss": 3.0, "score": 70.0},
+    ]
+    means = mean_of_tasks(tasks, results)
+    assert (means["score"], means["loss"], means["a/f1"]) == (60.0, 2.0, 50.0)
+    assert caplog.messages == ["left out of the mean score, as no number: b"]
+    assert math.isnan(mean_of_tasks(tasks[1:2], results[1:2])["score"])
 
 
 @pytest.mark.parametrize("template", ["no field", "{}", "{a.b}", "{open"])

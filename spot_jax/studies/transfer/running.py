@@ -20,6 +20,7 @@ from spot_jax.inference.tuned import open_tuned
 from spot_jax.library.library import Library, Match
 from spot_jax.library.similarity import Metric
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.metrics import Outputs
 from spot_jax.studies.transfer.directory import CellPrompt, CellResult, Study
 from spot_jax.studies.transfer.jobs import SOURCE, Cell, Part
 from spot_jax.studies.transfer.plan import Stage
@@ -301,5 +302,5 @@ def majority_score(found: Score, metric: str | None) -> float | None:
         return None
     most = max(sorted(set(found.targets)), key=found.targets.count)
     texts = [most] * len(found.targets)
-    metrics = measure(loading.metric_fns(found.task), found.targets, texts)
+    metrics = measure(loading.metric_fns(found.task), found.targets, Outputs(texts))
     return score_of(found.task, metrics, None, metric if metric in metrics else None)
