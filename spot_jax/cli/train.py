@@ -1,8 +1,10 @@
 """`spot train`: one run, as a gin file describes it."""
 
+import math
 from collections.abc import Sequence
 
 from spot_jax.cli.flags import gin_flags, parser
+from spot_jax.metrics import not_numbers
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,12 +35,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"stopped and saved at step {found.step}; the same command goes on from there")
         return 0
     print(f"step {found.step} of {found.directory} done")
-    if found.truncated_inputs:
-        share = f"{found.truncated_inputs} of {found.examples}"
-        print(f"{share} inputs were longer than TASK_FEATURE_LENGTHS allows, and cut")
+    counts = {"inputs": found.truncated_inputs, "targets": found.truncated_targets}
+    for side, count in counts.items():
+        if count:
+            share = f"{count} of {found.examples} {side}"
+            print(f"{share} were longer than TASK_FEATURE_LENGTHS allows, and cut")
     for best in found.best:
-        if best.step >= 0:
+        if best.step >= 0 and math.isfinite(best.score):
             print(f"best at step {best.step}: score {best.score:.4g}")
+        elif best.step >= 0:
+            failed = ", ".join(not_numbers(best.metrics))
+            print(f"no score was a number ({failed}), so step {best.step}, the last, is chosen")
     for path in found.prompts or [found.directory / "backbone"]:
         print(path)
     return 0

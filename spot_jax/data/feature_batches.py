@@ -61,7 +61,7 @@ class FeatureBatches:
     [N * B] int32. A run's examples come in the order that its seed gives `Shuffled`.
 
     Attributes:
-        examples, truncated_inputs: counts over all runs since the beginning.
+        examples, truncated_inputs, truncated_targets: counts over all runs since the beginning.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class FeatureBatches:
         self._length = max(run.features.longest for run in runs)
         self._rows = range(batch_size * len(self.runs))[host_rows or slice(None)]
         self.examples = self.truncated_inputs = 0
+        self.truncated_targets = 0  # labels are numbers here
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -31,11 +31,12 @@ class Score:
         metrics: the task's.
         loss: mean cross-entropy of the target tokens.
         score: what checkpoints are chosen by.
-        truncated_inputs: how many examples were cut.
+        truncated_inputs: number of examples whose inputs were cut.
         majority: accuracy of always answering the split's most frequent label; None without labels.
         predictions: one an example; empty where only the loss counts.
         targets: what they are compared with.
         inputs: the examples' texts.
+        truncated_targets: number of examples whose targets were cut, of which the loss sees less.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Score:
     predictions: list[str]
     targets: list[Any]
     inputs: list[str]
+    truncated_targets: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Everything but the examples, in JSON's types."""
@@ -187,7 +189,7 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
         scorer=inference.scorer,
         place=place,
     )
-    cut = truncated(task.examples, shape, tuned.writer(prompt))[0]
+    cut = truncated(task.examples, shape, tuned.writer(prompt))
     return _score(tuned, task, cut, prompt.name, found.metrics, found.loss, found.predictions)
 
 
@@ -213,7 +215,7 @@ def _vote(
     members = zip(prompts, found.members, found.member_predictions, strict=True)
     rows = [(prompt.name, metrics, texts) for prompt, metrics, texts in members]
     rows.append((f"vote of {len(prompts)}", found.metrics, found.predictions))
-    cut = truncated(task.examples, shape, tuned.writer(prompts[0]))[0]
+    cut = truncated(task.examples, shape, tuned.writer(prompts[0]))
     # One pass knows one loss, the mean over the members'.
     losses = [None] * len(prompts) + [found.loss]
     return [
@@ -225,7 +227,7 @@ def _vote(
 def _score(
     tuned: Tuned,
     task: ScoredTask,
-    cut: int,
+    cut: tuple[int, int],
     prompt: str,
     metrics: dict[str, float],
     loss: float | None,
@@ -240,7 +242,8 @@ def _score(
         metrics=metrics,
         loss=loss,
         score=score_of(task.name, metrics, loss, choice if choice in metrics else None),
-        truncated_inputs=cut,
+        truncated_inputs=cut[0],
+        truncated_targets=cut[1],
         majority=_majority(task),
         predictions=predictions if task.metrics else [],
         targets=task.targets,

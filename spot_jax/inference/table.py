@@ -30,11 +30,12 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def _cut(scores: Sequence[Score]) -> list[str]:
-    cut = {score.task: score for score in scores if score.truncated_inputs}
+    by_task = {score.task: score for score in scores}
     return [
-        f"{s.truncated_inputs} of {s.examples} inputs of {s.task} were longer than the lengths "
-        "allow, and cut"
-        for s in cut.values()
+        f"{count} of {s.examples} {side} of {s.task} were longer than the lengths allow, and cut"
+        for s in by_task.values()
+        for side, count in (("inputs", s.truncated_inputs), ("targets", s.truncated_targets))
+        if count
     ]
 
 

@@ -24,6 +24,11 @@ class TrainingBatches(Protocol):
         """Inputs cut so far."""
         ...
 
+    @property
+    def truncated_targets(self) -> int:
+        """Targets cut so far."""
+        ...
+
     def __iter__(self) -> Iterator[Batch]:
         """Itself."""
         ...

@@ -60,10 +60,11 @@ class TrainResult:
             evaluation); empty for model tuning.
         embeddings: for each prompt the file of its embedding, once `CheckpointPlan.embedding_step`
             is past; empty if there is none.
-        truncated_inputs: examples whose text was cut, of `examples`.
+        truncated_inputs: number of examples whose inputs were cut, of `examples`.
         examples: examples trained on.
         trainable: numbers that are trained for each prompt; of all where prompts share them.
         seconds: of updates, as long as they take once compiled; evaluations and saves apart.
+        truncated_targets: number of examples whose targets were cut, of `examples`.
     """
 
     directory: Path
@@ -77,6 +78,7 @@ class TrainResult:
     examples: int
     trainable: int = 0
     seconds: float = 0.0
+    truncated_targets: int = 0
 
 
 def train(
@@ -229,7 +231,7 @@ class _Run:
             # Prompts that come of the same numbers have their best step together.
             chosen_by = [float(np.mean(chosen_by))] * len(chosen_by)
         for i, metrics in enumerate(self.last):
-            if chosen_by[i] > self.best[i].score:
+            if self.best[i].is_beaten_by(chosen_by[i]):
                 self.best[i] = Best(step, chosen_by[i], metrics)
                 # Of a tuned backbone the last step is kept, so its prompt is the last one too.
                 if not self.setup.method.tunes_backbone:
@@ -327,6 +329,7 @@ class _Run:
             batches.examples,
             self.trainable,
             round(step * self.watch.per_step(), 3),
+            batches.truncated_targets,
         )
         if finished and self.lead:
             write_json(self.directory / "result.json", plain_fields(found))

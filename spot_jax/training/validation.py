@@ -1,6 +1,7 @@
 """Scores of a run's prompts on a split while it trains, and which checkpoint was best."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from jax.sharding import Mesh
@@ -19,11 +20,23 @@ from spot_jax.training.sharding import BatchPlacement
 
 @dataclasses.dataclass
 class Best:
-    """The best checkpoint of one prompt so far: its step, score and all metrics."""
+    """The best checkpoint of one prompt so far.
+
+    As long as no score was a number it is the last one.
+
+    Attributes:
+        step: step of the checkpoint; -1 before the first evaluation.
+        score: score that it was chosen by.
+        metrics: all metrics of the checkpoint.
+    """
 
     step: int = -1
     score: float = float("-inf")
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def is_beaten_by(self, score: float) -> bool:
+        """Return whether a later checkpoint of this score is better."""
+        return not math.isfinite(self.score) or score > self.score
 
 
 class Validation:

@@ -1,6 +1,6 @@
 """From decoded text to what metrics compare, as T5's postprocessors do.
 
-Predictions come without their example, so what a metric needs of it goes with the target.
+What a metric needs of an example goes with its target; predictions are texts.
 """
 
 from collections.abc import Mapping, Sequence

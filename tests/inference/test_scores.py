@@ -77,6 +77,10 @@ def test_majority_and_truncation_are_reported(world):
     assert 0 < found.truncated_inputs < 404
     text = table([found])
     assert f"{found.truncated_inputs} of 404 inputs of {TASK}" in text
+    assert "targets" not in text
+    short = score(open_tuned(world.run, prompts=world.prompts[:1]), lengths={"targets": 1})
+    assert f"{short[0].truncated_targets} of {short[0].examples} targets of {TASK}" in table(short)
+    assert short[0].truncated_targets == short[0].examples
     assert f"{found.majority:.2f}" in text.split("\n")[2]
 
 

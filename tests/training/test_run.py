@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import CONFIG, store
 
+from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.evaluation import evaluate
 from spot_jax.methods.prompt_file import load_prompt
@@ -206,3 +207,23 @@ def test_a_prompt_begins_from_a_file_and_names_its_ancestors(tiny, tmp_path):
     assert found.ancestry == (origin,)
     result = json.loads((second.directory / "result.json").read_text())
     assert result["step"] == 1
+
+
+def test_metrics_that_are_no_numbers_leave_the_last_prompt_chosen(
+    worded, tmp_path, monkeypatch, caplog
+):
+    nan = float("nan")
+    values = iter([{"auc": nan}] * 3)
+    monkeypatch.setattr(loading, "accuracy", lambda targets, predictions: next(values))
+    plans = {"evaluation": EvaluationPlan(period=1, examples=4)}
+    result = worded.train(tmp_path / "nan", 3, **plans)
+    assert [best.step for best in result.best] == [3]
+    assert "auc is nan" in caplog.text
+    chosen, last = (load_prompt(result.prompts[0].with_name(f"{w}-0.safetensors")) for w in
+                    ("best", "last"))  # fmt: skip
+    np.testing.assert_array_equal(chosen.prompt, last.prompt)
+    # A number, once there is one, is chosen before and after those that are none.
+    values = iter([{"auc": nan}, {"auc": 3.0}, {"auc": nan}])
+    result = worded.train(tmp_path / "once", 3, **plans)
+    assert [(best.step, best.score) for best in result.best] == [(2, 3.0)]
+    assert load_prompt(result.prompts[0]).metrics["score"] == 3.0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spot_jax.data import fields, verbalizers
+from spot_jax.metrics import Outputs
 from tasks import papers_tasks  # noqa: F401
 from tasks.papers import samples
 from tasks.papers.catalogue import BY_NAME, NO_PREFIX
@@ -66,10 +67,8 @@ def test_form_and_metrics(name, read, vocabulary):
     assert inputs[-1] == 1
     assert vocabulary.decode(targets[:-1].tolist()).split() == texts[0][1].split()
 
-    predictions = [seqio_tasks.postprocess(name, target) for _, target in texts]
-    scores = {}
-    for metric in seqio_tasks.metric_fns(name):
-        scores |= metric(found.targets, predictions)
+    (metrics,) = found.metrics
+    scores = metrics.of_outputs(found.targets, Outputs([target for _, target in texts]))
     assert set(scores) == set(item.metrics)
     perfect = {key: value for key, value in scores.items() if key != "bleu"}
     if item.several:  # classes that no row has count as 0
