@@ -1,11 +1,13 @@
 """When a source prompt helps: targets after few and many steps, from scratch and from two sources.
 
-    python bench/transfer_steps.py [--backbone backbones/mini] [--output ...]
+    python bench/transfer_steps.py [--backbone backbones/mini] [--shots 16] [--output ...]
 
 Every target is tuned three times a seed on the same batches: from scratch, from a prompt of a task
 of its family, and from a prompt of another family. Test accuracy is taken every few steps, and no
 checkpoint is chosen. If a source helps because it teaches the task, the gain lasts and needs the
 family; if it only saves the steps in which a prompt learns to ask, the gain fades as steps go by.
+Beside the curves stand the commonest label and the bare backbone without a prompt. Initial prompts
+differ by task. With `--shots 16` targets have 16 examples a label; sources are whole sets.
 """
 
 import argparse
@@ -72,7 +74,33 @@ def prompts(
             period=period, split="test", examples=examples, batch_size=100, decoding="greedy"
         ),
         checkpoints=CheckpointPlan(period=steps),
+        init_by_task=True,
     )
+
+
+def untuned(backbone: str, tasks: list[str], examples: int) -> dict[str, dict[str, float]]:
+    """{task: {"no_prompt": ..., "majority": ...}}: test accuracy without any tuning."""
+    from spot_jax.data import loading
+    from spot_jax.inference.scores import score
+    from spot_jax.inference.tuned import open_tuned
+
+    loading.import_modules(("tasks.bundled_tasks",))
+    scores = score(
+        open_tuned(backbone=backbone),
+        split="test",
+        tasks=[f"bundled_{task}" for task in tasks],
+        decoding="greedy",
+        batch_size=100,
+        lengths={side: SETTINGS[side] for side in ("inputs", "targets")},
+        examples=examples,
+    )
+    return {
+        task: {
+            "no_prompt": round(found.metrics["accuracy"], 2),
+            "majority": round(found.majority or 0.0, 2),
+        }
+        for task, found in zip(tasks, scores, strict=True)
+    }
 
 
 def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str, list]]:
@@ -92,14 +120,14 @@ def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str,
     return found
 
 
-def changes(found: dict[str, dict], steps: list[int]) -> list[dict]:
+def changes(found: dict[str, dict], steps: list[int], targets: list[str]) -> list[dict]:
     """At each number of steps the mean change against scratch, and its 95% interval."""
     from spot_jax.studies.bootstrap import estimate
 
     rows = []
     for i, step in enumerate(steps):
         row: dict = {"steps": step}
-        at = {b: np.array([found[b][t]["accuracy"][i] for t in TARGETS]) for b in BEGINNINGS}
+        at = {b: np.array([found[b][t]["accuracy"][i] for t in targets]) for b in BEGINNINGS}
         row["scratch"] = round(float(at["scratch"].mean()), 2)
         for name in BEGINNINGS[1:]:
             one = estimate(at[name] - at["scratch"])
@@ -113,25 +141,32 @@ def changes(found: dict[str, dict], steps: list[int]) -> list[dict]:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    made.add_argument("--backbone", default=str(ROOT / "backbones/mini"))
-    made.add_argument("--source_steps", type=int, default=40)
-    made.add_argument("--steps", type=int, default=40)
-    made.add_argument("--period", type=int, default=10)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--examples", type=int, default=200)
-    made.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
-    given = made.parse_args()
-    seeds, found = given.seeds, {}
-    names = [task for task in TARGETS for _ in seeds]
+    flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    flags.add_argument("--backbone", default=str(ROOT / "backbones/mini"))
+    flags.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    flags.add_argument("--shots", type=int, choices=[16], help="examples a label of the targets")
+    flags.add_argument("--source_steps", type=int, default=40)
+    flags.add_argument("--steps", type=int, default=40)
+    flags.add_argument("--period", type=int, default=10)
+    flags.add_argument("--length", type=int, default=SETTINGS["length"])
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    flags.add_argument("--examples", type=int, default=200)
+    flags.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
+    values = flags.parse_args()
+    SETTINGS["length"] = values.length
+    seeds, found = values.seeds, {}
+    pairs = {target: TARGETS[target] for target in values.targets}
+    suffix = f"_{values.shots}shot" if values.shots else ""
+    targets = [f"{target}{suffix}" for target in pairs]
+    names = [target for target in targets for _ in seeds]
     with tempfile.TemporaryDirectory() as where:
-        sources = sorted({source for pair in TARGETS.values() for source in pair})
+        sources = sorted({source for pair in pairs.values() for source in pair})
         tuned = prompts(
             f"{where}/sources",
-            given.backbone,
+            values.backbone,
             [source for source in sources for _ in seeds],
             seeds * len(sources),
-            given.source_steps,
+            values.source_steps,
             None,
         )
         files = {source: tuned.prompts[len(seeds) * i :] for i, source in enumerate(sources)}
@@ -140,36 +175,45 @@ def main() -> None:
             if number:
                 starts = [
                     str(files[pair[number - 1]][i])
-                    for pair in TARGETS.values()
+                    for pair in pairs.values()
                     for i in range(len(seeds))
                 ]
             directory = Path(where) / beginning.replace(" ", "_")
             prompts(
                 str(directory),
-                given.backbone,
+                values.backbone,
                 names,
-                seeds * len(TARGETS),
-                given.steps,
+                seeds * len(targets),
+                values.steps,
                 starts,
-                given.period,
-                given.examples,
+                values.period,
+                values.examples,
             )
             found[beginning] = curves(directory, names, len(seeds))
-    steps = found["scratch"][next(iter(TARGETS))]["steps"]
+    steps = found["scratch"][targets[0]]["steps"]
+    bare = untuned(values.backbone, targets, values.examples)
+    means = {
+        name: round(float(np.mean([scores[name] for scores in bare.values()])), 2)
+        for name in ("majority", "no_prompt")
+    }
     written = {
         "what": "test accuracy by target steps: from scratch, from a prompt of the family, "
-        "from a prompt of another family",
+        "from a prompt of another family; without a prompt, and with the commonest label",
         "settings": {
             **SETTINGS,
-            "source_steps": given.source_steps,
+            "source_steps": values.source_steps,
             "seeds": seeds,
-            "test_examples": given.examples,
-            "sources": {target: list(pair) for target, pair in TARGETS.items()},
+            "test_examples": values.examples,
+            "sources": {
+                target: list(pair) for target, pair in zip(targets, pairs.values(), strict=True)
+            },
         },
-        "change_by_steps": changes(found, steps),
+        "untuned": {"mean": means, **bare},
+        "change_by_steps": changes(found, steps, targets),
         "curves": found,
     }
-    Path(given.output).write_text(json.dumps(written, indent=1) + "\n")
+    Path(values.output).write_text(json.dumps(written, indent=1) + "\n")
+    print(json.dumps(means))
     for row in written["change_by_steps"]:
         print(json.dumps(row))
 

@@ -5,12 +5,12 @@ on what), labelled text that people wrote. What happens is what `spot train` and
 """
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import spot_jax
+from spot_jax.data import loading
 from spot_jax.files import aligned
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
@@ -27,6 +27,7 @@ from spot_jax.training.run import TrainResult, train
 
 SHIPPED = Path(spot_jax.__file__).parent.parent
 BACKBONE = SHIPPED / "backbones" / "mini"
+MODULES = ("tasks.bundled_tasks",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +73,14 @@ def demo(
     A demo that was stopped goes on, one that is finished only shows its results again.
 
     Returns:
-        The target's test scores, one a seed, by where its prompts began.
+        The target's test scores, one a seed, by where its prompts began; "no prompt" is the bare
+        backbone's score.
     """
     say(f"source: one prompt on {plan.source}, {plan.source_steps} steps")
     source = _tune(directory / "source", plan, plan.source, plan.source_steps, [0], None, progress)
     say(_rise(source, plan))
     origins = {"scratch": None, "source prompt": str(source.prompts[0])}
-    found = {}
+    found = {"no prompt": _no_prompt(plan)}
     for name, prompt in origins.items():
         say(
             f"target: {len(plan.seeds)} prompts on {plan.target} from "
@@ -123,7 +125,7 @@ def _tune(
             task,
             dict(zip(("inputs", "targets"), plan.lengths, strict=True)),
             batch_size=32,
-            modules=("tasks.bundled_tasks",),
+            modules=MODULES,
         ),
         optimizer=Adafactor(learning_rate=plan.learning_rate),
         train_steps=steps,
@@ -136,6 +138,20 @@ def _tune(
         ),
         checkpoints=CheckpointPlan(period=period),
         progress=progress,
+    )
+
+
+def _no_prompt(plan: Plan) -> list[Score]:
+    """The bare backbone on the target's test split, read and decoded as with a prompt."""
+    loading.import_modules(MODULES)
+    return score(
+        open_tuned(backbone=plan.backbone),
+        split="test",
+        tasks=[plan.target],
+        decoding=plan.decoding,
+        batch_size=100,
+        lengths=dict(zip(("inputs", "targets"), plan.lengths, strict=True)),
+        examples=plan.test_examples,
     )
 
 
@@ -166,7 +182,7 @@ def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
         cells = []
         for name in names:
             values = [one.metrics[name] for one in each]
-            spread = statistics.stdev(values) if len(values) > 1 else math.nan
-            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
-        rows.append([f"prompt from {origin}", *cells])
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        rows.append([origin if origin == "no prompt" else f"prompt from {origin}", *cells])
     return aligned(rows, left=range(len(names) + 1))

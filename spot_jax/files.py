@@ -78,7 +78,7 @@ def read_versioned(
 
     Args:
         path: the file.
-        version: format that is understood, its field `format`.
+        version: newest format that is understood, of its field `format`; they count from 1.
         read: makes something of its other fields; raises KeyError, TypeError or ValueError.
         remedy: what to do about a damaged file, for the error.
 
@@ -97,8 +97,8 @@ def read_versioned(
 
 
 def check_version(path: epath.PathLike, found: Any, version: int) -> None:
-    """Raise `SpotError` if a file is of another format than the one that is understood."""
-    if found != version:
+    """Raise `SpotError` if a file is of another format than those that are understood."""
+    if not (isinstance(found, int) and 1 <= found <= version):
         raise SpotError(
             f"{os.fspath(path)}: written by a newer spot-jax; update this one to read it"
         )

@@ -11,9 +11,9 @@ from spot_jax.studies.subspace.results import (
     MODEL_TUNING,
     PROMPT_TUNING,
     RANDOM,
-    IntrinsicResults,
     Reference,
     Score,
+    SubspaceResults,
 )
 
 TRAIN, TEST = ("t_a", "t_b"), {"like": ("t_c",), "unlike": ("t_d",)}
@@ -52,12 +52,12 @@ def scores(dimensions=(1, 5, 50)) -> list[Score]:
                     made.append(Score(setting, task, category, value, d, tasks=2, seed=seed))
                 made.append(Score(TEST_IST, task, category, 20.0, d, RANDOM, seed=seed))
                 if d == 5:
-                    kept = Score(TEST_IST, task, category, value / 2, d, tasks=1, draw=0, seed=seed)
-                    made.append(kept)
+                    part = Score(TEST_IST, task, category, value / 2, d, tasks=1, draw=0, seed=seed)
+                    made.append(part)
     return made
 
 
-def results(**options) -> IntrinsicResults:
+def results(**options) -> SubspaceResults:
     given = {
         "title": "Subspaces <of> nothing",
         "train_tasks": TRAIN,
@@ -73,4 +73,4 @@ def results(**options) -> IntrinsicResults:
         "commands": ("spot intrinsic ist --gin_file=x.gin",),
         "machine": {"cores": 2},
     }
-    return IntrinsicResults(**{**given, **options})
+    return SubspaceResults(**{**given, **options})

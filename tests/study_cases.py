@@ -7,8 +7,9 @@ import numpy as np
 from tiny_text import store_backbone
 
 from spot_jax.data.examples import Examples
-from spot_jax.studies.transfer.directory import CellPrompt, CellResult
-from spot_jax.studies.transfer.plan import Stage, StudyPlan
+from spot_jax.studies.engine.plan import Stage
+from spot_jax.studies.transfer.jobs import TransferJob, TransferPrompt, TransferResult
+from spot_jax.studies.transfer.plan import TransferPlan
 from spot_jax.training.config import StoredBackbone
 
 PLAN = {
@@ -43,11 +44,17 @@ class World:
     backbone: str
     tasks: tuple[str, ...]
 
-    def plan(self, directory: Path, **options) -> StudyPlan:
+    def plan(self, directory: Path, **options) -> TransferPlan:
         """Two sources and one target, if nothing else is said."""
-        given = {"sources": self.tasks[:2], "targets": self.tasks[2:3], **PLAN, **options}
-        backbone = StoredBackbone(self.backbone, dropout_rate=0.0)
-        return StudyPlan(str(directory), given.pop("backbone", backbone), **given)
+        settings = {
+            "directory": str(directory),
+            "backbone": StoredBackbone(self.backbone, dropout_rate=0.0),
+            "sources": self.tasks[:2],
+            "targets": self.tasks[2:3],
+            **PLAN,
+            **options,
+        }
+        return TransferPlan(**settings)
 
 
 def make_world(directory: Path) -> World:
@@ -56,9 +63,7 @@ def make_world(directory: Path) -> World:
     return World(backbone, tasks)
 
 
-def pretend(study, cell, progress=None) -> CellResult:
-    """Stands for `run_cell`: a result without any training."""
-    prompts = [CellPrompt(p.seed, p.source, p.k, step=1, test=50.0) for p in cell.parts]
-    result = CellResult(cell.name, tuple(prompts), seconds=1.0)
-    study.save(result)
-    return result
+def pretend(job: TransferJob) -> TransferResult:
+    """Stands for a job that was done: a result without any training."""
+    prompts = [TransferPrompt(50.0, seed=p.seed, source=p.source, k=p.k) for p in job.parts]
+    return TransferResult(job.name, tuple(prompts), seconds=1.0)

@@ -11,7 +11,7 @@ from spot_jax.studies.transfer.results import (
     PromptRecord,
     Score,
     Similarity,
-    StudyResults,
+    TransferResults,
 )
 
 FAMILIES = ("nli", "sentiment", "qa", "paraphrase", "topic", "commonsense", "grammar")
@@ -80,7 +80,9 @@ def _prompts(embedded, names) -> tuple[PromptRecord, ...]:
     )
 
 
-def synthetic_study(sources: int, targets: int, seeds: int = 3, *, steps: int = 12) -> StudyResults:
+def synthetic_study(
+    sources: int, targets: int, seeds: int = 3, *, steps: int = 12
+) -> TransferResults:
     """Every part of a study's results, filled; the same sizes give the same numbers."""
     random = np.random.default_rng(sources * 1000 + targets)
     families = FAMILIES[: max(2, min(len(FAMILIES), targets))]
@@ -101,7 +103,7 @@ def synthetic_study(sources: int, targets: int, seeds: int = 3, *, steps: int = 
     made = _Runs(random, steps)
     for target in aims:
         made.target(target, names, seeds, row, average, per_token)
-    return StudyResults(
+    return TransferResults(
         title=f"A study of {sources} sources and {targets} targets",
         backbone=BACKBONE,
         metric="accuracy",
@@ -118,6 +120,7 @@ def synthetic_study(sources: int, targets: int, seeds: int = 3, *, steps: int = 
         ),
         curves=tuple(made.curves),
         majority=dict.fromkeys(aims, 50.0),
+        no_prompt=dict.fromkeys(aims, 51.25),
         families=family,
         prompts=_prompts(embedded, names),
         commands=("spot study --gin_file=gin_configs/studies/mini.gin", "spot report runs/study"),

@@ -2,15 +2,17 @@
 
     python -m bench.methods                                       # what is not done yet
     python -m bench.methods --methods svm model_tuning --tasks banking77 sms_spam
+    python -m bench.methods --seeds 0 --steps 20 --test 100 --directory runs/quick --output q.json
     python -m bench.methods --render                              # the page alone, from the results
 
-A cell is a method on a task. What is done is in bench/results/methods.json and is not done again;
-the same command goes on where it stopped. The page is docs/methods.md. Runs are kept in
-runs/bench_methods, because some methods begin from others' prompts.
+It is a study like any other (`spot_jax.studies.engine`): a job is a method on a task, what is done
+is in runs/bench_methods and is not done again, and the same command twice shares the work. Results
+go to bench/results/methods.json, the page to docs/methods.md.
 
     tasks       the tasks, their lengths, and what all cells share
     results     cells, and the file they are kept in
-    baselines   majority and a linear SVM
+    study       the jobs
+    baselines   the commonest label, no prompt, and a linear SVM
     prompts     methods with prompts: a grid chosen on validation, then every seed
     models      model tuning, of one task and after a mixture
     others      P-Tuning, prefixes, intrinsic subspaces, Y-Tuning: what of each is tried

@@ -1,82 +1,75 @@
 """The command; see the package."""
 
 import argparse
-import os
+import dataclasses
+import shlex
 import sys
-import time
 from pathlib import Path
 
 from bench.methods import page
-from bench.methods.results import Results, machine
+from bench.methods.results import MethodResults
+from bench.methods.study import MethodStudy
 from bench.methods.tasks import ROOT, TASKS, Bench
-from bench.methods.ways import METHODS, order
+from bench.methods.ways import METHODS
 from spot_jax.errors import SpotError
-from spot_jax.studies.engine.compilation_cache import compiled_programs
-from spot_jax.t5.stored import read_description
 from spot_jax.transfer.tuning import Stopped
+
+# What a study is told on the command line; the flags have the names of the fields.
+NUMBERS = ("validation", "test", "length", "steps", "prefix_steps", "finding_steps", "y_steps")
+LISTS = {"seeds": int, "lengths": int, "rates": float}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Does the cells that are asked for and not done, then writes the page."""
-    made = argparse.ArgumentParser("bench.methods", description=__doc__.split("\n")[0])
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    made.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    made.add_argument("--output", type=Path, default=ROOT / "bench/results/methods.json")
-    made.add_argument("--page", type=Path, default=ROOT / "docs/methods.md")
-    made.add_argument("--directory", type=Path, default=Path("runs/bench_methods"))
-    made.add_argument("--backbone", default=Bench.backbone)
-    made.add_argument("--render", action="store_true", help="only the page")
-    made.add_argument("--again", action="store_true", help="also what is done already")
-    given = made.parse_args(arguments)
-    results = Results(given.output)
-    if not given.render:
-        bench = Bench(given.directory.resolve(), given.backbone)
-        try:
-            _check(results, bench)
-            with compiled_programs(bench.directory / "compiled"):
-                _do(bench, results, order(given.methods, given.tasks), again=given.again)
-        except SpotError as error:
-            print(error, file=sys.stderr)
-            return 2
-        except Stopped as stopped:
-            print(f"{stopped}; the same command goes on from there")
+    """Do the cells that are asked for and not done, then write the results and the page."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    flags = _parser()
+    values = flags.parse_args(arguments)
+    try:
+        if values.render:
+            page.write(MethodResults.read(values.output), values.page)
             return 0
-    page.write(results, given.page)
+        fields = {name: getattr(values, name) for name in (*NUMBERS, *LISTS)}
+        bench = Bench(
+            values.directory.resolve(),
+            values.backbone,
+            **{name: tuple(v) if name in LISTS else v for name, v in fields.items()},
+        )
+        if values.jobs:
+            print("\n".join(MethodStudy(bench, look=True).overview()))
+            return 0
+        study = MethodStudy(bench, shlex.join(["python", "-m", "bench.methods", *arguments]))
+        results = study.run(
+            lambda line: print(line, flush=True),
+            wanted=lambda job: job.kind in values.methods and job.task in values.tasks,
+            progress=False,
+        )
+    except SpotError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there")
+        return 0
+    results.write(values.output)
+    page.write(results, values.page)
     return 0
 
 
-def _check(results: Results, bench: Bench) -> None:
-    """Cells of one file share everything; refuses to mix them with others."""
-    about = {
-        "backbone": read_description(bench.backbone).fingerprint[:12],
-        "seeds": list(bench.seeds),
-        "validation": bench.validation,
-        "test": bench.test,
-    }
-    for name, value in about.items():
-        if results.about.get(name, value) != value:
-            raise SpotError(
-                f"{results.path} has {name} {results.about[name]}, this is {value}; give another "
-                "--output and --directory"
-            )
-    results.about = {**results.about, **about, **machine()}
-
-
-def _do(
-    bench: Bench, results: Results, cells: list[tuple[str, str]], *, again: bool = False
-) -> None:
-    left = [key for key in cells if again or results.get(*key) is None]
-    for number, (task, method) in enumerate(left, start=1):
-        start = time.monotonic()
-        cell = METHODS[method].cell(bench, TASKS[task], results)
-        results.add(cell)
-        spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
-        load = os.getloadavg()[0]
-        print(
-            f"[{number}/{len(left)}] {method} {task}: {cell.mean:.1f}{spread} in "
-            f"{time.monotonic() - start:.0f} s, {dict(cell.chosen)}, load {load:.1f}",
-            flush=True,
-        )
+def _parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser("bench.methods", description=__doc__.split("\n")[0])
+    flags.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    flags.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    flags.add_argument("--output", type=Path, default=ROOT / "bench/results/methods.json")
+    flags.add_argument("--page", type=Path, default=ROOT / "docs/methods.md")
+    flags.add_argument("--directory", type=Path, default=Path("runs/bench_methods"))
+    flags.add_argument("--backbone", default=Bench.backbone)
+    flags.add_argument("--jobs", action="store_true", help="list the jobs and their state")
+    flags.add_argument("--render", action="store_true", help="only the page")
+    defaults = {field.name: field.default for field in dataclasses.fields(Bench)}
+    for name in NUMBERS:
+        flags.add_argument(f"--{name}", type=int, default=defaults[name], metavar="N")
+    for name, kind in LISTS.items():
+        flags.add_argument(f"--{name}", nargs="+", type=kind, default=defaults[name], metavar="N")
+    return flags
 
 
 if __name__ == "__main__":

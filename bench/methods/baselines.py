@@ -1,4 +1,4 @@
-"""What any model must beat: the commonest label, and a linear SVM on TF-IDF."""
+"""What any model must beat: the commonest label, no prompt, and a linear SVM on TF-IDF."""
 
 import collections
 import time
@@ -7,7 +7,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
 from bench.methods.results import Cell
-from bench.methods.tasks import Bench, Task, texts
+from bench.methods.tasks import MODULES, Bench, Task, texts
+from spot_jax.data import loading
+from spot_jax.inference.scores import score
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.engine.running import bare
 
 COSTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -26,6 +30,28 @@ def majority(bench: Bench, task: Task) -> Cell:
         len(labels),
         chosen={"label": label},
         whole_seconds=time.monotonic() - start,
+    )
+
+
+def no_prompt(bench: Bench, task: Task) -> Cell:
+    """The bare backbone on the text: nothing is trained, read and decoded as with a prompt."""
+    start = time.monotonic()
+    loading.import_modules(MODULES)
+    (found,) = score(
+        bare(bench.stored()),
+        split="test",
+        tasks=[task.task],
+        decoding=task.decoding,
+        batch_size=bench.evaluation_rows,
+        lengths={"inputs": task.inputs, "targets": task.targets},
+        examples=bench.test,
+    )
+    return Cell(
+        task.name,
+        NO_PROMPT,
+        (round(found.metrics["accuracy"], 2),),
+        found.examples,
+        whole_seconds=round(time.monotonic() - start, 1),
     )
 
 

@@ -10,6 +10,7 @@ from bench.methods.results import Cell
 from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import DataSource, EvaluationPlan, ModelTuningRecipe
 from spot_jax.training.optimizers import Adafactor, WarmupDecay
@@ -65,18 +66,22 @@ def multitask(bench: Bench, task: Task, tuning: Tuning = AFTER_MIXTURE) -> Cell:
 
 def _mixture(bench: Bench) -> Path:
     directory = bench.directory / "multitask_model_tuning" / MIXTURE
-    if not (directory / "result.json").exists():
-        lengths = {
-            side: max(getattr(task, side) for task in TASKS.values())
-            for side in ("inputs", "targets")
-        }
-        # Labels are short: without more room for them a row would hold few texts.
-        packed = {**lengths, "targets": PER_ROW * lengths["targets"]}
-        data = DataSource(
-            MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=packed, modules=MODULES
-        )
-        _train(bench, directory, MIXING, bench.backbone, data, 0.0, 0, EvaluationPlan(0))
+    with file_lock(directory.with_suffix(".lock"), wait=True):
+        if not (directory / "result.json").exists():
+            _mix(bench, directory)
     return directory / "backbone"
+
+
+def _mix(bench: Bench, directory: Path) -> None:
+    lengths = {
+        side: max(getattr(task, side) for task in TASKS.values()) for side in ("inputs", "targets")
+    }
+    # Labels are short: without more room for them a row would hold few texts.
+    packed = {**lengths, "targets": PER_ROW * lengths["targets"]}
+    data = DataSource(
+        MIXTURE, lengths, batch_size=ROWS, pack=True, packed_lengths=packed, modules=MODULES
+    )
+    _train(bench, directory, MIXING, bench.backbone, data, 0.0, 0, EvaluationPlan(0))
 
 
 def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) -> Cell:

@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tuned
-from bench.methods.results import Cell, Results, done
+from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
+from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import DataSource, EvaluationPlan
 from spot_jax.training.optimizers import AdamW, WarmupDecay
@@ -15,15 +16,20 @@ from spot_jax.training.recipes_prefix import PrefixTuningRecipe
 from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from tasks.bundled import reading
 
-STEPS, LENGTH = 40, 20
-PREFIX_STEPS = 120
-# Of the prompts that a subspace is found from.
-PROMPTS = f"P = {LENGTH}"
 ADAM = AdamW(b2=0.999, weight_decay=0.0, max_norm=None)
-# Finding a subspace: updates, rows of each task in one.
-FINDING, ROWS = 150, 4
-# On features that are there already an update costs next to nothing.
-Y_STEPS = 500
+# Finding a subspace: rows of each task in an update.
+ROWS = 4
+# Sets whose prompts subspaces are found from; the others are held out.
+FOUND_FROM = (
+    "banking77",
+    "clinc150",
+    "sms_spam",
+    "sotu_party",
+    "vader_movie",
+    "vader_tweets",
+    "wordnet_hypernym",
+    "wordnet_supersense",
+)
 
 
 def falling(steps: int) -> AdamW:
@@ -31,51 +37,64 @@ def falling(steps: int) -> AdamW:
     return dataclasses.replace(ADAM, schedule=WarmupDecay(steps // 16, steps))
 
 
-def template(name: str) -> str:
+def template(name: str, length: int) -> str:
     """Half of the virtual tokens before the text and half behind it; of pairs some between."""
     first, *rest = reading.find(name).fields
     if not rest:
-        return f"<prompt:{LENGTH // 2}> {{{first}:cut}} <prompt:{LENGTH // 2}> {{target}}"
-    last = LENGTH - 2 * 7
-    return f"<prompt:7> {{{first}:cut}} <prompt:7> {{{rest[0]}}} <prompt:{last}> {{target}}"
+        return f"<prompt:{length // 2}> {{{first}:cut}} <prompt:{length - length // 2}> {{target}}"
+    third = -(-length // 3)
+    places = (third, third, length - 2 * third)
+    return (
+        f"<prompt:{places[0]}> {{{first}:cut}} <prompt:{places[1]}> {{{rest[0]}}} "
+        f"<prompt:{places[2]}> {{target}}"
+    )
 
 
-def p_tuning(bench: Bench, task: Task, results: Results) -> Cell:
+def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """With the LSTM and without."""
-    form = template(task.name)
+    form = template(task.name, bench.length)
     found = {
-        "LSTM": Candidate(PTuningRecipe(form), LENGTH),
+        "LSTM": Candidate(PTuningRecipe(form), bench.length),
         "no encoder": Candidate(
-            PTuningRecipe(form, encoder="identity", init="sampled_vocabulary"), LENGTH
+            PTuningRecipe(form, encoder="identity", init="sampled_vocabulary"), bench.length
         ),
     }
-    return tuned(bench, task, "p_tuning", Way(found, (0.1, 0.3, 1.0), STEPS))
+    return tuned(bench, task, "p_tuning", Way(found, bench.rates, bench.steps))
 
 
-def prefix(bench: Bench, task: Task, results: Results) -> Cell:
+def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Keys and values of encoder and decoder, without a reparameterisation."""
-    found = {PROMPTS: Candidate(PrefixTuningRecipe(LENGTH), 0)}
-    way = Way(found, (0.01, 0.03, 0.1), PREFIX_STEPS, optimizer=falling(PREFIX_STEPS))
+    found = {f"P = {bench.length}": Candidate(PrefixTuningRecipe(bench.length), 0)}
+    steps = bench.prefix_steps
+    way = Way(found, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "prefix", way)
 
 
-def intrinsic(bench: Bench, task: Task, results: Results, dim: int) -> Cell:
-    """`dim` numbers in a subspace of the prompts of the sets that `mini` has seen."""
+def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cell:
+    """`dim` numbers in a subspace of the prompts of `FOUND_FROM`."""
     found = {
-        f"d = {dim}": Candidate(SubspaceTuningRecipe(str(_subspace(bench, results, dim))), LENGTH)
+        f"d = {dim}": Candidate(
+            SubspaceTuningRecipe(str(_subspace(bench, results, dim))), bench.length
+        )
     }
-    way = Way(found, (0.1, 0.3, 1.0), STEPS, optimizer=falling(STEPS))
+    way = Way(found, bench.rates, bench.steps, optimizer=falling(bench.steps))
     return tuned(bench, task, f"ist_{dim}", way)
 
 
-def _subspace(bench: Bench, results: Results, dim: int) -> Path:
+def _subspace(bench: Bench, results: MethodResults, dim: int) -> Path:
     """The file of MSF's subspace, found unless it is there."""
     directory = bench.directory / "subspace" / f"d{dim}"
     file = directory / "prompts" / "subspace-best-0.safetensors"
-    if seconds_of(directory):
-        return file
-    tasks = [task for task in TASKS.values() if task.seen]
-    prompts = [str(bench.directory / prompt_file(results, task.name, PROMPTS)) for task in tasks]
+    with file_lock(bench.directory / "subspace" / f"d{dim}.lock", wait=True):
+        if not seconds_of(directory):
+            _find(bench, results, dim, directory)
+    return file
+
+
+def _find(bench: Bench, results: MethodResults, dim: int, directory: Path) -> None:
+    tasks = [TASKS[name] for name in FOUND_FROM]
+    recipe, steps = f"P = {bench.length}", bench.finding_steps
+    prompts = [str(bench.directory / prompt_file(results, task.name, recipe)) for task in tasks]
     lengths = {
         side: max(getattr(task, side) for task in tasks if task.inputs <= 64)
         for side in ("inputs", "targets")
@@ -86,29 +105,28 @@ def _subspace(bench: Bench, results: Results, dim: int) -> Path:
         backbone=bench.stored(),
         method=SubspaceFindingRecipe(prompts, dim),
         data=data,
-        optimizer=dataclasses.replace(falling(FINDING), learning_rate=1e-3),
-        train_steps=FINDING,
+        optimizer=dataclasses.replace(falling(steps), learning_rate=1e-3),
+        train_steps=steps,
         seeds=bench.seeds[0],
         evaluation=EvaluationPlan(
-            FINDING // 2,
+            max(steps // 2, 1),
             examples=100,
             batch_size=bench.evaluation_rows,
             decoding="greedy",
             metric="accuracy",
         ),
-        checkpoints=CheckpointPlan(FINDING),
+        checkpoints=CheckpointPlan(steps),
         progress=False,
     )
-    return file
 
 
-def prompt_file(results: Results, task: str, recipe: str) -> str:
+def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
     """The best of a task's prompts with these settings, by validation."""
-    alike = [one for one in done(results, task, "prompt_tuning").tried if one["recipe"] == recipe]
+    alike = [one for one in results.done(task, "prompt_tuning").tried if one["recipe"] == recipe]
     return max(alike, key=lambda one: one["validation"])["file"]
 
 
-def y_tuning(bench: Bench, task: Task, results: Results) -> Cell:
+def y_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """On cached features of the encoder's last layer."""
     found = {"1 layer": Candidate(YTuningRecipe(cache=str(bench.directory / "features")))}
     return tuned(
@@ -118,7 +136,7 @@ def y_tuning(bench: Bench, task: Task, results: Results) -> Cell:
         Way(
             found,
             (1e-3, 3e-3),
-            Y_STEPS,
+            bench.y_steps,
             examples=32,
             optimizer=ADAM,
             evaluations=5,

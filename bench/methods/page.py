@@ -6,23 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.methods import summary
-from bench.methods.results import Cell, Results
+from bench.methods.others import FOUND_FROM
+from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import TASKS
 from bench.methods.ways import METHODS
 from spot_jax.files import write_whole
 from spot_jax.studies.bootstrap import Estimate
+from spot_jax.studies.engine.job import NO_PROMPT
 
 HEAD = """# All methods on the tasks that ship
 
 ```
-python -m bench.methods
+{command}
 ```
 
 Accuracy on test, mean and standard deviation over {seeds} seeds, with
-[`backbones/mini`](mini.md). `mini` has seen the training splits of eight of the sets, and no label
-of the three others. All numbers of this page are from
+[`backbones/mini`](mini.md). {known}"No prompt" is the bare backbone on the text, decoded as with a
+prompt. All numbers of this page are from
 [bench/results/methods.json](../bench/results/methods.json); the command does what is missing there
 and writes the page anew.
+"""
+SOME_SEEN = """`mini` has seen the training splits of some of the sets, and no label of the others.
+"""
+NONE_SEEN = """`mini` has seen no label of any of the sets.
 """
 
 NOTES = """## How
@@ -44,9 +50,9 @@ NOTES = """## How
 - SPoT's target begins from the source's prompt that was best on the source's validation, of the
   length and with the rate and steps that were best from scratch. Sources are of the same family
   where it has another set, for the rest a set of another kind.
-- Subspaces of intrinsic prompt tuning were found from one prompt of each of the eight seen sets, so
-  there the task's own prompt of 2,560 numbers is behind its d numbers, the paper's "same data"; the
-  unseen ones are held out. [The study of subspaces](intrinsic_mini_study.md) holds tasks out.
+- Subspaces of intrinsic prompt tuning were found from one prompt of each of {found_from}, so there
+  the task's own prompt is behind its d numbers, the paper's "same data"; {held_out} are held out.
+  [The study of subspaces](intrinsic_mini_study.md) holds more tasks out.
 - Y-Tuning's time is without the making of its features.
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
@@ -54,33 +60,55 @@ NOTES = """## How
 """
 
 
-def render(results: Results) -> str:
-    """The whole page; of what is not done there is nothing on it."""
-    about = results.about
+def render(results: MethodResults) -> str:
+    """Return the whole page; of what is not done there is nothing on it."""
+    settings = results.settings
+    held_out = [name for name in TASKS if name not in FOUND_FROM]
     parts = [
-        HEAD.format(seeds=len(about.get("seeds", ()))),
-        _accuracies(results, "Sets that `mini` has seen in training", _known(results, True)),
-        _accuracies(results, "Sets that it has not seen", _known(results, False)),
+        HEAD.format(
+            command="\n".join(results.commands) or results.command,
+            seeds=len(results.seeds),
+            known=SOME_SEEN if any(task.seen for task in TASKS.values()) else NONE_SEEN,
+        ),
+        *(_accuracies(results, title, tasks) for title, tasks in _groups(results)),
         _lines(results),
         _costs(results),
-        NOTES.format(test=about.get("test", 0), validation=about.get("validation", 0)),
+        NOTES.format(
+            test=settings.get("test", 0),
+            validation=settings.get("validation", 0),
+            found_from=", ".join(map(_wrapped, FOUND_FROM)),
+            held_out=", ".join(map(_wrapped, held_out)),
+        ),
         _choices(results),
         _machine(results),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def write(results: Results, path: Path) -> None:
+def write(results: MethodResults, path: Path) -> None:
     """Writes the page in one move."""
     write_whole(path, render(results))
 
 
-def _known(results: Results, seen: bool) -> list[str]:
-    there = {task for task, _ in results.cells}
-    return [name for name, task in TASKS.items() if task.seen == seen and name in there]
+def _all(results: MethodResults) -> list[str]:
+    """Sets of which something is done, those first that `mini` has seen."""
+    begun = {cell.task for cell in results.cells}
+    names = [name for name in TASKS if name in begun]
+    return sorted(names, key=lambda name: not TASKS[name].seen)
 
 
-def _methods(results: Results, tasks: Sequence[str]) -> list[str]:
+def _groups(results: MethodResults) -> list[tuple[str, list[str]]]:
+    """Sets under a heading; one group if `mini` has seen none of them."""
+    names = _all(results)
+    seen = [name for name in names if TASKS[name].seen]
+    unseen = [name for name in names if not TASKS[name].seen]
+    if not seen:
+        return [("Accuracy", unseen)]
+    groups = [("Sets that `mini` has seen in training", seen)]
+    return groups + [("Sets that it has not seen", unseen)]
+
+
+def _methods(results: MethodResults, tasks: Sequence[str]) -> list[str]:
     return [name for name in METHODS if any(results.get(task, name) for task in tasks)]
 
 
@@ -89,7 +117,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body, ""])
 
 
-def _accuracies(results: Results, title: str, tasks: Sequence[str]) -> str:
+def _accuracies(results: MethodResults, title: str, tasks: Sequence[str]) -> str:
     if not tasks:
         return ""
     rows = [["method", *(_wrapped(task) for task in tasks), "mean"]]
@@ -114,43 +142,60 @@ def _number(value: float, spread: float | None) -> str:
     return f"{value:.1f} ± {spread:.1f}" if known else f"{value:.1f}"
 
 
-def _lines(results: Results) -> str:
+def _lines(results: MethodResults) -> str:
     """What the table comes to, in sentences."""
-    seen = _known(results, True)
-    found = []
-    means = {name: summary.mean(results, name, seen) for name in METHODS}
+    tasks = _all(results)
+    groups = [(title, names) for title, names in _groups(results) if names]
+    sentences = []
+    means = {name: summary.mean(results, name, tasks) for name in METHODS}
+    if (bare := means[NO_PROMPT]) and (label := means["majority"]):
+        sentences.append(
+            f"- Without a prompt the mean of the {len(tasks)} sets is {bare[0]:.1f}, with the "
+            f"commonest label {label[0]:.1f}: {_signed(bare[0] - label[0])} points."
+        )
     if (svm := means["svm"]) and (model := means["model_tuning"]):
-        found.append(
-            f"- Model tuning has {model[0]:.1f} on the mean of the {len(seen)} seen sets, the SVM "
+        sentences.append(
+            f"- Model tuning has {model[0]:.1f} on the mean of the {len(tasks)} sets, the SVM "
             f"{svm[0]:.1f}: {_signed(model[0] - svm[0])} points."
         )
-    share = summary.closed(results, seen)
+    share = summary.closed(results, tasks)
     if share is not None:
-        each = {task: summary.closed(results, [task]) for task in seen}
-        parts = ", ".join(f"{_wrapped(t)} {_percent(s)}" for t, s in each.items() if s is not None)
-        found.append(
+        by_task = {task: summary.closed(results, [task]) for task in tasks}
+        shares = {task: s for task, s in by_task.items() if s is not None}
+        parts = ", ".join(f"{_wrapped(task)} {_percent(s)}" for task, s in shares.items())
+        third = sum(s >= 0.3 for s in shares.values())
+        sentences.append(
             "- Prompt tuning closes "
             f"{_percent(share)} of the distance from the commonest label to model tuning, on the "
-            f"means; by set: {parts}."
+            f"means, and at least 30% on {third} of {len(shares)} sets: {parts}."
         )
-    against = {
-        METHODS[name].title: summary.change(results, name, "prompt_tuning", seen)
-        for name in ("p_tuning", "prefix", "ist_5", "ist_50", "y_tuning")
-    }
-    parts = [f"{t} {_signed(m.mean)}{_edges(m)}" for t, m in against.items() if m is not None]
-    if parts:
-        found.append(
-            "- Against prompt tuning, over the seen sets, in points with 95% bootstrap intervals "
-            f"over sets and seeds: {'; '.join(parts)}."
-        )
-    for what, tasks in (("seen", seen), ("unseen", _known(results, False))):
-        moved = summary.change(results, "spot", "prompt_tuning", tasks)
+    sentences += _changes(results, NO_PROMPT, "no prompt", tasks)
+    sentences += _changes(results, "prompt_tuning", "prompt tuning", tasks)
+    for title, names in groups:
+        moved = summary.change(results, "spot", "prompt_tuning", names)
         if moved is not None:
-            found.append(
-                "- A prompt from a source's instead of from scratch, at equal steps, over the "
-                f"{what} sets: {_signed(moved.mean)} points{_interval(moved)}."
+            over = title[0].lower() + title[1:] if len(groups) > 1 else "all sets"
+            sentences.append(
+                "- A prompt from a source's instead of from scratch, at equal steps, over "
+                f"{over}: {_signed(moved.mean)} points{_interval(moved)}."
             )
-    return "## In words\n\n" + "\n".join(found) + "\n" if found else ""
+    return "## In words\n\n" + "\n".join(sentences) + "\n" if sentences else ""
+
+
+def _changes(results: MethodResults, against: str, name: str, tasks: list[str]) -> list[str]:
+    """Each tuned method against another, in one sentence; none if nothing is done of it."""
+    moved = {
+        method.title: summary.change(results, key, against, tasks)
+        for key, method in METHODS.items()
+        if method.seeded and key not in (against, "spot")
+    }
+    parts = [f"{t} {_signed(m.mean)}{_edges(m)}" for t, m in moved.items() if m is not None]
+    if not parts:
+        return []
+    return [
+        f"- Against {name}, over all sets, in points with 95% bootstrap intervals over sets and "
+        f"seeds: {'; '.join(parts)}."
+    ]
 
 
 def _interval(moved: Estimate) -> str:
@@ -173,12 +218,12 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.0f}%"
 
 
-def _costs(results: Results) -> str:
-    tasks = _known(results, True) + _known(results, False)
+def _costs(results: MethodResults) -> str:
+    tasks = _all(results)
     rows = [["method", "trained numbers", "training, s", "by set, s"]]
     for method in _methods(results, tasks):
         cells = [cell for task in tasks if (cell := results.get(task, method))]
-        if method == "majority":
+        if method in ("majority", NO_PROMPT):
             continue
         numbers = sorted({cell.trainable for cell in cells})
         count = f"{numbers[0]:,}" + (f" to {numbers[-1]:,}" if len(numbers) > 1 else "")
@@ -194,9 +239,9 @@ def _costs(results: Results) -> str:
     return f"## What is trained, and how long\n\n{_table(rows)}" if rows[1:] else ""
 
 
-def _choices(results: Results) -> str:
-    tasks = _known(results, True) + _known(results, False)
-    methods = [m for m in _methods(results, tasks) if m != "majority"]
+def _choices(results: MethodResults) -> str:
+    tasks = _all(results)
+    methods = [m for m in _methods(results, tasks) if m not in ("majority", NO_PROMPT)]
     rows = [["set", *(METHODS[method].title for method in methods)]]
     for task in tasks:
         cells = [results.get(task, method) for method in methods]
@@ -214,13 +259,13 @@ def _chosen(cell: Cell) -> str:
     return ", ".join(parts)
 
 
-def _machine(results: Results) -> str:
-    about = results.about
-    if "cores" not in about:
+def _machine(results: MethodResults) -> str:
+    machine = results.machine
+    if "cores" not in machine:
         return ""
-    whole = sum(cell.whole_seconds for cell in results.cells.values())
+    seconds = sum(cell.whole_seconds for cell in results.cells)
+    beside = "".join(f" {note}" for note in results.notes)
     return (
-        f"Machine: {about['cores']} cores ({about['machine']}), JAX {about['jax']}. All cells "
-        f"together took {whole / 60:.0f} minutes, choosing and evaluating included"
-        f"{about.get('beside', '')}.\n"
+        f"Machine: {machine['cores']} cores, JAX {machine['jax']}. All cells together took "
+        f"{seconds / 60:.0f} minutes, choosing and evaluating included.{beside}\n"
     )

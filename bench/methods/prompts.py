@@ -18,8 +18,8 @@ from spot_jax.inference.tuned import open_tuned
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import MethodRecipe
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.run import TrainResult, train
-from spot_jax.transfer.tuning import Stopped
+from spot_jax.training.run import TrainResult
+from spot_jax.transfer.tuning import finish_training
 
 FINAL = "final"
 
@@ -145,16 +145,13 @@ def run(
 
 
 def finished_train(**options: Any) -> TrainResult:
-    """`train` to its end; a run that had ended before has the time that it took then.
+    """Train to the end; a run that had ended before has the time that it took then.
 
     Raises:
         Stopped: by a signal.
     """
-    directory = Path(options["model_dir"])
-    before = seconds_of(directory)
-    result = train(**options)
-    if not result.finished:
-        raise Stopped(f"stopped and saved at step {result.step} in {directory}")
+    before = seconds_of(Path(options["model_dir"]))
+    result = finish_training(**options)
     return result if result.seconds else dataclasses.replace(result, seconds=before)
 
 

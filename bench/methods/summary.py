@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.methods.results import Cell, Results
+from bench.methods.results import Cell, MethodResults
 from spot_jax.studies.bootstrap import Estimate, estimate
 
 
-def mean(results: Results, method: str, tasks: Sequence[str]) -> tuple[float, float] | None:
+def mean(results: MethodResults, method: str, tasks: Sequence[str]) -> tuple[float, float] | None:
     """Mean accuracy over tasks, and its standard deviation over seeds; None if a cell lacks.
 
     The deviation is that of the mean over tasks, seed by seed; NaN where there are no seeds.
@@ -23,7 +23,9 @@ def mean(results: Results, method: str, tasks: Sequence[str]) -> tuple[float, fl
     return statistics.fmean(cell.mean for cell in cells), spread
 
 
-def closed(results: Results, tasks: Sequence[str], method: str = "prompt_tuning") -> float | None:
+def closed(
+    results: MethodResults, tasks: Sequence[str], method: str = "prompt_tuning"
+) -> float | None:
     """The share of the distance from the commonest label to model tuning that a method closes.
 
     Of the means over `tasks`; NaN where model tuning is not above the commonest label.
@@ -35,7 +37,9 @@ def closed(results: Results, tasks: Sequence[str], method: str = "prompt_tuning"
     return (value - low) / (high - low) if high > low else math.nan
 
 
-def change(results: Results, method: str, against: str, tasks: Sequence[str]) -> Estimate | None:
+def change(
+    results: MethodResults, method: str, against: str, tasks: Sequence[str]
+) -> Estimate | None:
     """Mean change of a method against another, with the interval over tasks and seeds."""
     cells = _cells(results, method, tasks), _cells(results, against, tasks)
     if cells[0] is None or cells[1] is None:
@@ -44,7 +48,7 @@ def change(results: Results, method: str, against: str, tasks: Sequence[str]) ->
     return estimate(one - other)
 
 
-def _cells(results: Results, method: str, tasks: Sequence[str]) -> list[Cell] | None:
+def _cells(results: MethodResults, method: str, tasks: Sequence[str]) -> list[Cell] | None:
     found = [results.get(task, method) for task in tasks]
     return None if None in found or not found else [cell for cell in found if cell is not None]
 

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
+from spot_jax.errors import SpotError
 from spot_jax.training.config import DataSource, EvaluationPlan, StoredBackbone
 from tasks.bundled import reading
 from tasks.choices import SEEN as SEEN_BY_MINI
@@ -86,12 +88,19 @@ class Bench:
     """What all cells share.
 
     Attributes:
-        directory: where runs are kept.
-        backbone: the stored T5.
-        seeds: of every method that has chance in it.
-        validation: examples that settings and checkpoints are chosen on, at most, the first ones.
-        test: examples that are scored, at most, the first ones.
-        evaluation_rows: of a batch that is predicted.
+        directory: path of the study.
+        backbone: path of the stored T5.
+        seeds: seeds of every method that has chance in it.
+        validation: greatest number of examples that settings and checkpoints are chosen on.
+        test: greatest number of examples that are scored, the first ones.
+        evaluation_rows: number of rows of a batch that is predicted.
+        lengths: numbers of virtual tokens that prompt tuning tries.
+        length: number of virtual tokens of the other methods, and of what subspaces are found from.
+        rates: learning rates that methods with virtual tokens try.
+        steps: number of updates of those methods.
+        prefix_steps: number of updates of prefixes.
+        finding_steps: number of updates in which a subspace is found.
+        y_steps: number of updates of label vectors.
     """
 
     directory: Path
@@ -100,6 +109,34 @@ class Bench:
     validation: int = 200
     test: int = 500
     evaluation_rows: int = 100
+    lengths: tuple[int, ...] = (10, 20)
+    length: int = 20
+    rates: tuple[float, ...] = (0.1, 0.3, 1.0)
+    steps: int = 40
+    prefix_steps: int = 120
+    finding_steps: int = 150
+    y_steps: int = 500
+    init_by_task: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `SpotError` where what subspaces are found from is not tuned."""
+        if self.length not in self.lengths:
+            raise SpotError(
+                f"length is {self.length}, but subspaces are found from prompts of lengths "
+                f"{', '.join(map(str, self.lengths))}; give one of them"
+            )
+
+    @property
+    def path(self) -> Path:
+        """Absolute path of the study."""
+        return Path(self.directory).resolve()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the study's numbers, as one level of JSON."""
+        names = [f.name for f in dataclasses.fields(self)]
+        left_out = ("directory", "backbone", "init_by_task", "evaluation_rows")
+        plain = {name: getattr(self, name) for name in names if name not in left_out}
+        return {"backbone": self.stored().description().fingerprint[:16], **plain}
 
     def stored(self, **options) -> StoredBackbone:
         """The T5 in float32, without dropout unless something else is said."""

@@ -3,17 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 
-from bench.methods.baselines import majority, svm
+from bench.methods.baselines import majority, no_prompt, svm
 from bench.methods.models import model_tuning, multitask
-from bench.methods.others import intrinsic, p_tuning, prefix, prompt_file, y_tuning
+from bench.methods.others import FOUND_FROM, intrinsic, p_tuning, prefix, prompt_file, y_tuning
 from bench.methods.prompts import Candidate, Way, tuned
-from bench.methods.results import Cell, Results, done
+from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import TASKS, Bench, Task
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.training.config import PromptTuningRecipe
-
-LENGTHS = (10, 20)
-RATES = (0.1, 0.3, 1.0)
-STEPS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,38 +20,49 @@ class Method:
     Attributes:
         title: as the page has it.
         cell: does it on a task; `Results` has what other methods came to.
-        needs: the cells (task, method) that it begins from.
+        needs: cells (task, method) that it begins from.
+        seeded: whether there is chance in it, so that it is done with every seed.
     """
 
     title: str
-    cell: Callable[[Bench, Task, Results], Cell]
+    cell: Callable[[Bench, Task, MethodResults], Cell]
     needs: Callable[[Task], tuple[tuple[str, str], ...]] = lambda task: ()
+    seeded: bool = True
 
 
-def _prompt_tuning(bench: Bench, task: Task, results: Results) -> Cell:
-    found = {f"P = {length}": Candidate(PromptTuningRecipe(length), length) for length in LENGTHS}
-    return tuned(bench, task, "prompt_tuning", Way(found, RATES, STEPS))
+def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
+    found = {
+        f"P = {length}": Candidate(PromptTuningRecipe(length), length) for length in bench.lengths
+    }
+    return tuned(bench, task, "prompt_tuning", Way(found, bench.rates, bench.steps))
 
 
-def _spot(bench: Bench, task: Task, results: Results) -> Cell:
+def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """As from scratch, but from the source's best prompt of the length that was best here."""
-    own = done(results, task.name, "prompt_tuning")
+    own = results.done(task.name, "prompt_tuning")
     recipe, rate = own.chosen["recipe"], own.chosen["rate"]
     file = str(bench.directory / prompt_file(results, task.source, recipe))
     length = int(recipe.split()[-1])
     begun = Candidate(PromptTuningRecipe(length, "prompt", prompt=file), length)
-    cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), STEPS))
+    cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), bench.steps))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
 
 
-def _seen_prompts(task: Task) -> tuple[tuple[str, str], ...]:
+def _prompts(task: Task) -> tuple[tuple[str, str], ...]:
     """What a subspace is found from."""
-    return tuple((name, "prompt_tuning") for name, one in TASKS.items() if one.seen)
+    return tuple((name, "prompt_tuning") for name in FOUND_FROM)
 
 
 METHODS = {
-    "majority": Method("commonest label", lambda bench, task, results: majority(bench, task)),
-    "svm": Method("TF-IDF, linear SVM", lambda bench, task, results: svm(bench, task)),
+    "majority": Method(
+        "commonest label", lambda bench, task, results: majority(bench, task), seeded=False
+    ),
+    NO_PROMPT: Method(
+        "no prompt", lambda bench, task, results: no_prompt(bench, task), seeded=False
+    ),
+    "svm": Method(
+        "TF-IDF, linear SVM", lambda bench, task, results: svm(bench, task), seeded=False
+    ),
     "model_tuning": Method("model tuning", lambda bench, task, results: model_tuning(bench, task)),
     "multitask_model_tuning": Method(
         "multi-task, then model tuning", lambda bench, task, results: multitask(bench, task)
@@ -70,12 +78,12 @@ METHODS = {
     "ist_5": Method(
         "intrinsic prompt tuning, d = 5",
         lambda bench, task, results: intrinsic(bench, task, results, 5),
-        _seen_prompts,
+        _prompts,
     ),
     "ist_50": Method(
         "intrinsic prompt tuning, d = 50",
         lambda bench, task, results: intrinsic(bench, task, results, 50),
-        _seen_prompts,
+        _prompts,
     ),
     "y_tuning": Method("Y-Tuning", y_tuning),
 }

@@ -21,10 +21,10 @@ CONFIGURABLES = {
     "transfer": "spot_jax.transfer.transfer:transfer",
     "Tuning": "spot_jax.transfer.tuning:Tuning",
     # What `spot study` calls.
-    "study": "spot_jax.studies.transfer.plan:StudyPlan",
-    "Stage": "spot_jax.studies.transfer.plan:Stage",
+    "study": "spot_jax.studies.transfer.plan:TransferPlan",
+    "Stage": "spot_jax.studies.engine.plan:Stage",
     # What `spot intrinsic` calls.
-    "intrinsic": "spot_jax.studies.subspace.plan:IntrinsicPlan",
+    "intrinsic": "spot_jax.studies.subspace.plan:SubspacePlan",
     # The backbone.
     "StoredBackbone": "spot_jax.training.config:StoredBackbone",
     "RandomBackbone": "spot_jax.training.config:RandomBackbone",

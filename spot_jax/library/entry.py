@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, slug
+from spot_jax.files import check_version, parse_json, slug
 from spot_jax.methods.prompt_file import FORMAT, PromptFile
 
 SUFFIX = ".safetensors"
@@ -90,13 +90,13 @@ def encode(
 ) -> tuple[str, bytes]:
     """The id and the file of an entry; the same for the same content, on every machine."""
     tensors = {**prompt.tensors, "prompt": prompt.prompt}
-    own: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
+    about: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
     if embedding is not None:
         tensors["embedding"] = embedding.prompt
-        own["embedding"] = _fields(embedding)
+        about["embedding"] = _fields(embedding)
     metadata = {
         "spot_jax": _json({"format": FORMAT, **_fields(prompt)}),
-        "spot_jax_library": _json(own),
+        "spot_jax_library": _json(about),
     }
     data = _safetensors(tensors, metadata)
     name = slug(prompt.task).strip("_")[:80] or "prompt"
@@ -116,19 +116,20 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         )
     try:
         tensors, metadata = safetensors.numpy.load(data), _metadata(data)
-        fields, own = json.loads(metadata["spot_jax"]), json.loads(metadata["spot_jax_library"])
+        fields = parse_json(metadata["spot_jax"])
+        about = parse_json(metadata["spot_jax_library"])
         version = fields.pop("format")
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
     check_version(path, version, FORMAT)
     early = tensors.pop("embedding", None)
     prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
-    embedding = None if early is None else _file(early, own["embedding"])
+    embedding = None if early is None else _file(early, about["embedding"])
     entry = Entry(
         id=id,
         path=path,
         task=prompt.task,
-        tasks=tuple(own["tasks"]),
+        tasks=tuple(about["tasks"]),
         seed=prompt.seed,
         length=prompt.prompt.shape[0],
         width=prompt.prompt.shape[1],
@@ -163,9 +164,9 @@ def _fields(file: PromptFile) -> dict[str, Any]:
 
 
 def _file(prompt: np.ndarray, fields: Mapping[str, Any]) -> PromptFile:
-    known = {f.name for f in dataclasses.fields(PromptFile)}
+    names = {f.name for f in dataclasses.fields(PromptFile)}
     values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in names
     }
     return PromptFile(prompt, **values)
 
@@ -195,4 +196,4 @@ def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str])
 
 def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return parse_json(data[8 : 8 + length]).get("__metadata__", {})

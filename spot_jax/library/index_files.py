@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from spot_jax.files import is_local, write_whole
+from spot_jax.files import is_local, parse_json, write_whole
 from spot_jax.library.entry import SUFFIX
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
         return []
     head, _, body = path.read_bytes().partition(b"\n")
     _check(head, body)
-    return [json.loads(line) for line in body.splitlines()]
+    return [parse_json(line) for line in body.splitlines()]
 
 
 def write_signatures(path: epath.Path, ids: list[str], signatures: np.ndarray) -> None:
@@ -89,7 +89,14 @@ def read_signatures(path: epath.Path) -> tuple[list[str], np.ndarray]:
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedIndexError(str(error)) from error
     _check(head, body, signatures)
-    return json.loads(body), signatures
+    ids = parse_json(body)
+    # The hash is of the numbers' bytes alone: what they are read as must be what was written.
+    if signatures.dtype != np.float32 or signatures.ndim != 2 or len(signatures) != len(ids):
+        raise DamagedIndexError(
+            f"its signatures are {signatures.dtype} of shape {list(signatures.shape)} where "
+            f"float32 with {len(ids)} rows is expected"
+        )
+    return ids, signatures
 
 
 def _check(head: bytes | str, *parts: Any) -> None:

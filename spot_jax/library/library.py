@@ -213,7 +213,16 @@ class Library:
 
     def _read(self, id: str) -> Stored:
         path = self._path(id)
-        return decode(id, os.fspath(path), path.read_bytes())
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a directory in its place, or not ours to read
+            raise SpotError(
+                f"{path}: cannot be read ({error.strerror or error}); give it back its rights, or "
+                "remove it and add the prompt again"
+            ) from error
+        return decode(id, os.fspath(path), data)
 
     def _stored(self, id: str) -> Stored:
         try:

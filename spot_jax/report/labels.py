@@ -4,8 +4,10 @@ import math
 import os
 from collections.abc import Iterable
 
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.transfer.method_table import ANY_SOURCE, BEST_OF_TOP_K, ONE_SOURCE, ORACLE
 from spot_jax.studies.transfer.results import (
+    MAJORITY,
     MULTITASK_MIXTURE,
     SCRATCH,
     TRANSFER,
@@ -13,6 +15,8 @@ from spot_jax.studies.transfer.results import (
 )
 
 METHODS = {
+    MAJORITY: "commonest label",
+    NO_PROMPT: "no prompt",
     SCRATCH: "from scratch",
     TRANSFER: "from a source",
     ANY_SOURCE: "any source (mean of all)",

@@ -4,13 +4,12 @@ import os
 
 from etils import epath
 
-from spot_jax.report.write import write_report
+from spot_jax.report.transfer import write_report
 from spot_jax.studies.transfer.published import paper_results, printed
-from spot_jax.studies.transfer.results import write_results
 
 
 def write(directory: str | os.PathLike[str]) -> epath.Path:
     """Writes the paper's results.json and its report into a directory; returns the page's path."""
     results = paper_results()
-    write_results(results, directory)
+    results.write(directory)
     return write_report(results, directory, printed=printed())

@@ -20,7 +20,7 @@ from spot_jax.report.labels import (
 from spot_jax.studies.transfer.analysis import Analysis
 from spot_jax.studies.transfer.method_table import ORACLE
 from spot_jax.studies.transfer.published import Printed
-from spot_jax.studies.transfer.results import StudyResults
+from spot_jax.studies.transfer.results import TransferResults
 
 Row = Mapping[str, Any]
 
@@ -151,7 +151,7 @@ def transfer(analysis: Analysis) -> Table:
             "score": p.score,
             "sd": p.sd,
             "runs": p.runs or None,
-            "baseline": analysis.cells.baseline(p.target),
+            "baseline": analysis.table.baseline(p.target),
             "change": p.change,
             "relative_error_reduction": p.relative,
             **{f"similarity_{m}": p.similarity.get(m) for m in metrics},
@@ -169,6 +169,7 @@ def targets(analysis: Analysis) -> Table:
         {
             "target": t.target,
             "majority": t.majority,
+            "no_prompt": t.no_prompt,
             "scratch": t.baseline,
             "scratch_sd": t.sd,
             "runs": t.runs or None,
@@ -182,7 +183,9 @@ def targets(analysis: Analysis) -> Table:
     ]
     columns = [Column("target", lambda r: label[r["target"]], False)]
     if analysis.results.majority:
-        columns.append(Column("majority class", _number("majority")))
+        columns.append(Column("commonest label", _number("majority")))
+    if analysis.results.no_prompt:
+        columns.append(Column("no prompt", _number("no_prompt")))
     columns += [
         Column("from scratch", _with_sd("scratch")),
         Column("best source", lambda r: label.get(r["best_source"], "–"), False),
@@ -197,8 +200,8 @@ def correlations(analysis: Analysis, printed: Printed | None = None) -> Table:
     """Pearson's r and p by target and metric."""
     label = short_names(analysis.results.targets)
     rows: list[dict[str, Any]] = []
-    for found in analysis.correlations.values():
-        for c in found:
+    for metric, by_target in analysis.correlations.items():
+        for c in (*by_target, analysis.pooled[metric]):
             row = {
                 "target": c.target,
                 "similarity": c.metric,
@@ -213,7 +216,7 @@ def correlations(analysis: Analysis, printed: Printed | None = None) -> Table:
                 row |= {"printed_r": r, "printed_p": p}
             rows.append(row)
     columns = [
-        Column("target", lambda r: label[r["target"]], False),
+        Column("target", lambda r: label.get(r["target"], r["target"]), False),
         Column("similarity", lambda r: SIMILARITIES[r["similarity"]], False),
         Column("points", _text("points")),
         Column("r", _number("r", 2, True)),
@@ -292,7 +295,7 @@ def prompts(analysis: Analysis) -> Table:
     return Table("prompts", rows, columns)
 
 
-def one_backbone(results: StudyResults) -> str:
+def one_backbone(results: TransferResults) -> str:
     """The backbone of all prompts; "" if there are several or it is not known."""
     found = {p.backbone for p in results.prompts}
     return found.pop() if len(found) == 1 else ""

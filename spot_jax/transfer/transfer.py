@@ -26,11 +26,10 @@ from spot_jax.training.build import plain_fields
 from spot_jax.training.run_directory import run_path
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.initialisation import stored_shape
-from spot_jax.transfer.methods import method_of
-from spot_jax.transfer.methods.base import Start, TransferMethod, Work
 from spot_jax.transfer.result import Candidate, Outcome, read_outcome
 from spot_jax.transfer.retrieval import Retrieved
 from spot_jax.transfer.splits import AUTO, Splits, splits_of
+from spot_jax.transfer.strategies import Context, Start, Strategy, strategy
 from spot_jax.transfer.tuning import Tuning
 
 
@@ -40,7 +39,7 @@ class Asked:
 
     Attributes:
         tuning: of every run.
-        method: a name of `methods.METHODS`.
+        method: name of a strategy, of `strategies.STRATEGIES`.
         library: directory or bucket of source prompts; None for scratch.
         top_k: how many prompts are retrieved, where the method takes some.
         metric: of similarity.
@@ -64,7 +63,7 @@ class Asked:
 
     def folder(self) -> str:
         """The method's place in the run directory."""
-        return f"{self.method}-{self.top_k}" if method_of(self.method).uses_top_k else self.method
+        return f"{self.method}-{self.top_k}" if strategy(self.method).uses_top_k else self.method
 
 
 def transfer(
@@ -100,7 +99,7 @@ def transfer(
         Stopped: by a signal; the same command goes on.
     """
     asked = Asked(tuning, method, library, top_k, metric, embedding, report_split)
-    way = method_of(method)
+    way = strategy(method)
     _check(asked, way)
     root = run_path(model_dir)
     directory = run_path(str(root / asked.folder()))
@@ -117,7 +116,11 @@ def transfer(
     if way.retrieves:
         found, more = _retrieve(asked, way, root, directory, progress)
         notes += more
-    starts = way.starts(Work(directory, tuning, found, progress))
+
+    def tune_mixtures(names: Sequence[str]) -> Sequence[Path]:
+        return tuning.tune_mixtures(directory / "mixture", names, progress)
+
+    starts = way.starts(Context(directory, tuning.target, tune_mixtures), [found])
     candidates = _tune(tuning, directory, starts, splits, progress)
     candidates = _report(tuning, directory, candidates, splits)
     notes += [start.note for start in starts if start.note]
@@ -126,7 +129,7 @@ def transfer(
     return outcome
 
 
-def _check(asked: Asked, way: TransferMethod) -> None:
+def _check(asked: Asked, way: Strategy) -> None:
     tuning = asked.tuning
     if way.retrieves and not asked.library:
         raise SpotError(
@@ -157,7 +160,7 @@ def _splits(asked: Asked) -> Splits:
 
 
 def _retrieve(
-    asked: Asked, way: TransferMethod, root: Path, directory: Path, progress: bool | None
+    asked: Asked, way: Strategy, root: Path, directory: Path, progress: bool | None
 ) -> tuple[list[Retrieved], list[str]]:
     """What an earlier start retrieved, or what the library has now."""
     tuning, described = asked.tuning, asked.tuning.backbone.description()

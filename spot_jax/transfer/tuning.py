@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
@@ -22,6 +23,19 @@ from spot_jax.transfer.initialisation import beginning, check_method
 
 class Stopped(KeyboardInterrupt):
     """A signal ended a run between two steps; it is saved, and the same command goes on."""
+
+
+def finish_training(**options: Any) -> TrainResult:
+    """Return what `train` returns for a run that came to its end.
+
+    Raises:
+        SpotError: see `train`.
+        Stopped: a signal ended it before.
+    """
+    result = train(**options)
+    if not result.finished:
+        raise Stopped(f"{options['model_dir']} stopped and is saved at step {result.step}")
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +122,21 @@ class Tuning:
             checkpoints=self.checkpoints,
         ).embeddings
 
-    def tune_source(self, directory: Path, mixture: str, progress: bool | None = None) -> Path:
-        """Tunes one prompt on a mixture, with the first seed; the final checkpoint's file."""
-        found = self._run(
+    def tune_mixtures(
+        self, directory: Path, mixtures: Sequence[str], progress: bool | None = None
+    ) -> list[Path]:
+        """Tune a prompt on each mixture, with the first seed; files of the final checkpoints."""
+        return self._run(
             directory,
             progress,
             method=beginning(self.method, self.source_init),
-            data=dataclasses.replace(self.data, mixture_or_task_name=mixture),
+            data=dataclasses.replace(
+                self.data, mixture_or_task_name=mixtures if len(mixtures) > 1 else mixtures[0]
+            ),
             train_steps=self.source_steps,
             seeds=self.seed_list[0],
             evaluation=EvaluationPlan(period=0),
-        )
-        return found.prompts[0]
+        ).prompts
 
     def tune(
         self,
@@ -150,15 +167,11 @@ class Tuning:
         )
 
     def _run(self, directory: Path, progress: bool | None, **options) -> TrainResult:
-        given = {
+        shared = {
             "backbone": self.backbone,
             "data": self.data,
             "optimizer": self.optimizer,
             "checkpoints": dataclasses.replace(self.checkpoints, embedding_step=0),
             "mesh": self.mesh,
-            **options,
         }
-        result = train(model_dir=str(directory), progress=progress, **given)
-        if not result.finished:
-            raise Stopped(f"{directory} stopped and saved at step {result.step}")
-        return result
+        return finish_training(model_dir=str(directory), progress=progress, **shared | options)

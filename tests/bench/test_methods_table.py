@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from bench.methods import __main__ as command
-from bench.methods import models, others, page, prompts, summary, ways
-from bench.methods.baselines import majority
-from bench.methods.others import LENGTH, template
+from bench.methods import models, page, prompts, summary, ways
+from bench.methods.baselines import majority, no_prompt
+from bench.methods.others import FOUND_FROM, template
 from bench.methods.prompts import Candidate
-from bench.methods.results import Cell, Results
+from bench.methods.results import Cell, MethodResults
+from bench.methods.study import MethodStudy
 from bench.methods.tasks import MOST_RANKED, TASKS, Bench, texts
 from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.stored import read_description
 from spot_jax.training.config import PromptTuningRecipe
@@ -24,6 +27,8 @@ ONE, TWO, UNSEEN = "banking77", "sms_spam", "gap_coref"
 BY_HAND = {
     (ONE, "majority"): (10.0,),
     (TWO, "majority"): (50.0,),
+    (ONE, "no_prompt"): (15.0,),
+    (TWO, "no_prompt"): (41.0,),
     (ONE, "svm"): (80.0,),
     (TWO, "svm"): (90.0,),
     (ONE, "model_tuning"): (70.0, 72.0),
@@ -32,17 +37,22 @@ BY_HAND = {
     (TWO, "prompt_tuning"): (60.0, 60.0),
     (ONE, "spot"): (44.0, 52.0),
     (TWO, "spot"): (60.0, 64.0),
-    (UNSEEN, "prompt_tuning"): (51.0, 50.0),
 }
 
 
+def by_hand(**changes):
+    values = {**BY_HAND, **changes.pop("values", {})}
+    cells = [
+        Cell(task, method, accuracies, 100, 7, 2.5, {"rate": 0.3})
+        for (task, method), accuracies in values.items()
+    ]
+    settings = {"test": 1000, "validation": 300}
+    return MethodResults(cells=tuple(cells), seeds=(0, 1), settings=settings, **changes)
+
+
 @pytest.fixture
-def results(tmp_path):
-    made = Results(tmp_path / "methods.json")
-    made.about = {"seeds": [0, 1], "test": 1000, "validation": 300}
-    for (task, method), accuracies in BY_HAND.items():
-        made.cells[task, method] = Cell(task, method, accuracies, 100, 7, 2.5, {"rate": 0.3})
-    return made
+def results():
+    return by_hand()
 
 
 def test_means_are_over_tasks_and_their_deviation_over_seeds(results):
@@ -59,10 +69,8 @@ def test_the_share_of_the_distance_is_of_the_means(results):
     assert summary.closed(results, [ONE, TWO]) == pytest.approx((52.5 - 30) / (80 - 30))
     assert summary.closed(results, [ONE]) == pytest.approx((45 - 10) / (71 - 10))
     assert summary.closed(results, [UNSEEN]) is None
-    results.cells[TWO, "model_tuning"] = dataclasses.replace(
-        results.cells[TWO, "model_tuning"], accuracies=(50.0, 50.0)
-    )
-    assert math.isnan(summary.closed(results, [TWO]))
+    low = by_hand(values={(TWO, "model_tuning"): (50.0, 50.0)})
+    assert math.isnan(summary.closed(low, [TWO]))
 
 
 def test_a_change_is_by_seed_with_an_interval_around_it(results):
@@ -73,24 +81,24 @@ def test_a_change_is_by_seed_with_an_interval_around_it(results):
 
 
 def test_results_come_back_and_the_page_holds_them(results, tmp_path):
-    results.save()
-    again = Results(results.path)
-    assert again.cells == results.cells
+    again = MethodResults.read(results.write(tmp_path / "methods.json"))
+    assert again == results
     text = page.render(again)
-    assert "Model tuning has 80.0 on the mean of the 2 seen sets, the SVM 85.0: -5.0 points" in text
+    assert (
+        "Without a prompt the mean of the 2 sets is 28.0, with the commonest label 30.0: -2.0"
+        in (text)
+    )
+    assert "Model tuning has 80.0 on the mean of the 2 sets, the SVM 85.0: -5.0 points" in text
     assert "closes 45% of the distance" in text and "banking77 57%, sms spam 26%" in text
-    assert "at equal steps, over the seen sets: +2.5 points" in text
+    assert "at least 30% on 1 of 2 sets" in text
+    assert "Against no prompt, over all sets" in text and "; prompt tuning +24.5 (" in text
+    assert ": +2.5 points" in text
     assert "| prompt tuning | 45.0 ± 7.1 | 60.0 ± 0.0 | 52.5 ± 3.5 |" in text
-    assert "| prompt tuning | 50.5 ± 0.7 | 50.5 ± 0.7 |" in text
+    assert "| no prompt | 15.0 | 41.0 | 28.0 |" in text
     assert "| P-Tuning |" not in text
 
 
-def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
-    results, tmp_path, monkeypatch, capsys
-):
-    shared = {"test": Bench.test, "validation": Bench.validation}
-    results.about = {"seeds": list(Bench.seeds), **shared}
-    results.save()
+def test_jobs_are_done_once_and_never_under_other_settings(tmp_path, monkeypatch, capsys):
     done = []
 
     def cell(bench, task, results):
@@ -100,47 +108,58 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(
     method = dataclasses.replace(ways.METHODS["majority"], cell=cell)
     monkeypatch.setitem(ways.METHODS, "majority", method)
     arguments = [
-        *("--methods", "majority", "--tasks", ONE, UNSEEN, "--output", str(results.path)),
-        *("--page", str(tmp_path / "page.md"), "--directory", str(tmp_path / "runs")),
+        *("--methods", "majority", "--tasks", ONE, UNSEEN),
+        *("--output", str(tmp_path / "methods.json"), "--page", str(tmp_path / "page.md")),
+        *("--directory", str(tmp_path / "runs")),
     ]
+    assert command.main([*arguments[:2], "--tasks", ONE, *arguments[5:]]) == 0
     assert command.main(arguments) == 0
-    assert done == [UNSEEN]
+    assert done == [ONE, UNSEEN]
     assert "gap coref" in (tmp_path / "page.md").read_text()
-    stored = Results(results.path)
-    assert stored.get(UNSEEN, "majority").mean == 1.0
-    stored.about["test"] = 7
-    stored.save()
-    assert command.main(arguments) == 2
-    assert f"has test 7, this is {Bench.test}" in capsys.readouterr().err
+    stored = MethodResults.read(tmp_path / "methods.json")
+    assert stored.get(UNSEEN, "majority").mean == 1.0 and stored.majority == {ONE: 1.0, UNSEEN: 1.0}
+    capsys.readouterr()
+    assert command.main([*arguments, "--test", "7"]) == 2
+    assert f"with test = {Bench.test}, this one has 7" in capsys.readouterr().err
+    (tmp_path / "runs" / "study.json").unlink()
+    assert command.main([*arguments, "--seeds", "5"]) == 2
+    assert "with seeds = [0, 1, 2], this one has [5]" in capsys.readouterr().err
+    assert command.main([*arguments, "--length", "7"]) == 2
+    assert "length is 7" in capsys.readouterr().err
+    assert len(done) == 2
 
 
 def test_a_method_comes_after_what_it_begins_from():
-    assert [task for task, _ in ways.order(["ist_5"], [UNSEEN])[:-1]] == [
-        name for name, task in TASKS.items() if task.seen
-    ]
+    assert [task for task, _ in ways.order(["ist_5"], [UNSEEN])[:-1]] == list(FOUND_FROM)
     found = ways.order(["spot"], [ONE])
     assert found[-1] == (ONE, "spot")
     assert set(found[:-1]) == {(ONE, "prompt_tuning"), (TASKS[ONE].source, "prompt_tuning")}
     with pytest.raises(SpotError, match="prompt_tuning on banking77 is not done"):
-        ways.METHODS["spot"].cell(Bench(None), TASKS[ONE], Results(TASKS_FILE))
+        ways.METHODS["spot"].cell(Bench(None), TASKS[ONE], MethodResults())
 
 
-TASKS_FILE = page.Path("/nowhere/methods.json")
+def test_jobs_need_what_they_begin_from(tmp_path):
+    study = MethodStudy(Bench(tmp_path), look=True)
+    spot = study.job(f"spot-{ONE}")
+    assert spot.needs == (f"prompt_tuning-{ONE}", f"prompt_tuning-{TASKS[ONE].source}")
+    assert [part.seed for part in spot.parts] == [0, 1, 2]
+    assert [part.seed for part in study.job(f"no_prompt-{ONE}").parts] == [None]
+    assert len(study.jobs) == len(TASKS) * len(ways.METHODS)
+    order = [job.name for job in study.jobs]
+    assert all(order.index(n) < order.index(j.name) for j in study.jobs for n in j.needs)
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_templates_have_every_field_and_one_number_of_places(name):
-    parsed = parse(template(name))
-    assert parsed.length == LENGTH
-    for field in reading.find(name).fields:
-        assert field in template(name)
+    for length in (5, 20):
+        assert parse(template(name, length)).length == length
+        for field in reading.find(name).fields:
+            assert field in template(name, length)
 
 
 def test_tasks_are_the_bundled_ones_and_their_sources_differ():
-    assert sum(task.seen for task in TASKS.values()) == 8
     for task in TASKS.values():
         assert task.source in TASKS and task.source != task.name
-        assert TASKS[task.source].seen
         assert (task.decoding == "rank") == (len(task.labels) <= MOST_RANKED)
 
 
@@ -148,6 +167,23 @@ def test_the_commonest_label_is_of_the_training_split(tmp_path):
     found = majority(Bench(tmp_path, test=100), TASKS["sms_spam"])
     assert found.chosen == {"label": "ham"} and found.examples == 100
     assert found.accuracies[0] == texts("sms_spam", "test")[1][:100].count("ham")
+
+
+def test_no_prompt_is_the_bare_backbone_by_the_evaluator(tmp_path):
+    bench = Bench(tmp_path, test=20, evaluation_rows=20)
+    task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=16)
+    found = no_prompt(bench, task)
+    tuned = open_tuned(backbone=bench.backbone)
+    (by_hand,) = score(
+        tuned,
+        tasks=[task.task],
+        decoding=task.decoding,
+        batch_size=10,
+        lengths={"inputs": 16, "targets": task.targets},
+        examples=20,
+    )
+    assert by_hand.prompt == "no prompt" and found.accuracies == (by_hand.metrics["accuracy"],)
+    assert (found.method, found.examples, found.trainable) == ("no_prompt", 20, 0)
 
 
 @pytest.mark.slow
@@ -163,9 +199,10 @@ def test_cells_are_what_runs_come_to(tmp_path):
         "rate"
     ]
     length = int(cell.chosen["recipe"].split()[-1])
+    width = read_description(bench.backbone).config.emb_dim
     for file in cell.files:
-        assert load_prompt(tmp_path / file).prompt.shape == (length, 128)
-    assert cell.trainable == length * 128 and cell.seconds > 0
+        assert load_prompt(tmp_path / file).prompt.shape == (length, width)
+    assert cell.trainable == length * width and cell.seconds > 0
     # Done again it says the same, the time of its updates included.
     again = prompts.tuned(bench, task, "prompt_tuning", way)
     assert dataclasses.replace(again, whole_seconds=0) == dataclasses.replace(cell, whole_seconds=0)
@@ -173,33 +210,33 @@ def test_cells_are_what_runs_come_to(tmp_path):
     found = models.model_tuning(bench, task, tuning)
     assert len(found.accuracies) == 2
     assert [one["dropout"] for one in found.tried] == [0.0, 0.1]
-    assert found.trainable > 3_000_000
+    assert found.trainable > 1_000_000
     assert not prompts.place(bench, task, "model_tuning", "").exists()
 
 
 @pytest.mark.slow
-def test_every_other_method_comes_to_a_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(others, "STEPS", 2)
-    monkeypatch.setattr(others, "PREFIX_STEPS", 2)
-    monkeypatch.setattr(others, "FINDING", 2)
-    monkeypatch.setattr(others, "Y_STEPS", 5)
-    bench = Bench(tmp_path, seeds=(0, 1), validation=10, test=10, evaluation_rows=10)
+def test_every_other_method_comes_to_a_cell(tmp_path):
+    steps = {"steps": 2, "prefix_steps": 2, "finding_steps": 2, "y_steps": 5}
+    bench = Bench(tmp_path, seeds=(0, 1), validation=10, test=10, evaluation_rows=10, **steps)
     task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=24)
-    results = Results(tmp_path / "methods.json")
-    rng = np.random.default_rng(0)
-    mark = read_description(bench.backbone).fingerprint
+    rng, cells = np.random.default_rng(0), []
+    described = read_description(bench.backbone)
+    mark, width = described.fingerprint, described.config.emb_dim
     for name, one in TASKS.items():
-        prompt = rng.normal(size=(others.LENGTH, 128)).astype(np.float32)
+        prompt = rng.normal(size=(bench.length, width)).astype(np.float32)
         file = PromptFile(prompt, {"name": "PromptTuning"}, mark, task=one.task, tasks=(one.task,))
         file.save(tmp_path / f"{name}.safetensors")
-        tried = ({"recipe": others.PROMPTS, "validation": 1.0, "file": f"{name}.safetensors"},)
-        results.cells[name, "prompt_tuning"] = Cell(name, "prompt_tuning", (1.0,), 9, tried=tried)
-    for method, trainable in (
-        ("p_tuning", {234_240, 2_560}),
-        ("prefix", {30_720}),
-        ("ist_5", {5}),
-        ("y_tuning", {197_504}),
+        tried = (
+            {"recipe": f"P = {bench.length}", "validation": 1.0, "file": f"{name}.safetensors"},
+        )
+        cells.append(Cell(name, "prompt_tuning", (1.0,), 9, tried=tried))
+    results = MethodResults(cells=tuple(cells))
+    for method, most in (
+        ("p_tuning", 100 * bench.length * width),
+        ("prefix", 100 * bench.length * width),
+        ("ist_5", 5),
+        ("y_tuning", 20 * width * width),
     ):
         cell = ways.METHODS[method].cell(bench, task, results)
         assert (cell.method, len(cell.accuracies)) == (method, 2)
-        assert cell.trainable in trainable
+        assert 0 < cell.trainable <= most

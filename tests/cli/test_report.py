@@ -4,7 +4,7 @@ import pytest
 
 from spot_jax.cli.main import main
 from spot_jax.report import vega
-from spot_jax.studies.transfer.results import Score, StudyResults, write_results
+from spot_jax.studies.transfer.results import Score, TransferResults
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,9 @@ def _quick(monkeypatch):
 
 def test_it_writes_beside_the_results_and_names_the_page(tmp_path, capsys):
     scores = [Score("t", "scratch", 50.0, seed=0), Score("t", "transfer", 60.0, source="a")]
-    write_results(StudyResults("small", ("a",), ("t",), tuple(scores)), tmp_path)
+    TransferResults(title="small", sources=("a",), targets=("t",), scores=tuple(scores)).write(
+        tmp_path
+    )
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     assert "1 source" in (tmp_path / "index.html").read_text()

@@ -15,6 +15,9 @@ def test_the_demo_beats_the_commonest_label_and_repeats_itself(tmp_path):
     found = [demo(tmp_path / str(i), plan, said[i].append, False) for i in (0, 1)]
     # The last line names the directory.
     assert said[0][:-1] == said[1][:-1]
+    assert [list(each) for each in found] == [["no prompt", "scratch", "source prompt"]] * 2
+    (bare,) = found[0]["no prompt"]
+    assert bare.prompt == "no prompt" and bare.examples == found[0]["scratch"][0].examples
     for origin in ("scratch", "source prompt"):
         first, second = (each[origin] for each in found)
         assert [s.predictions for s in first] == [s.predictions for s in second]

@@ -57,6 +57,42 @@ def test_adding_one_reads_one(root, reads):
     assert len(reads) == 2
 
 
+@pytest.mark.parametrize("change", ["dtype", "shape"])
+def test_numbers_read_as_others_are_damage(root, change):
+    """The same bytes as whole numbers, or in other rows, are not what was written."""
+    before = [(m.entry.id, m.similarity) for m in ranked(root)]
+    (path,) = (root / "index").glob("*-per_token.safetensors")
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if change == "dtype":
+        header["signatures"]["dtype"] = "I32"
+    else:
+        rows, width = header["signatures"]["shape"]
+        header["signatures"]["shape"] = [rows // 2, width * 2]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.warns(LibraryWarning, match="is damaged .its signatures are"):
+        after = [(m.entry.id, m.similarity) for m in ranked(root)]
+    assert after == before
+
+
+@pytest.mark.parametrize("fault", ["a directory", "no rights"])
+def test_one_bad_entry_leaves_the_others(root, fault):
+    bad = sorted((root / "prompts").glob("*.safetensors"))[0]
+    bad.unlink()
+    shutil.rmtree(root / "index", ignore_errors=True)
+    bad.mkdir()
+    if fault == "no rights":
+        bad.chmod(0)
+    with pytest.warns(LibraryWarning, match="left out: .*cannot be read"):
+        entries = Library(root).entries()
+    assert len(entries) == 5 and bad.stem not in {entry.id for entry in entries}
+    assert any("cannot be read" in line for line in Library(root).verify())
+    bad.chmod(0o700)
+
+
 def test_one_vector_an_entry_and_metric(root):
     ranked(root)
     names = sorted(path.name for path in (root / "index").iterdir())

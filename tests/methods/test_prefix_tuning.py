@@ -28,7 +28,7 @@ from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.prefix import prefix_shape
-from spot_jax.transfer.methods.weighted_average import average
+from spot_jax.transfer.strategies import average
 
 # Heads x head_dim (12) is not the width (10).
 CONFIG = T5Config(

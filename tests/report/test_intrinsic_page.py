@@ -8,11 +8,11 @@ import pytest
 from intrinsic_cases import results
 
 from spot_jax.cli.main import main
-from spot_jax.report import intrinsic, vega
+from spot_jax.report import subspace, vega
 from spot_jax.report.figures.relative import over_dimension, over_tasks
 from spot_jax.studies.subspace.analysis import ALL, Group, relative_rows
 from spot_jax.studies.subspace.jobs import TEST_IST
-from spot_jax.studies.subspace.results import PROMPT_TUNING, write_results
+from spot_jax.studies.subspace.results import PROMPT_TUNING
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def points(figure):
 
 def test_the_page_and_its_tables_hold_every_number(tmp_path, capsys):
     made = results()
-    write_results(made, tmp_path)
+    made.write(tmp_path)
     assert main(["intrinsic", "report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
@@ -81,11 +81,11 @@ def test_the_curves_are_over_dimension_and_over_tasks():
 
 
 def test_half_a_study_has_a_page(tmp_path):
-    text = intrinsic.write_report(results(scores=(), references=()), tmp_path).read_text()
+    text = subspace.write_report(results(scores=(), references=()), tmp_path).read_text()
     body = text.split("</main>")[0]
     assert "Nothing has been tuned in a subspace yet" in body and "plot-" not in body
     only = results(scores=tuple(s for s in results().scores if s.draw < 0))
     assert (
         "No subspace has been found from a part"
-        in intrinsic.write_report(only, tmp_path).read_text()
+        in subspace.write_report(only, tmp_path).read_text()
     )

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 from synthetic_study import synthetic_study
 
-from spot_jax.report import vega, write
+from spot_jax.report import transfer, vega
 from spot_jax.report.figures.heat_maps import transfer_map
 from spot_jax.report.figures.theme import DIVERGING, SEQUENTIAL, is_dark
 from spot_jax.report.labels import number, short_names
-from spot_jax.report.page import page
 from spot_jax.report.tables import all_tables
-from spot_jax.report.write import figures, write_report
+from spot_jax.report.transfer import figures, page, write_report
 from spot_jax.studies.transfer.analysis import CLIP, analyse
 from spot_jax.studies.transfer.published import paper_results, printed
-from spot_jax.studies.transfer.results import EmbeddedPrompt, Embeddings, Score, StudyResults
+from spot_jax.studies.transfer.results import (
+    BASELINES,
+    EmbeddedPrompt,
+    Embeddings,
+    Score,
+    TransferResults,
+)
 
 STUB = "window.vegaEmbed = () => Promise.resolve();"
 
@@ -115,7 +120,7 @@ def test_the_scatter_holds_every_point_with_r_and_p(found, text):
 
 def test_the_methods_are_in_the_figure_and_in_the_table(found, text):
     data = [r for r in data_of(text, "methods") if r.get("what") == "absolute"]
-    rows = [row for row in found.methods if row.method != "scratch"]
+    rows = [row for row in found.methods if row.method not in (*BASELINES, "scratch")]
     assert [r["mean"] for r in data] == [row.absolute.mean for row in rows]
     assert [r["low"] for r in data] == [row.absolute.low for row in rows]
     shown = cells_of(text, "methods")
@@ -167,11 +172,14 @@ def test_nothing_is_loaded_and_nothing_may_be(text):
 
 
 def test_missing_parts_are_sentences_not_empty_figures():
-    bare = StudyResults(
-        "bare",
-        ("a",),
-        ("t",),
-        (Score("t", "scratch", 50.0, seed=0), Score("t", "transfer", 60.0, source="a", seed=0)),
+    bare = TransferResults(
+        title="bare",
+        sources=("a",),
+        targets=("t",),
+        scores=(
+            Score("t", "scratch", 50.0, seed=0),
+            Score("t", "transfer", 60.0, source="a", seed=0),
+        ),
     )
     made = analyse(bare)
     drawn = figures(made)
@@ -190,7 +198,12 @@ def test_missing_parts_are_sentences_not_empty_figures():
 
 
 def test_a_study_that_has_only_begun_has_a_page(tmp_path):
-    begun = StudyResults("begun", ("a",), ("t",), (Score("t", "scratch", 50.0, seed=0),))
+    begun = TransferResults(
+        title="begun",
+        sources=("a",),
+        targets=("t",),
+        scores=(Score("t", "scratch", 50.0, seed=0),),
+    )
     text = write_report(begun, tmp_path).read_text()
     assert "nothing to compare" in text
     assert 'class="plot"' not in text
@@ -198,11 +211,11 @@ def test_a_study_that_has_only_begun_has_a_page(tmp_path):
 
 def test_names_cannot_break_out_of_the_page():
     odd = '</script><b>"&'
-    results = StudyResults(
-        odd,
-        (odd,),
-        ("t",),
-        (Score("t", "scratch", 50.0), Score("t", "transfer", 60.0, source=odd)),
+    results = TransferResults(
+        title=odd,
+        sources=(odd,),
+        targets=("t",),
+        scores=(Score("t", "scratch", 50.0), Score("t", "transfer", 60.0, source=odd)),
         commands=(odd,),
     )
     made = analyse(results)
@@ -261,9 +274,11 @@ def test_wide_maps_print_signs():
 def test_maps_of_too_many_runs_are_left_to_the_tables(monkeypatch):
     names = tuple(EmbeddedPrompt("a", seed) for seed in range(3))
     runs = Embeddings(names, average_tokens=tuple(map(tuple, np.eye(3).tolist())))
-    made = analyse(StudyResults("many", ("a",), (), (), embeddings=runs))
+    made = analyse(
+        TransferResults(title="many", sources=("a",), targets=(), scores=(), embeddings=runs)
+    )
     assert "embedding_runs_average_tokens" in figures(made)
-    monkeypatch.setattr(write, "MOST_RUNS", 2)
+    monkeypatch.setattr(transfer, "MOST_RUNS", 2)
     drawn = figures(made)
     assert "embedding_runs_average_tokens" not in drawn
     text = page(made, drawn, all_tables(made, None))

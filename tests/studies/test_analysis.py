@@ -16,9 +16,9 @@ from spot_jax.studies.transfer.results import (
     Embeddings,
     Score,
     Similarity,
-    StudyResults,
+    TransferResults,
 )
-from spot_jax.studies.transfer.score_table import Cells, relative_error_reduction
+from spot_jax.studies.transfer.score_table import ScoreTable, relative_error_reduction
 
 SCRATCH = {"t": (50, 60), "u": (80, 80)}
 # target: (source, source seed): validation, test. A source prompt is tuned once on each target.
@@ -33,7 +33,7 @@ ALIKE = {
 }
 
 
-def study(**changes) -> StudyResults:
+def study(**changes) -> TransferResults:
     scores = [
         Score(target, "scratch", test, seed=seed)
         for target, tests in SCRATCH.items()
@@ -51,7 +51,7 @@ def study(**changes) -> StudyResults:
         for (s, own), values in rows.items()
         for seed, value in enumerate(values)
     ]
-    made = StudyResults(
+    made = TransferResults(
         title="by hand",
         sources=("a", "b"),
         targets=("t", "u"),
@@ -130,21 +130,21 @@ def test_best_of_picks_on_validation_and_reports_the_test(found):
     assert rows["oracle", 4].chosen == {"t": ["b", "b"], "u": ["a", "a"]}
     assert rows["best_of_top_k", 1].picked_on is None
     bare = study(scores=tuple(dataclasses.replace(s, validation=None) for s in study().scores))
-    oracle = method_table(Cells(bare))[-1]
+    oracle = method_table(ScoreTable(bare))[-1]
     assert oracle.picked_on == "test"
     assert oracle.score.mean == (66 + 90) / 2
 
 
 def test_retrieval_ranks_for_each_seed_of_the_target():
-    cells = Cells(study())
-    order = [(c.source, c.source_seed) for c in top(cells, "t", 1, "average_tokens", 9)]
+    table = ScoreTable(study())
+    order = [(c.source, c.source_seed) for c in top(table, "t", 1, "average_tokens", 9)]
     assert order == [("a", 1), ("b", 0), ("b", 1), ("a", 0)]
 
 
 def test_a_run_of_the_same_seed_counts_before_the_mean_of_others():
     again = Score("t", "transfer", 90, source="a", source_seed=0, seed=1, validation=90)
-    cells = Cells(study(scores=(*study().scores, again)))
-    tests = {seed: cells.candidates("t", seed)[0].test for seed in (0, 1, None)}
+    table = ScoreTable(study(scores=(*study().scores, again)))
+    tests = {seed: table.candidates("t", seed)[0].test for seed in (0, 1, None)}
     assert tests == {0: 64, 1: 90, None: 77}
 
 
@@ -174,7 +174,7 @@ def test_families(found):
 def test_a_task_is_never_its_own_source():
     leak = Score("t", "transfer", 99, source="t", seed=0, source_seed=0, validation=99)
     made = analyse(study(sources=("a", "b", "t"), scores=(*study().scores, leak)))
-    assert made.cells.own == 1
+    assert made.table.left_out == 1
     assert math.isnan(next(p for p in made.pairs if (p.source, p.target) == ("t", "t")).score)
     assert made.methods[-1].score.mean == 61  # the oracle's, as without the leak
 
@@ -194,7 +194,7 @@ def test_a_study_half_way_is_analysed_as_far_as_it_is():
 
 def test_a_score_that_is_not_defined_is_left_out_of_means():
     scores = [*study().scores, Score("t", "scratch", math.nan, seed=2)]
-    assert Cells(study(scores=tuple(scores))).baseline("t") == 55
+    assert ScoreTable(study(scores=tuple(scores))).baseline("t") == 55
 
 
 def test_intervals_of_the_bootstrap():

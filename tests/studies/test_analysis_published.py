@@ -5,7 +5,7 @@ import pytest
 
 from spot_jax.studies.transfer.analysis import analyse
 from spot_jax.studies.transfer.published import paper_results, printed
-from spot_jax.studies.transfer.results import read_results, write_results
+from spot_jax.studies.transfer.results import TransferResults
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +73,5 @@ def test_correlations_have_the_printed_signs_and_order(found):
 
 
 def test_they_go_through_the_file_that_studies_write(tmp_path):
-    write_results(paper_results(), tmp_path)
-    assert read_results(tmp_path) == paper_results()
+    paper_results().write(tmp_path)
+    assert TransferResults.read(tmp_path) == paper_results()

@@ -23,8 +23,7 @@ from spot_jax.studies.subspace.results import (
     PROMPT_TUNING,
     RANDOM,
     Score,
-    read_results,
-    write_results,
+    SubspaceResults,
 )
 
 # Worked by hand: 45/90 = 0.5, 60/80 = 0.75, 77/70 = 1.1; mean 2.35 / 3.
@@ -105,9 +104,9 @@ def test_scores_by_task_are_of_whole_subspaces():
 
 def test_results_are_read_as_they_were_written(tmp_path):
     made = results()
-    assert read_results(write_results(made, tmp_path)) == made
+    assert SubspaceResults.read(made.write(tmp_path)) == made
     with pytest.raises(SpotError, match="no study at .*run `spot intrinsic ist`"):
-        read_results(tmp_path / "none")
+        SubspaceResults.read(tmp_path / "none")
     with pytest.raises(SpotError, match="scores: 'strange' is not among the study's tasks"):
         results(scores=(Score(TEST_IST, "strange", "like", 1.0, 5),))
     with pytest.raises(SpotError, match="scores: 'ist' is none of train_msf"):

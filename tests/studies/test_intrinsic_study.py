@@ -1,4 +1,4 @@
-"""A study of subspaces: its cells, what is refused, what is done once, what goes on."""
+"""A study of subspaces: its jobs, what is refused, what is done once, what goes on."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from spot_jax.errors import SpotError
 from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.subspace_file import load_subspace
-from spot_jax.studies.subspace import study
+from spot_jax.studies.engine.job import NO_PROMPT, PromptResult
+from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.subspace.analysis import Group, relative_rows
-from spot_jax.studies.subspace.directory import CellResult, Made, open_intrinsic
-from spot_jax.studies.subspace.jobs import tasks_of
-from spot_jax.studies.subspace.plan import IntrinsicPlan
-from spot_jax.studies.subspace.results import PROMPT_TUNING, read_results
-from spot_jax.studies.transfer.plan import Stage
+from spot_jax.studies.subspace.jobs import SubspaceResult
+from spot_jax.studies.subspace.plan import SubspacePlan
+from spot_jax.studies.subspace.results import PROMPT_TUNING, SubspaceResults
+from spot_jax.studies.subspace.study import SubspaceStudy, finds
 from spot_jax.training.config import StoredBackbone
 from spot_jax.training.optimizers import Adafactor, AdamW
 
@@ -33,9 +33,10 @@ def arrays(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("intrinsic"))
 
 
-def plan_of(arrays, directory, **options) -> IntrinsicPlan:
+def plan_of(arrays, directory, **options) -> SubspacePlan:
     """Two training tasks and one held out; the fourth is free."""
-    given = {
+    settings = {
+        "directory": str(directory),
         "train_tasks": arrays.tasks[:2],
         "test_tasks": {"test": arrays.tasks[2:3]},
         "lengths": {"inputs": 8, "targets": 2},
@@ -51,30 +52,30 @@ def plan_of(arrays, directory, **options) -> IntrinsicPlan:
         "backbone": StoredBackbone(arrays.backbone, dropout_rate=0.0),
         **options,
     }
-    return IntrinsicPlan(str(directory), **given)
+    return SubspacePlan(**settings)
 
 
 def names(plan):
-    return [cell.name for cell in open_intrinsic(plan, tasks_of(plan), look=True).cells]
+    return [job.name for job in SubspaceStudy(plan, look=True).jobs]
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Cells without training; the list of those that were done."""
+    """Jobs without training; the list of those that were done."""
     done = []
 
-    def cell(opened, one, progress=None):
-        done.append(one.name)
-        made = tuple(Made(50.0, majority=20.0) for _ in one.parts)
-        result = CellResult(one.name, made, seconds=1.0)
-        opened.save(result)
-        return result
+    def do(study, job, progress):
+        done.append(job.name)
+        prompts = tuple(PromptResult(50.0, majority=20.0) for _ in job.parts)
+        if job.kind == NO_PROMPT:
+            prompts = (PromptResult(10.0, majority=20.0),)
+        return SubspaceResult(job.name, prompts, seconds=1.0)
 
-    monkeypatch.setattr(study, "run_cell", cell)
+    monkeypatch.setattr(SubspaceStudy, "do", do)
     return done
 
 
-def test_every_setting_has_its_cells(arrays, tmp_path):
+def test_every_setting_has_its_jobs(arrays, tmp_path):
     subset = [arrays.tasks[:2]]
     plan = plan_of(
         arrays,
@@ -85,24 +86,25 @@ def test_every_setting_has_its_cells(arrays, tmp_path):
         model=Stage(2),
         model_seeds=[5],
     )
-    opened = open_intrinsic(plan, tasks_of(plan), look=True)
-    kinds = [cell.kind for cell in opened.cells]
+    study = SubspaceStudy(plan, look=True)
+    kinds = [job.kind for job in study.jobs]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        **{"prompts": 4, "subspace": 6, "model": 4, "tuned": 6, "random": 4}
+        **{"prompts": 4, "no_prompt": 4, "subspace": 6, "model": 4, "tuned": 6, "random": 4}
     }
-    by_name = {cell.name: cell for cell in opened.cells}
+    by_name = {job.name: job for job in study.jobs}
+    assert by_name["no_prompt-" + study.jobs[0].name.removeprefix("prompts-")].parts[0].seed is None
     whole = by_name["subspace-d3-s1"]
     assert [part.setting for part in whole.parts] == ["train_msf"] * 3 + ["test_msf"]
     assert len(whole.needs) == 4 and {part.seed for part in whole.parts} == {1}
     tuned = by_name["tuned-d3-s1"]
     assert tuned.needs == ("subspace-d3-s1",)
     assert [part.setting for part in tuned.parts] == ["test_ist"] + ["train_same_ist"] * 3
-    (part,) = [c for c in opened.cells if c.kind == "tuned" and c.draw == 0 and c.seed == 0]
+    (part,) = [c for c in study.jobs if c.kind == "tuned" and c.draw == 0 and c.seed == 0]
     assert part.dimension == 3 and [p.setting for p in part.parts] == ["test_ist"]
     assert len(part.tasks) == 2 and "-n2-" in part.name
-    # Cells that come first in the list need none that come later.
+    # Jobs that come first in the list need none that come later.
     order = list(by_name)
-    assert all(order.index(need) < order.index(c.name) for c in opened.cells for need in c.needs)
+    assert all(order.index(need) < order.index(c.name) for c in study.jobs for need in c.needs)
     few = plan_of(arrays, tmp_path, prompts_at_once=2)
     assert "tuned-d1-s0-2" in names(few)
 
@@ -146,54 +148,62 @@ def test_what_no_study_can_be_made_of_is_one_line(options, line, arrays, tmp_pat
         for key, value in options.items()
     }
     with pytest.raises(SpotError, match=line) as found:
-        study.tune(plan_of(arrays, tmp_path, **options), lambda line: None)
+        SubspaceStudy(plan_of(arrays, tmp_path, **options))
     assert "\n" not in str(found.value)
     assert not pretended and not (tmp_path / "study.json").exists()
 
 
-def test_cells_are_done_once_and_results_written_after_each(arrays, tmp_path, pretended):
-    plan, told = plan_of(arrays, tmp_path), []
-    study.find(plan, told.append)
+def test_jobs_are_done_once_and_results_written(arrays, tmp_path, pretended):
+    plan = plan_of(arrays, tmp_path)
+    SubspaceStudy(plan).run(lambda line: None, wanted=finds)
     assert pretended == [name for name in names(plan) if name.startswith(("prompts", "subsp"))]
-    found = study.tune(plan, told.append, command="spot intrinsic ist")
+    found = SubspaceStudy(plan, "spot intrinsic ist").run(lambda line: None)
     assert sorted(pretended) == sorted(names(plan)) and found.commands == ("spot intrinsic ist",)
-    assert read_results(tmp_path) == found
-    study.tune(plan, told.append)
+    assert SubspaceResults.read(tmp_path) == found
+    SubspaceStudy(plan).run(lambda line: None)
     assert len(pretended) == len(names(plan))
-    assert study.overview(plan)[-1] == f"{len(pretended)} of {len(pretended)} done"
+    done = f"{len(pretended)} of {len(pretended)} done"
+    assert SubspaceStudy(plan, look=True).overview()[-1] == done
     # More dimensions and subsets may come, and only they are done.
     count = len(pretended)
-    study.tune(plan_of(arrays, tmp_path, dimensions=(1, 3, 5)), told.append)
+    SubspaceStudy(plan_of(arrays, tmp_path, dimensions=(1, 3, 5))).run(lambda line: None)
     assert {name.split("-")[1] for name in pretended[count:]} == {"d5"}
-    assert all(row.mean == 1.0 for row in relative_rows(found) if row.group.subspace == "found")
+    rows = relative_rows(found)
+    assert all(row.mean == 1.0 for row in rows if row.group.subspace == "found")
+    # What is subtracted from both sides is the bare backbone's score.
+    assert set(found.no_prompt.values()) == {10.0}
+    assert {row.gain for row in rows if row.group.subspace == "found"} == {1.0}
+    assert {(row.mean, row.gain) for row in rows if row.group.subspace == NO_PROMPT} == {(0.2, 0.0)}
+    assert {row.gain for row in rows if row.group.subspace == "majority"} == {0.25}
 
 
 def test_another_study_is_not_gone_on_with(arrays, tmp_path, pretended):
-    study.tune(plan_of(arrays, tmp_path), lambda line: None)
+    SubspaceStudy(plan_of(arrays, tmp_path)).run(lambda line: None)
     with pytest.raises(SpotError, match="holds a study with ist.steps = 2, this one has 3"):
-        study.tune(plan_of(arrays, tmp_path, ist=Stage(3, AdamW(0.1), None, 4, 1)), print)
+        SubspaceStudy(plan_of(arrays, tmp_path, ist=Stage(3, AdamW(0.1), None, 4, 1)))
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(SpotError, match="study.json is damaged"):
-        study.tune(plan_of(arrays, tmp_path), print)
+        SubspaceStudy(plan_of(arrays, tmp_path))
 
 
 def test_a_stop_leaves_what_was_done(arrays, tmp_path, pretended, monkeypatch):
-    plan, real = plan_of(arrays, tmp_path), study.run_cell
+    plan, real = plan_of(arrays, tmp_path), SubspaceStudy.do
 
-    def stopping(opened, cell, progress=None):
+    def stopping(study, job, progress):
         if len(pretended) == 4:
             raise SpotError("step 3: loss is not finite")
-        return real(opened, cell, progress)
+        return real(study, job, progress)
 
-    monkeypatch.setattr(study, "run_cell", stopping)
-    with pytest.raises(SpotError, match=f"^cell {names(plan)[4]}: step 3: loss is not finite"):
-        study.tune(plan, lambda line: None)
-    assert len(read_results(tmp_path).references) == 6  # two seeds of three tasks
-    monkeypatch.setattr(study, "run_cell", real)
-    study.tune(plan, lambda line: None)
+    monkeypatch.setattr(SubspaceStudy, "do", stopping)
+    with pytest.raises(SpotError, match=f"^job {names(plan)[4]}: step 3: loss is not finite"):
+        SubspaceStudy(plan).run(lambda line: None)
+    assert len(SubspaceResults.read(tmp_path).references) == 6  # two seeds of three tasks
+    monkeypatch.setattr(SubspaceStudy, "do", real)
+    study = SubspaceStudy(plan)
+    study.run(lambda line: None)
     assert sorted(pretended) == sorted(names(plan))
-    with pytest.raises(SpotError, match="the study has no cell 'x'; `spot intrinsic ist --cells`"):
-        study.one(plan, "x", print)
+    with pytest.raises(SpotError, match="the study has no job 'x'; `spot intrinsic ist --jobs`"):
+        study.run_job("x", print)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +214,8 @@ def test_a_stop_leaves_what_was_done(arrays, tmp_path, pretended, monkeypatch):
         (["msf", "--gin_file=gin_configs/studies/mini.gin"], "says nothing about intrinsic"),
         (["report", "/nowhere"], "no study at /nowhere"),
         (
-            ["ist", "--gin_file=gin_configs/studies/intrinsic_mini.gin", "--cells", "--cell=x"],
-            "--cells and --cell are two commands",
+            ["ist", "--gin_file=gin_configs/studies/intrinsic_mini.gin", "--jobs", "--job=x"],
+            "--jobs and --job are two commands",
         ),
     ],
 )
@@ -219,12 +229,12 @@ def test_the_shipped_studies_are_whole(capsys, tmp_path):
     where = f"--gin.STUDY_DIR='{tmp_path / 'study'}'"
     assert main(["intrinsic"]) == 0
     file = "--gin_file=gin_configs/studies/intrinsic_mini.gin"
-    assert main(["intrinsic", "ist", file, "--cells", where]) == 0
+    assert main(["intrinsic", "ist", file, "--jobs", where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("0 of ") and any("tuned-d50-s2" in line for line in lines)
     file = "--gin_file=gin_configs/studies/intrinsic_paper.gin"
     backbone = "--gin.INITIAL_CHECKPOINT_PATH='backbones/mini'"
-    assert main(["intrinsic", "ist", file, "--cells", where, backbone]) == 0
+    assert main(["intrinsic", "ist", file, "--jobs", where, backbone]) == 0
     lines = capsys.readouterr().out.splitlines()
     # 100 + 20 tasks' prompts, and the other samples of the 100.
     assert sum(line.startswith("prompts-crossfit_") for line in lines) == 220
@@ -237,9 +247,9 @@ def finished(arrays, tmp_path_factory):
     """A whole study by real runs, its first task's prompts out of a library."""
     directory = tmp_path_factory.mktemp("finished")
     first = plan_of(arrays, directory / "first", dimensions=(3,), seeds=(0,), random_subspace=False)
-    study.find(first, lambda line: None, progress=False)
+    SubspaceStudy(first).run(lambda line: None, wanted=finds, progress=False)
     library = Library(directory / "library")
-    for path in sorted((directory / "first").glob("cells/prompts-*/run/prompts/best-0.*"))[:1]:
+    for path in sorted((directory / "first").glob("jobs/prompts-*/run/prompts/best-0.*"))[:1]:
         library.add_file(path)
     plan = plan_of(
         arrays,
@@ -249,7 +259,7 @@ def finished(arrays, tmp_path_factory):
         prompts_per_task=2,
         dimensions=(3,),
     )
-    return plan, study.tune(plan, lambda line: None, progress=False)
+    return plan, SubspaceStudy(plan).run(lambda line: None, progress=False)
 
 
 @pytest.mark.slow
@@ -272,10 +282,10 @@ def test_prompts_are_the_librarys_where_it_has_them(finished):
     plan, _ = finished
     root = Path(plan.directory)
     taken = [
-        json.loads(path.read_text()) for path in sorted(root.glob("cells/prompts-*/taken.json"))
+        json.loads(path.read_text()) for path in sorted(root.glob("jobs/prompts-*/taken.json"))
     ]
     assert sorted(map(len, taken)) == [0, 0, 1]
-    (made,) = root.glob("cells/prompts-*/made/library-0.safetensors")
+    (made,) = root.glob("jobs/prompts-*/made/library-0.safetensors")
     (entry,) = Library(plan.library).entries()
     assert np.array_equal(load_prompt(made).prompt, load_prompt(entry.path).prompt)
     # The missing seed alone was tuned.
@@ -286,19 +296,18 @@ def test_prompts_are_the_librarys_where_it_has_them(finished):
 @pytest.mark.slow
 def test_held_out_prompts_go_through_the_subspace_of_their_seed(finished):
     plan, found = finished
-    opened = open_intrinsic(plan, tasks_of(plan), look=True)
-    cell = opened.cell("subspace-d3-s1")
-    result = opened.result(cell.name)
-    subspace = load_subspace(opened.path / result.subspace)
+    study = SubspaceStudy(plan, look=True)
+    result = study.result("subspace-d3-s1")
+    subspace = load_subspace(study.path / result.subspace)
     # Both seeds' prompts of both tasks, this seed's first.
     assert [one["seed"] for one in subspace.ancestry] == [1, 1, 0, 0]
-    held_out = load_prompt(opened.path / result.made[-1].file)
+    held_out = load_prompt(study.path / result.prompts[-1].file)
     task = plan.test_tasks["test"][0]
-    source = next(c for c in opened.cells if c.kind == "prompts" and c.parts[0].task == task)
-    own = load_prompt(opened.path / opened.result(source.name).made[1].file)
+    source = next(j for j in study.jobs if j.kind == "prompts" and j.parts[0].task == task)
+    own = load_prompt(study.path / study.result(source).prompts[1].file)
     expected = np.asarray(subspace.reconstruct(own.prompt))
     assert np.array_equal(held_out.prompt, expected) and own.seed == 1
-    vector = load_prompt(opened.path / opened.result("tuned-d3-s1").made[0].file)
+    vector = load_prompt(study.path / study.result("tuned-d3-s1").prompts[0].file)
     assert vector.method["subspace"]["mark"] == subspace.mark
 
 
@@ -326,19 +335,19 @@ def test_killed_at_random_it_ends_with_the_same_numbers(arrays, tmp_path):
         return fields
 
     subprocess.run(command(whole), check=True, **options)
-    cells = len(list((whole / "cells").iterdir()))
+    jobs = len(list((whole / "jobs").iterdir()))
     rng = np.random.default_rng(0)
     for kill in range(2):
         with subprocess.Popen(command(killed), **options) as process:
-            goal = rng.integers(kill * cells // 2, (kill + 1) * cells // 2)
-            while len(list(killed.glob("cells/*/result.json"))) < goal:
+            goal = rng.integers(kill * jobs // 2, (kill + 1) * jobs // 2)
+            while len(list(killed.glob("jobs/*/result.json"))) < goal:
                 assert process.poll() is None, "the study ended before it was killed"
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
             process.wait()
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("cells/*/result.json")}
-    assert 0 < len(before) < cells
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("jobs/*/result.json")}
+    assert 0 < len(before) < jobs
     subprocess.run(command(killed), check=True, **options)
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert comparable(killed) == comparable(whole)

@@ -14,36 +14,39 @@ from spot_jax.studies.transfer.results import (
     Embeddings,
     Score,
     Similarity,
-    StudyResults,
-    read_results,
-    write_results,
+    TransferResults,
 )
 
-SMALL = StudyResults("small", ("a",), ("t",), (Score("t", "scratch", 50.0, seed=0),))
+SMALL = TransferResults(
+    title="small",
+    sources=("a",),
+    targets=("t",),
+    scores=(Score("t", "scratch", 50.0, seed=0),),
+)
 
 
 def test_a_study_with_everything_in_it_comes_back_equal(tmp_path):
     made = synthetic_study(3, 2, seeds=2, steps=3)
-    path = write_results(made, tmp_path / "study")
+    path = made.write(tmp_path / "study")
     assert path.name == "results.json"
-    assert read_results(tmp_path / "study") == made
-    assert read_results(path) == made
+    assert TransferResults.read(tmp_path / "study") == made
+    assert TransferResults.read(path) == made
 
 
 def test_a_score_that_is_not_defined_is_null(tmp_path):
     scores = (Score("t", "scratch", math.nan, validation=math.nan),)
-    path = write_results(dataclasses.replace(SMALL, scores=scores), tmp_path)
+    path = dataclasses.replace(SMALL, scores=scores).write(tmp_path)
     stored = json.loads(path.read_text())["scores"][0]
     assert stored["test"] is None
     assert stored["validation"] is None
-    (back,) = read_results(path).scores
+    (back,) = TransferResults.read(path).scores
     assert math.isnan(back.test)
     assert back.validation is None
 
 
 def test_writing_leaves_nothing_beside_the_file(tmp_path):
-    write_results(SMALL, tmp_path)
-    write_results(SMALL, tmp_path)
+    SMALL.write(tmp_path)
+    SMALL.write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -110,7 +113,7 @@ def test_bad_files_are_refused_in_one_line_that_names_them(name, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(SpotError) as error:
-        read_results(tmp_path)
+        TransferResults.read(tmp_path)
     assert expected in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -118,7 +121,7 @@ def test_bad_files_are_refused_in_one_line_that_names_them(name, tmp_path):
 
 def test_a_directory_without_a_study_says_what_to_do(tmp_path):
     with pytest.raises(SpotError, match="spot study"):
-        read_results(tmp_path / "nowhere")
+        TransferResults.read(tmp_path / "nowhere")
 
 
 def test_contradictions_are_found_before_they_are_written():

@@ -1,9 +1,10 @@
-"""A study is done once: cells are shared among processes, finished ones stay, kills lose little."""
+"""A study is done once: jobs are shared among processes, finished ones stay, kills lose little."""
 
 import contextlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +20,12 @@ from spot_jax.errors import SpotError
 from spot_jax.library import similarity
 from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.studies.engine import queue as cell_queue
-from spot_jax.studies.engine.file_lock import claim, holder
-from spot_jax.studies.transfer import study
-from spot_jax.studies.transfer.directory import open_study
-from spot_jax.studies.transfer.results import read_results
-from spot_jax.transfer.methods.weighted_average import weights
+from spot_jax.studies.engine import queue
+from spot_jax.studies.engine.file_lock import file_lock, holder
+from spot_jax.studies.engine.plan import Stage
+from spot_jax.studies.transfer.results import TransferResults
+from spot_jax.studies.transfer.study import TransferStudy
+from spot_jax.transfer.strategies import weights
 
 
 @pytest.fixture(scope="module")
@@ -32,105 +33,108 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+def pretending(done, patch=setattr):
+    """Makes studies do jobs without training; `done` gets the names of those that were done."""
+
+    def do(study, job, progress):
+        done(job.name)
+        return pretend(job)
+
+    patch(TransferStudy, "do", do)
+    patch(TransferStudy, "finish", lambda study: None)
+    patch(TransferStudy, "check_task", lambda study, name: None)
+    patch(queue, "POLL", 0.01)
+
+
 @pytest.fixture
 def pretended(monkeypatch):
-    """Cells without training; the list of those that were done."""
+    """Jobs without training; the list of those that were done."""
     done = []
-
-    def cell(opened, one, progress=None):
-        done.append(one.name)
-        return pretend(opened, one)
-
-    monkeypatch.setattr(study, "run_cell", cell)
-    monkeypatch.setattr(study, "finish", lambda opened: None)
-    monkeypatch.setattr(study, "_check", lambda plan, name: None)
-    monkeypatch.setattr(cell_queue, "POLL", 0.01)
+    pretending(done.append, monkeypatch.setattr)
     return done
 
 
 def names(plan):
-    return [cell.name for cell in open_study(plan, lambda n: (n,), look=True).cells]
+    return [job.name for job in TransferStudy(plan, look=True).jobs]
 
 
-def test_cells_are_done_once_in_an_order_that_has_what_they_need(world, tmp_path, pretended):
-    plan, told = world.plan(tmp_path, weighted_average=(2,)), []
-    study.study(plan, told.append)
-    assert pretended == names(plan) and len(pretended) == 5
-    assert told[0] == f"{tmp_path}: 5 cells, 12 prompts"
+def test_jobs_are_done_once_in_an_order_that_has_what_they_need(world, tmp_path, pretended):
+    plan, lines = world.plan(tmp_path, weighted_average=(2,)), []
+    TransferStudy(plan).run(lines.append)
+    assert pretended == names(plan) and len(pretended) == 6
+    assert lines[0] == f"{tmp_path}: 6 jobs, 13 prompts"
     # Of equal pace: the work left is what was not done.
-    assert sum(" left" in line for line in told) == 4
-    study.study(plan, told.append)
-    assert len(pretended) == 5
-    assert study.overview(plan)[-1] == "5 of 5 done"
+    assert sum(" left" in line for line in lines) == 5
+    TransferStudy(plan).run(lines.append)
+    assert len(pretended) == 6
+    assert TransferStudy(plan, look=True).overview()[-1] == "6 of 6 done"
     # What is new is all that is done when the grid grows.
     grown = world.plan(tmp_path, targets=world.tasks[2:], weighted_average=(2,))
-    study.study(grown, told.append)
-    assert pretended[5:] == [name for name in names(grown) if name not in pretended[:5]]
-    assert len(pretended) == 8
+    TransferStudy(grown).run(lines.append)
+    assert pretended[6:] == [name for name in names(grown) if name not in pretended[:6]]
+    assert len(pretended) == 10
 
 
-def test_a_cell_alone_needs_what_it_begins_from(world, tmp_path, pretended):
-    plan, told = world.plan(tmp_path), []
-    one, other, _, transfer = names(plan)
-    with pytest.raises(SpotError, match=f"{transfer} needs what {one} and 1 more will have writ"):
-        study.study_cell(plan, transfer, told.append)
-    with pytest.raises(SpotError, match="the study has no cell 'source'; `spot study --cells` lis"):
-        study.study_cell(plan, "source", told.append)
-    for name in (one, other, transfer):
-        study.study_cell(plan, name, told.append)
-    study.study_cell(plan, transfer, told.append)
-    assert pretended == [one, other, transfer] and told[-1] == f"{transfer} is done"
+def test_a_job_alone_needs_what_it_begins_from(world, tmp_path, pretended):
+    plan, lines = world.plan(tmp_path), []
+    first, second, _, _, transfer = names(plan)
+    study = TransferStudy(plan)
+    with pytest.raises(SpotError, match=f"{transfer} needs what {first} and 1 more will have wr"):
+        study.run_job(transfer, lines.append)
+    with pytest.raises(SpotError, match="the study has no job 'source'; `spot study --jobs` lists"):
+        study.run_job("source", lines.append)
+    for name in (first, second, transfer):
+        study.run_job(name, lines.append)
+    study.run_job(transfer, lines.append)
+    assert pretended == [first, second, transfer] and lines[-1] == f"{transfer} is done"
 
 
-def test_a_cell_of_another_process_is_left_to_it(world, tmp_path, pretended):
-    plan, told = world.plan(tmp_path), []
-    opened = open_study(plan, lambda n: (n,))
-    first = opened.cells[0]
-    with claim(opened.claim_file(first)) as ours:
-        assert ours and holder(opened.claim_file(first)) == f"process {os.getpid()} on " + (
+def test_a_job_of_another_process_is_left_to_it(world, tmp_path, pretended):
+    study = TransferStudy(world.plan(tmp_path))
+    first = study.jobs[0]
+    with file_lock(study.lock_file(first)) as ours:
+        assert ours and holder(study.lock_file(first)) == f"process {os.getpid()} on " + (
             os.uname().nodename
         )
-        with claim(opened.claim_file(first)) as again:
+        with file_lock(study.lock_file(first)) as again:
             assert not again
         with pytest.raises(SpotError, match=f"{first.name} is being done by process {os.getpid()}"):
-            study.study_cell(plan, first.name, told.append)
-        assert "running: process" in study.overview(plan)[1]
-    assert holder(opened.claim_file(first)) is None
+            study.run_job(first.name, print)
+        assert "running: process" in study.overview()[1]
+    assert holder(study.lock_file(first)) is None
 
 
-def test_a_cell_that_was_done_since_one_looked_is_not_done_again(
+def test_a_job_that_was_done_since_one_looked_is_not_done_again(
     world, tmp_path, pretended, monkeypatch
 ):
     plan = world.plan(tmp_path)
-    opened, first = open_study(plan, lambda n: (n,)), names(plan)[0]
+    study, first = TransferStudy(plan), names(plan)[0]
 
     @contextlib.contextmanager
     def late(path):
-        if path == opened.claim_file(opened.cells[0]):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pretend(opened, opened.cells[0])
-        with claim(path) as ours:
+        if path == study.lock_file(study.jobs[0]):
+            study.begin(study.jobs[0])
+            study.save(study.jobs[0], pretend(study.jobs[0]))
+        with file_lock(path) as ours:
             yield ours
 
-    monkeypatch.setattr(cell_queue, "claim", late)
-    study.study(plan, lambda line: None)
+    monkeypatch.setattr(queue, "file_lock", late)
+    TransferStudy(plan).run(lambda line: None)
     assert pretended == names(plan)[1:] and first not in pretended
 
 
 def work(plan, barrier, done):
-    def cell(opened, one, progress=None):
+    def noted(name):
         time.sleep(0.05)
-        done.put((os.getpid(), one.name))
-        return pretend(opened, one)
+        done.put((os.getpid(), name))
 
-    study.run_cell, study.finish, study._check = cell, lambda opened: None, lambda *a: None
-    cell_queue.POLL = 0.01
+    pretending(noted)
     barrier.wait()
-    study.study(plan, lambda line: None)
+    TransferStudy(plan).run(lambda line: None)
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the children use no JAX
-def test_two_processes_share_the_cells_and_both_see_the_end(world, tmp_path):
+def test_two_processes_share_the_jobs_and_both_see_the_end(world, tmp_path):
     plan = world.plan(tmp_path, targets=world.tasks[2:], weighted_average=(2,))
     context = multiprocessing.get_context("fork")
     barrier, done = context.Barrier(2), context.SimpleQueue()
@@ -146,59 +150,122 @@ def test_two_processes_share_the_cells_and_both_see_the_end(world, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the children use no JAX
-def test_a_killed_process_leaves_no_claim(tmp_path):
+def test_a_killed_process_leaves_no_lock(tmp_path):
     context = multiprocessing.get_context("fork")
     pipe, theirs = context.Pipe()
 
     def hold():
-        with claim(tmp_path / "claim"):
+        with file_lock(tmp_path / "lock"):
             theirs.send("held")
             time.sleep(60)
 
     worker = context.Process(target=hold)
     worker.start()
     assert pipe.recv() == "held"
-    assert holder(tmp_path / "claim") == f"process {worker.pid} on {os.uname().nodename}"
+    assert holder(tmp_path / "lock") == f"process {worker.pid} on {os.uname().nodename}"
     worker.kill()
     worker.join()
-    with claim(tmp_path / "claim") as ours:
+    with file_lock(tmp_path / "lock") as ours:
         assert ours
 
 
 def test_what_was_begun_before_a_study_was_moved_is_begun_anew(world, tmp_path):
-    opened = open_study(world.plan(tmp_path), lambda n: (n,))
-    cell = opened.cells[0]
-    directory = opened.directory(cell)
+    study = TransferStudy(world.plan(tmp_path))
+    job = study.jobs[0]
+    directory = study.directory(job)
     (directory / "run").mkdir(parents=True)
     for _ in range(2):
-        opened.begin(cell, ("run",))
+        study.begin(job)
         assert (directory / "run").exists()
     (directory / "place").write_text("/elsewhere")
-    opened.begin(cell, ("run",))
+    study.begin(job)
     assert not (directory / "run").exists()
 
 
-def test_a_cell_that_fails_is_named(world, tmp_path, pretended, monkeypatch):
+def test_a_job_that_fails_is_named(world, tmp_path, pretended, monkeypatch):
     def fail(*given):
         raise SpotError("step 3: loss is not finite")
 
-    monkeypatch.setattr(study, "run_cell", fail)
+    monkeypatch.setattr(TransferStudy, "do", fail)
     plan = world.plan(tmp_path)
-    with pytest.raises(SpotError, match=f"^cell {names(plan)[0]}: step 3: loss is not finite"):
-        study.study(plan, lambda line: None)
+    with pytest.raises(SpotError, match=f"^job {names(plan)[0]}: step 3: loss is not finite"):
+        TransferStudy(plan).run(lambda line: None)
+
+
+STEPS = "target.steps = 2, this one has 3"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_results_are_not_taken_for_those_of_other_settings(world, tmp_path, pretended, gone):
+    TransferStudy(world.plan(tmp_path)).run(lambda line: None)
+    if gone:
+        # Whatever becomes of study.json, a result says what it was made under.
+        (tmp_path / "study.json").unlink()
+    longer = world.plan(tmp_path, target=Stage(3, batch_size=4, period=1))
+    with pytest.raises(SpotError, match=re.escape(STEPS)) as refused:
+        TransferStudy(longer, look=True)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(SpotError, match=re.escape(STEPS)):
+        TransferStudy(longer)
+    # The same settings find everything done.
+    assert TransferStudy(world.plan(tmp_path)).overview()[-1] == "5 of 5 done"
+
+
+def test_a_setting_of_another_task_does_not_undo_a_job(world, tmp_path, pretended):
+    a, b, c, d = world.tasks
+    TransferStudy(world.plan(tmp_path)).run(lambda line: None)
+    (tmp_path / "study.json").unlink()
+    other = world.plan(tmp_path, tasks={a: {"inputs": 6}})
+    with pytest.raises(SpotError, match=rf"task .*{re.escape(a)}\.inputs = 8, this one has 6"):
+        TransferStudy(other, look=True)
+    wider = world.plan(tmp_path, targets=(c, d), tasks={d: {"inputs": 6}})
+    assert TransferStudy(wider, look=True).overview()[-1].startswith("5 of 8 done")
+
+
+def spoil(study, change):
+    """Changes the result of the last job; its path."""
+    path = study.directory(study.jobs[-1]) / "result.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda fields: fields["prompts"].pop(), "it has 3 of 4 prompts"),
+        (lambda fields: fields["prompts"][1].update(file="jobs/x/gone"), "jobs/x/gone is gone"),
+        (lambda fields: fields["prompts"][1].update(test="high"), "test must be a float"),
+        (lambda fields: fields.pop("about"), "does not say under which settings it was made"),
+        (lambda fields: fields["about"]["parts"].pop(), "parts = "),
+    ],
+)
+def test_a_result_that_lacks_something_is_not_done(world, tmp_path, pretended, change, reason):
+    plan = world.plan(tmp_path)
+    study = TransferStudy(plan)
+    study.run(lambda line: None)
+    path = spoil(study, change)
+    with pytest.raises(SpotError, match=reason) as refused:
+        TransferStudy(plan)
+    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+    path.unlink()
+    pretended.clear()
+    TransferStudy(plan).run(lambda line: None)
+    assert pretended == [study.jobs[-1].name]
 
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
-    """A whole study by real runs, and what it told."""
+    """A whole study by real runs, and its results."""
     plan = world.plan(tmp_path_factory.mktemp("study"), weighted_average=(2,))
-    told = []
-    return plan, study.study(plan, told.append, command="spot study", progress=False), told
+    study = TransferStudy(plan, "spot study")
+    return study, study.run(lambda line: None, progress=False)
 
 
 def test_the_whole_path_ends_in_results(finished, world):
-    plan, found, told = finished
-    assert read_results(plan.directory) == found
+    study, found = finished
+    assert TransferResults.read(study.path) == found
     a, b, target, _ = world.tasks
     assert [(s.method, s.source, s.k, s.seed) for s in found.scores] == [
         *(("scratch", None, None, seed) for seed in (0, 1)),
@@ -210,12 +277,14 @@ def test_the_whole_path_ends_in_results(finished, world):
     assert len(found.similarities) == 8 and len(found.embeddings.names) == 6
     assert len(found.prompts) == 12 and found.commands == ("spot study",)
     assert {p.id for p in found.prompts if p.role == "source"} == {
-        entry.id for entry in Library(Path(plan.directory) / "library").entries()
+        entry.id for entry in Library(study.path / "library").entries()
     }
+    # The bare backbone is scored by the evaluator, in a job of its own.
+    assert list(found.no_prompt) == [target] and 0 <= found.no_prompt[target] <= 100
 
 
 def test_a_target_begins_from_the_source_prompt_of_its_seed(finished, world):
-    plan, found, _ = finished
+    _, found = finished
     sources = {(p.task, p.seed): p.file for p in found.prompts if p.role == "source"}
     transferred = [p for p in found.prompts if "transfer-" in p.file]
     begun = [(p.ancestry[0]["task"], p.ancestry[0]["seed"]) for p in transferred]
@@ -225,33 +294,30 @@ def test_a_target_begins_from_the_source_prompt_of_its_seed(finished, world):
 
 
 def test_an_average_is_of_the_prompts_most_like_the_target_of_its_seed(finished):
-    plan, found, _ = finished
-    root = Path(plan.directory)
-    opened = open_study(plan, lambda n: (n,), look=True)
-    cell = next(c for c in opened.cells if c.kind == "weighted_average")
+    study, found = finished
+    job = next(job for job in study.jobs if job.kind == "weighted_average")
     ids = {p.id: p for p in found.prompts if p.id}
-    for i, prompt in enumerate(opened.result(cell.name).prompts):
+    for i, prompt in enumerate(study.result(job).prompts):
         mine = [s for s in found.similarities if s.target_seed == prompt.seed]
         best = sorted(mine, key=lambda s: -s.per_token)[: prompt.k]
         chosen = [(one["task"], one["seed"]) for one in prompt.chosen]
         assert chosen == [(s.source, s.source_seed) for s in best]
-        tables = [load_prompt(root / ids[one["id"]].file).prompt for one in prompt.chosen]
+        tables = [load_prompt(study.path / ids[one["id"]].file).prompt for one in prompt.chosen]
         shares = weights([s.per_token for s in best])
         expected = sum(share * table for share, table in zip(shares, tables, strict=True))
-        made = load_prompt(opened.directory(cell) / "init" / f"average-{i}.safetensors")
+        made = load_prompt(study.directory(job) / "init" / f"average-{i}.safetensors")
         np.testing.assert_allclose(made.prompt, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_are_those_of_the_early_step(finished):
-    plan, found, _ = finished
-    opened = open_study(plan, lambda n: (n,), look=True)
+    study, found = finished
     files = [
-        load_prompt(opened.path / prompt.embedding)
-        for cell in opened.cells
-        if cell.kind in ("source", "scratch")
-        for prompt in opened.result(cell.name).prompts
+        load_prompt(study.path / prompt.embedding)
+        for job in study.jobs
+        if job.kind in ("source", "scratch")
+        for prompt in study.result(job).prompts
     ]
-    assert {file.step for file in files} == {plan.embedding_step}
+    assert {file.step for file in files} == {study.plan.embedding_step}
     assert [(e.task, e.seed) for e in found.embeddings.names] == [(f.task, f.seed) for f in files]
     one, other = files[0].prompt, files[-1].prompt
     expected = similarity.per_token(one, other)
@@ -259,17 +325,12 @@ def test_embeddings_are_those_of_the_early_step(finished):
 
 
 def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tmp_path):
-    def told(line):
-        raise AssertionError(line)
-
-    plan = world.plan(tmp_path, test_split="answers")
     with pytest.raises(SpotError, match="answers"):
-        study.study(plan, told)
-    plan = world.plan(tmp_path, multitask_mixture=(1,))
+        TransferStudy(world.plan(tmp_path, test_split="answers"))
     with pytest.raises(SpotError, match="a multi-task mixture needs seqio tasks, found the file"):
-        study.study(plan, told)
+        TransferStudy(world.plan(tmp_path, multitask_mixture=(1,)))
     with pytest.raises(SpotError, match="nothing of a study is done in"):
-        study.so_far(world.plan(tmp_path))
+        TransferStudy(world.plan(tmp_path), look=True).so_far()
     assert not (tmp_path / "study.json").exists()
 
 
@@ -278,10 +339,10 @@ def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tm
     [
         ([], "needs a study to do: add --gin_file=gin_configs/studies/mini.gin"),
         (["--from_paper"], "--from_paper writes a report: add --output_dir=DIR"),
-        (["--gin_file=gin_configs/studies/mini.gin", "--cells", "--so_far"], "are two commands"),
+        (["--gin_file=gin_configs/studies/mini.gin", "--jobs", "--so_far"], "are two commands"),
         (["--gin_file=gin_configs/runs/prompt_tuning.gin"], "says nothing about study"),
         (
-            ["--gin_file=gin_configs/studies/mini.gin", "--cells", "--gin.AVERAGE_TOP_K=[30]"],
+            ["--gin_file=gin_configs/studies/mini.gin", "--jobs", "--gin.AVERAGE_TOP_K=[30]"],
             "weighted_average of k = 30 prompts for bundled_vader_amazon_16shot",
         ),
     ],
@@ -294,7 +355,7 @@ def test_a_command_that_cannot_be_is_one_line(arguments, line, capsys):
 
 def test_the_shipped_studies_are_whole(capsys, tmp_path):
     where = f"--gin.STUDY_DIR='{tmp_path / 'study'}'"
-    assert main(["study", "--gin_file=gin_configs/studies/mini.gin", "--cells", where]) == 0
+    assert main(["study", "--gin_file=gin_configs/studies/mini.gin", "--jobs", where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith(f"of {len(lines) - 2} done") and len(lines) > 30
     assert not (tmp_path / "study").exists()
@@ -322,29 +383,29 @@ def comparable(directory):
 
 @pytest.mark.slow
 def test_killed_three_times_at_random_it_ends_with_the_same_numbers(world, tmp_path):
-    """Every kind of cell, on tasks that ship; kill -9, then by two processes at once."""
+    """Every kind of job, on tasks that ship; kill -9, then by two processes at once."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     options = {"env": environment, "cwd": Path(__file__).parents[2], "stdout": subprocess.DEVNULL}
     whole, killed, shared = tmp_path / "whole", tmp_path / "killed", tmp_path / "shared"
     subprocess.run(command(world, whole), check=True, **options)
-    cells = len(list((whole / "cells").iterdir()))
+    jobs = len(list((whole / "jobs").iterdir()))
     rng = np.random.default_rng(0)
 
     def done():
-        return len(list(killed.glob("cells/*/result.json")))
+        return len(list(killed.glob("jobs/*/result.json")))
 
     for kill in range(3):
         process = subprocess.Popen(command(world, killed), **options)
-        goal = rng.integers(kill * cells // 3, (kill + 1) * cells // 3)
-        while done() < goal or not any(killed.glob("cells/*/run/metrics.jsonl")):
+        goal = rng.integers(kill * jobs // 3, (kill + 1) * jobs // 3)
+        while done() < goal or not any(killed.glob("jobs/*/run/metrics.jsonl")):
             assert process.poll() is None, "the study ended before it was killed"
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 3))
-        assert done() < cells
+        assert done() < jobs
         process.send_signal(signal.SIGKILL)
         process.wait()
-        print(f"killed with {done()} of {cells} cells done")
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("cells/*/result.json")}
+        print(f"killed with {done()} of {jobs} jobs done")
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("jobs/*/result.json")}
     subprocess.run(command(world, killed), check=True, **options)
     assert before and all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert comparable(killed) == comparable(whole)

@@ -6,12 +6,10 @@ import json
 import pytest
 from study_cases import make_world
 
-from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.studies.transfer import study
-from spot_jax.studies.transfer.plan import Stage
-from spot_jax.studies.transfer.running import run_cell
+from spot_jax.studies.engine.plan import Stage
+from spot_jax.studies.transfer.study import TransferStudy
 from spot_jax.training.config import (
     DataSource,
     MethodRecipe,
@@ -91,28 +89,27 @@ def test_a_beginning_keeps_the_rest():
 @pytest.mark.slow
 def test_a_study_tunes_with_its_method(world, tmp_path):
     plan = world.plan(tmp_path, method=PromptTuningRecipe(4, "uniform"), sources=world.tasks[:1])
-    study.study(plan, lambda line: None, progress=False)
-    opened = study.open_study(plan, loading.constituents)
-    done = {cell.kind: opened.result(cell.name) for cell in opened.cells}
-    assert set(done) == {"source", "scratch", "transfer"}
+    study = TransferStudy(plan)
+    study.run(lambda line: None, progress=False)
+    done = {job.kind: result for job, result in study.done()}
+    assert set(done) == {"source", "no_prompt", "scratch", "transfer"}
     for kind, result in done.items():
-        for prompt in result.prompts:
-            file = load_prompt(opened.path / prompt.file)
+        for prompt in result.prompts if kind != "no_prompt" else ():
+            file = load_prompt(study.path / prompt.file)
             assert len(file.prompt) == 4
             assert file.tuning["init"] == ("prompt" if kind == "transfer" else "uniform")
 
 
-def test_a_cell_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
+def test_a_job_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
     given = []
 
     def train(**options):
         given.append(options["method"])
         raise SpotError("enough")
 
-    monkeypatch.setattr("spot_jax.studies.transfer.running.train", train)
+    monkeypatch.setattr("spot_jax.transfer.tuning.train", train)
     method = PromptTuningRecipe(4, "uniform", z_loss=0.5)
-    opened = study.open_study(world.plan(tmp_path, method=method), loading.constituents)
-    opened.directory(opened.cells[0]).mkdir(parents=True)
+    study = TransferStudy(world.plan(tmp_path, method=method))
     with pytest.raises(SpotError, match="enough"):
-        run_cell(opened, opened.cells[0], progress=False)
+        study.run_job(study.jobs[0].name, print, progress=False)
     assert given == [method]

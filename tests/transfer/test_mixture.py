@@ -8,7 +8,7 @@ from tiny_text import VOCABULARY
 from spot_jax.data import loading, seqio_registry
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.transfer.methods.multitask_mixture import mixture
+from spot_jax.transfer.strategies import mixture
 
 
 def test_a_mixture_holds_each_task_once_at_the_proportion_of_its_examples(tmp_path):

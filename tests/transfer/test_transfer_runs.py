@@ -169,7 +169,7 @@ def test_a_transfer_that_was_stopped_goes_on_without_its_library(
     shutil.rmtree(tmp_path / "library")
     found = transfer(**own)
     assert [one.id for one in found.retrieved] == [one.id for one in outcome.retrieved]
-    start = load_prompt(tmp_path / "run" / "weighted_average-2" / "average.safetensors")
+    start = load_prompt(tmp_path / "run" / "weighted_average-2" / "average-0.safetensors")
     shares = [max(one.similarity, 0) for one in found.retrieved]
     expected = sum(s * one.load().prompt for s, one in zip(shares, found.retrieved, strict=True))
     np.testing.assert_allclose(start.prompt, expected / sum(shares), rtol=1e-5, atol=1e-6)

@@ -37,7 +37,7 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
                 and theme.is_dark(theme.DIVERGING, (pair.relative + CLIP) / (2 * CLIP)),
                 "relative": f"{number(pair.relative, sign=True)}%" if known else "not run",
                 "score": with_sd(pair.score, pair.sd),
-                "scratch": number(analysis.cells.baseline(pair.target)),
+                "scratch": number(analysis.table.baseline(pair.target)),
                 "change": number(pair.change, sign=True),
                 **{m: number(v, 2) for m, v in pair.similarity.items()},
             }

@@ -9,6 +9,7 @@ from spot_jax.report.figures import theme
 from spot_jax.report.labels import method_name, number, span
 from spot_jax.studies.transfer.analysis import Analysis
 from spot_jax.studies.transfer.published import Printed
+from spot_jax.studies.transfer.results import BASELINES
 
 ROW = 20
 
@@ -29,7 +30,7 @@ def method_intervals(analysis: Analysis, printed: Printed | None) -> dict[str, A
         }
     )
     for row in analysis.methods:
-        if row.method == "scratch":
+        if row.method in ("scratch", *BASELINES):
             continue
         name = method_name(row.method, row.k, row.similarity)
         order.append(name)

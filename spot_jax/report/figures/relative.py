@@ -9,6 +9,7 @@ import altair as alt
 
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import number
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.subspace.analysis import ALL, MAJORITY, Row, TaskScores
 from spot_jax.studies.subspace.jobs import (
     DIFF_IST,
@@ -28,6 +29,7 @@ LINES = {  # name: colour, dashes
     "held-out tasks (IST)": (theme.GAIN, [1, 0]),
     "held-out tasks, random subspace": (theme.INK, [2, 2]),
     "held-out tasks, commonest label": ("#a0a0a0", [8, 3]),
+    "held-out tasks, no prompt": ("#6d6d6d", [3, 3]),
 }
 SETTINGS = dict(zip((TRAIN_MSF, SAME_IST, DIFF_IST, TEST_MSF, TEST_IST), LINES, strict=False))
 PANEL = (330, 300)
@@ -41,6 +43,8 @@ def name_of(row: Row) -> str:
         return "held-out tasks, random subspace"
     if row.group.subspace == MAJORITY:
         return "held-out tasks, commonest label"
+    if row.group.subspace == NO_PROMPT:
+        return "held-out tasks, no prompt"
     return SETTINGS[row.group.setting]
 
 
@@ -60,7 +64,7 @@ def over_dimension(rows: Sequence[Row]) -> dict[str, Any] | None:
         data.append(_point(row, d=row.group.dimension))
     dimensions = sorted({point["d"] for point in data})
     for row in whole(rows):
-        if row.group.subspace == MAJORITY and row.group.setting == TEST_IST:
+        if row.group.subspace in (MAJORITY, NO_PROMPT) and row.group.setting == TEST_IST:
             data += [_point(row, d=d) for d in dimensions]
     if not dimensions:
         return None
@@ -202,6 +206,8 @@ def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any
             marks.append({"task": panel, "line": AGAINST[method], "score": mean})
         if one.majority is not None:
             marks.append({"task": panel, "line": "commonest label", "score": one.majority})
+        if one.no_prompt is not None:
+            marks.append({"task": panel, "line": "no prompt", "score": one.no_prompt})
     if not data:
         return None
     order = list(dict.fromkeys(str(point["task"]) for point in (*data, *marks)))
@@ -214,6 +220,7 @@ STYLES = {
     "prompt tuning": (theme.LOSS, [1, 0]),
     "model tuning": ("#7fa3c4", [6, 3]),
     "commonest label": ("#a0a0a0", [8, 3]),
+    "no prompt": ("#6d6d6d", [3, 3]),
 }
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from spot_jax.report.figures import theme
 from spot_jax.report.labels import SIMILARITIES, number, p_value, short_names
 from spot_jax.studies.transfer.analysis import Correlation
-from spot_jax.studies.transfer.results import StudyResults
+from spot_jax.studies.transfer.results import TransferResults
 
 COLUMNS = 4
 PANEL = (195, 145)
 
 
 def similarity_scatter(
-    results: StudyResults, correlations: Sequence[Correlation]
+    results: TransferResults, correlations: Sequence[Correlation]
 ) -> dict[str, Any]:
     """A point a source prompt; filled ones are of the target's own family, where it is known."""
     label = short_names((*results.sources, *results.targets))

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk: cells of one shape, and later starts, compile nothing again."""
+"""Compiled programs on disk: jobs of one shape, and later starts, compile nothing again."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 DIRECTORY = "jax_compilation_cache_dir"
 SHORTEST = "jax_persistent_cache_min_compile_time_secs"
@@ -16,8 +16,8 @@ SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def compiled_programs(directory: Path) -> Iterator[None]:
-    """Keeps programs in `directory`, by kind of processor, while the block runs.
+def compilation_cache(directory: Path) -> Iterator[None]:
+    """Cache compiled programs in `directory`, by kind of processor, while the block runs.
 
     Whoever has set a cache of their own (JAX_COMPILATION_CACHE_DIR) keeps it. What a killed
     process left half-written is compiled again.
@@ -29,17 +29,17 @@ def compiled_programs(directory: Path) -> Iterator[None]:
     jax.config.update(DIRECTORY, str(directory / _processor()))
     jax.config.update(SHORTEST, SECONDS)
     # JAX asks once a process whether there is a cache; something may have been compiled before.
-    compilation_cache.reset_cache()
+    jax_cache.reset_cache()
     try:
         yield
     finally:
         jax.config.update(DIRECTORY, None)
         jax.config.update(SHORTEST, shortest)
-        compilation_cache.reset_cache()
+        jax_cache.reset_cache()
 
 
 def _processor() -> str:
-    """A name for this kind of processor: what one compiled may not run on another."""
+    """Return a name for this kind of processor: a program for one may not run on another."""
     parts = [platform.machine(), os.environ.get("XLA_FLAGS", "")]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""A claim on a piece of work, so that several processes share a directory without meeting.
+"""Locks on files, so that several processes share a directory and do nothing twice.
 
-A claim is a lock that the operating system holds for a process: it ends with the process, however
-that ends, so there are no stale ones to clear away. The lock's file stays where it is, because a
-file that one removes while another opens it would be two locks; what it says is for people.
+The operating system holds a lock for a process and drops it when the process ends, however that
+ends, so there are no stale locks to clear away. The lock's file stays where it is, because a file
+that one process removes while another opens it would be two locks; its text is for people.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Claims the work that `path` stands for while the block runs; yields whether it is ours.
+def file_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock while the block runs; yields whether this process has it.
 
     Args:
-        path: the lock's file; its directory is made.
-        wait: until whoever holds it lets go.
+        path: file of the lock; its directory is made if need be.
+        wait: whether to wait until the process that holds the lock lets go.
 
     Raises:
         SpotError: the file system knows no locks.
@@ -42,7 +42,7 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def holder(path: Path) -> str | None:
-    """Who works on what `path` stands for ("process 12 on host"); None if nobody does."""
+    """Return which process holds a lock ("process 12 on host"); None if none does."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -20,20 +20,38 @@ from spot_jax.files import check_version, parse_json, write_whole
 R = TypeVar("R")
 
 
-def write_record(record: Any, path: epath.Path, version: int) -> epath.Path:
-    """Writes a dataclass in one move; returns the path. Its directory is made if need be."""
-    write_whole(path, _text({"format": version, **_plain(dataclasses.asdict(record))}))
-    return path
+def write_record(record: Any, path: epath.Path, version: int) -> None:
+    """Write a dataclass in one move; its directory is made if need be."""
+    write_whole(path, _text({"format": version, **plain(record)}))
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON's types; what is not defined (NaN) is None."""
+    return _plain(dataclasses.asdict(record))
+
+
+def from_plain(kind: type[R], fields: Mapping[str, Any], name: str) -> R:
+    """Return a dataclass from JSON's types, the inverse of `plain`.
+
+    Args:
+        kind: the dataclass.
+        fields: values by name of its fields; those with a default may lack.
+        name: what to call the whole in an error.
+
+    Raises:
+        SpotError: a field that is missing, unknown or of another type.
+    """
+    return typing.cast(R, _read_record(kind, fields, "", name))
 
 
 def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> R:
-    """Reads what `write_record` wrote.
+    """Read what `write_record` wrote.
 
     Args:
         kind: the dataclass.
         path: the file.
-        version: of the format that is understood.
-        command: what writes such files, for complaints.
+        version: newest format that is understood.
+        command: command that writes such files, for errors.
 
     Raises:
         SpotError: no such file, truncated, something else, of a newer format, or contradictory.
@@ -53,7 +71,7 @@ def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> 
         )
     check_version(path, fields.pop("format"), version)
     try:
-        return typing.cast(R, _read(kind, fields, ""))
+        return from_plain(kind, fields, "the study")
     except SpotError as error:
         raise SpotError(f"{path}: {error}") from None
 
@@ -90,10 +108,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        (kept,) = [k for k in inner if k is not type(None)]
-        return _read(kept, value, where)
+        (defined,) = [k for k in inner if k is not type(None)]
+        return _read(defined, value, where)
     if dataclasses.is_dataclass(kind):
-        return _read_record(kind, value, where)
+        return _read_record(kind, value, where, where)
     if origin is tuple and isinstance(value, list):
         return tuple(_read(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
@@ -109,9 +127,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     raise SpotError(f"{where} must be a {name}, found {_short(value)}")
 
 
-def _read_record(kind: Any, value: Any, where: str) -> Any:
+def _read_record(kind: Any, value: Any, where: str, here: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    here = where or "the study"
     if not isinstance(value, dict):
         raise SpotError(f"{here} must be an object, found {_short(value)}")
     odd = sorted(value.keys() - fields.keys())

@@ -1,1 +1,1 @@
-"""Studies of Intrinsic Prompt Tuning (Qin et al. 2021): a subspace of prompts, and tasks in it."""
+"""Studies of Intrinsic Prompt Tuning (Qin et al. 2021): subspaces of prompts, tasks in them."""

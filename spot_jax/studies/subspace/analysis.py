@@ -6,9 +6,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.subspace.jobs import DIFF_IST, SAME_IST, SETTINGS, TEST_IST
-from spot_jax.studies.subspace.relative import means, relative_performance
-from spot_jax.studies.subspace.results import FOUND, METHODS, RANDOM, IntrinsicResults, Score
+from spot_jax.studies.subspace.relative import means, relative_gain, relative_performance
+from spot_jax.studies.subspace.results import FOUND, METHODS, RANDOM, Score, SubspaceResults
 
 MAJORITY = "majority"
 ALL = "all held-out tasks"
@@ -21,7 +22,7 @@ class Group:
     Attributes:
         setting: one of `cells.SETTINGS`.
         category: of the tasks; `ALL` for held-out tasks of all categories, where there are several.
-        subspace: "found", "random", a reference method, or "majority".
+        subspace: "found", "random", a reference method, "majority" or "no_prompt".
         dimension: d; 0 where there is no subspace.
         tasks: that the subspace was found from.
         draw: which subset of the training tasks; -1 for all.
@@ -47,6 +48,8 @@ class Row:
         seeds: their number; 0 where nothing is random.
         tasks: that it is over.
         left_out: tasks whose reference is 0.
+        gain: E_gain, mean over seeds, as a share; NaN where there is no score without a prompt.
+        gain_sd: standard deviation of it over seeds (n - 1); NaN for one.
     """
 
     group: Group
@@ -56,20 +59,22 @@ class Row:
     seeds: int
     tasks: tuple[str, ...]
     left_out: tuple[str, ...]
+    gain: float = math.nan
+    gain_sd: float = math.nan
 
 
-def relative_rows(results: IntrinsicResults) -> list[Row]:
+def relative_rows(results: SubspaceResults) -> list[Row]:
     """E_rel of every group against every reference, where all of its tasks have the reference."""
-    made = []
+    rows = []
     references = {method: reference(results, method) for method in METHODS}
     for group, by_seed in _groups(results):
-        for against, known in references.items():
-            if all(task in known for scores in by_seed.values() for task in scores):
-                made.append(_row(group, against, by_seed, known))
-    return made
+        for against, scores in references.items():
+            if all(task in scores for seed in by_seed.values() for task in seed):
+                rows.append(_row(group, against, by_seed, scores, results.no_prompt))
+    return rows
 
 
-def over_random(results: IntrinsicResults) -> dict[int, tuple[float, float]]:
+def over_random(results: SubspaceResults) -> dict[int, tuple[float, float]]:
     """What a found subspace adds to a random one on held-out tasks, by dimension.
 
     Returns:
@@ -88,7 +93,7 @@ def over_random(results: IntrinsicResults) -> dict[int, tuple[float, float]]:
     return {d: (statistics.fmean(values), spread(values)) for d, values in gains.items()}
 
 
-def reference(results: IntrinsicResults, method: str) -> dict[str, float]:
+def reference(results: SubspaceResults, method: str) -> dict[str, float]:
     """Each task's mean score, tuned without a subspace."""
     return means([(r.task, r.test) for r in results.references if r.method == method])
 
@@ -98,7 +103,7 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def task_sets(results: IntrinsicResults) -> list[tuple[str, str, tuple[str, ...]]]:
+def task_sets(results: SubspaceResults) -> list[tuple[str, str, tuple[str, ...]]]:
     """(setting, category, tasks) of what is tuned in subspaces."""
     found = [(SAME_IST, "train", results.train_tasks)]
     if results.other_tasks:
@@ -106,14 +111,14 @@ def task_sets(results: IntrinsicResults) -> list[tuple[str, str, tuple[str, ...]
     return found + [(TEST_IST, name, tasks) for name, tasks in _categories(results).items()]
 
 
-def _categories(results: IntrinsicResults) -> dict[str, tuple[str, ...]]:
+def _categories(results: SubspaceResults) -> dict[str, tuple[str, ...]]:
     found = dict(results.test_tasks)
     if len(found) > 1:
         found[ALL] = tuple(task for tasks in results.test_tasks.values() for task in tasks)
     return found
 
 
-def _groups(results: IntrinsicResults) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
+def _groups(results: SubspaceResults) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
     """Groups with their scores by seed and task."""
     scores: dict[Group, list[Score]] = defaultdict(list)
     several = len(results.test_tasks) > 1
@@ -133,13 +138,13 @@ def _groups(results: IntrinsicResults) -> Iterator[tuple[Group, dict[int, dict[s
 
 
 def _without_subspace(
-    results: IntrinsicResults,
+    results: SubspaceResults,
 ) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
-    """The references themselves and the commonest label, on the same tasks."""
+    """The commonest label, the bare backbone and the references, on the same tasks."""
     for setting, category, tasks in task_sets(results):
-        if all(task in results.majority for task in tasks):
-            known = {task: results.majority[task] for task in tasks}
-            yield Group(setting, category, MAJORITY), {-1: known}
+        for name, scores in ((MAJORITY, results.majority), (NO_PROMPT, results.no_prompt)):
+            if all(task in scores for task in tasks):
+                yield Group(setting, category, name), {-1: {task: scores[task] for task in tasks}}
         for method in METHODS:
             by_seed: dict[int, dict[str, float]] = defaultdict(dict)
             for one in results.references:
@@ -154,13 +159,26 @@ def _row(
     group: Group,
     against: str,
     by_seed: Mapping[int, Mapping[str, float]],
-    known: Mapping[str, float],
+    scores: Mapping[str, float],
+    no_prompt: Mapping[str, float],
 ) -> Row:
-    found = [relative_performance(scores, known) for scores in by_seed.values()]
-    values = [one.value for one in found if not math.isnan(one.value)]
-    mean = math.fsum(values) / len(values) if values else math.nan
-    seeds = 0 if group.subspace == MAJORITY else len(found)
-    return Row(group, against, mean, spread(values), seeds, found[0].tasks, found[0].left_out)
+    relatives = [relative_performance(performance, scores) for performance in by_seed.values()]
+    values = [relative.value for relative in relatives if not math.isnan(relative.value)]
+    gains: list[float] = []
+    if all(task in no_prompt for performance in by_seed.values() for task in performance):
+        gains = [relative_gain(p, scores, no_prompt) for p in by_seed.values()]
+        gains = [gain for gain in gains if not math.isnan(gain)]
+    return Row(
+        group,
+        against,
+        statistics.fmean(values) if values else math.nan,
+        spread(values),
+        0 if group.subspace in (MAJORITY, NO_PROMPT) else len(relatives),
+        relatives[0].tasks,
+        relatives[0].left_out,
+        statistics.fmean(gains) if gains else math.nan,
+        spread(gains),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +190,8 @@ class TaskScores:
         setting: of the prompts that were tuned in a subspace.
         category: of the task.
         references: (mean, sd) by method.
-        majority: None for a task without labels.
+        majority: score of the commonest label; None for a task without labels.
+        no_prompt: score of the bare backbone; None where it is not known.
         subspaces: (mean, sd) by ("found" or "random", d), of all training tasks.
     """
 
@@ -181,10 +200,11 @@ class TaskScores:
     category: str
     references: Mapping[str, tuple[float, float]]
     majority: float | None
+    no_prompt: float | None
     subspaces: Mapping[tuple[str, int], tuple[float, float]]
 
 
-def task_scores(results: IntrinsicResults) -> list[TaskScores]:
+def task_scores(results: SubspaceResults) -> list[TaskScores]:
     """Scores by task, tuned in subspaces and without."""
     made = []
     sets = [one for one in task_sets(results) if one[1] != ALL]
@@ -205,6 +225,7 @@ def task_scores(results: IntrinsicResults) -> list[TaskScores]:
                     category,
                     {m: (statistics.fmean(v), spread(v)) for m, v in references.items()},
                     results.majority.get(task),
+                    results.no_prompt.get(task),
                     {k: (statistics.fmean(v), spread(v)) for k, v in sorted(subspaces.items())},
                 )
             )

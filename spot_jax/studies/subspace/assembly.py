@@ -1,37 +1,48 @@
-"""What a study's cells came to, as one `IntrinsicResults`."""
+"""What the jobs of a study of subspaces found, as one `SubspaceResults`."""
 
 import json
 from collections.abc import Iterator
 
-from spot_jax.studies.subspace.directory import CellResult, IntrinsicStudy
-from spot_jax.studies.subspace.jobs import MODEL, PROMPTS, RANDOM, SUBSPACE, Cell
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.engine.results import machine
+from spot_jax.studies.engine.study import Study
+from spot_jax.studies.subspace.jobs import (
+    MODEL,
+    PROMPTS,
+    RANDOM,
+    SUBSPACE,
+    SubspaceJob,
+    SubspaceResult,
+    Tasks,
+)
+from spot_jax.studies.subspace.plan import SubspacePlan
 from spot_jax.studies.subspace.results import (
     FOUND,
     MODEL_TUNING,
     PROMPT_TUNING,
-    IntrinsicResults,
     Reference,
     Score,
+    SubspaceResults,
 )
 from spot_jax.studies.subspace.results import RANDOM as RANDOM_SUBSPACE
-from spot_jax.studies.transfer.assembly import machine
 
-Done = list[tuple[Cell, CellResult]]
+Done = list[tuple[SubspaceJob, SubspaceResult]]
+REFERENCES = {PROMPTS: PROMPT_TUNING, MODEL: MODEL_TUNING}
 
 
-def assemble(study: IntrinsicStudy) -> IntrinsicResults:
-    """The results of the cells that are done, in whatever order and however often killed."""
-    plan, tasks = study.plan, study.tasks
-    found = [(cell, study.result(cell.name)) for cell in study.cells]
-    done = [(cell, result) for cell, result in found if result is not None]
-    majority = {
-        part.task: made.majority
-        for cell, result in done
-        if cell.kind == PROMPTS
-        for part, made in zip(cell.parts, result.made, strict=True)
-        if made.majority is not None
-    }
-    return IntrinsicResults(
+def assemble(
+    study: Study[SubspacePlan, SubspaceJob, SubspaceResult], tasks: Tasks
+) -> SubspaceResults:
+    """Return the results of the finished jobs, in whatever order and however often killed."""
+    plan = study.plan
+    done = list(study.done())
+    scored = [
+        (job, part.task, prompt)
+        for job, result in done
+        if job.kind in (PROMPTS, NO_PROMPT)
+        for part, prompt in zip(job.parts, result.prompts, strict=True)
+    ]
+    return SubspaceResults(
         title=plan.title,
         train_tasks=tasks.train,
         test_tasks=dict(tasks.test),
@@ -41,70 +52,68 @@ def assemble(study: IntrinsicStudy) -> IntrinsicResults:
         seeds=tuple(plan.seeds),
         other_tasks=dict(tasks.other),
         subsets=tasks.subsets,
-        majority=majority,
+        majority={task: p.majority for _, task, p in scored if p.majority is not None},
+        no_prompt={
+            task: p.test for job, task, p in scored if job.kind == NO_PROMPT and p.test is not None
+        },
         trained=dict(_trained(done)),
         backbone=plan.backbone.title(),
         metric=plan.metric or "mean of each task's metrics",
         split=plan.test_split,
         settings=json.loads(json.dumps(plan.settings())),
         commands=study.commands,
-        machine=machine([result.seconds for _, result in done]),
-        notes=tuple(_notes(study)),
+        machine=machine(result.seconds for _, result in done),
+        notes=tuple(_notes(plan, tasks)),
     )
 
 
 def _scores(done: Done) -> Iterator[Score]:
-    for cell, result in done:
-        if cell.kind in (PROMPTS, MODEL):
+    for job, result in done:
+        if job.kind in (*REFERENCES, NO_PROMPT):
             continue
-        for part, made in zip(cell.parts, result.made, strict=True):
+        for part, prompt in zip(job.parts, result.prompts, strict=True):
             yield Score(
                 setting=part.setting,
                 task=part.task,
                 category=part.category,
-                test=made.test,
-                dimension=cell.dimension,
-                subspace=RANDOM_SUBSPACE if cell.kind == RANDOM else FOUND,
-                tasks=len(cell.tasks),
-                draw=cell.draw,
-                seed=part.seed,
-                validation=made.validation,
-                step=made.step,
+                test=float("nan") if prompt.test is None else prompt.test,
+                dimension=job.dimension,
+                subspace=RANDOM_SUBSPACE if job.kind == RANDOM else FOUND,
+                tasks=len(job.tasks),
+                draw=job.draw,
+                seed=part.seed or 0,
+                validation=prompt.validation,
+                step=prompt.step,
             )
 
 
 def _references(done: Done) -> Iterator[Reference]:
-    methods = {PROMPTS: PROMPT_TUNING, MODEL: MODEL_TUNING}
-    for cell, result in done:
-        if cell.kind not in methods:
-            continue
-        for part, made in zip(cell.parts, result.made, strict=True):
-            yield Reference(
-                part.task, methods[cell.kind], made.test, part.seed, made.validation, made.step
-            )
+    for job, result in done:
+        if job.kind in REFERENCES:
+            for part, prompt in zip(job.parts, result.prompts, strict=True):
+                yield Reference(
+                    task=part.task,
+                    method=REFERENCES[job.kind],
+                    test=float("nan") if prompt.test is None else prompt.test,
+                    seed=part.seed or 0,
+                    validation=prompt.validation,
+                    step=prompt.step,
+                )
 
 
 def _trained(done: Done) -> Iterator[tuple[str, int]]:
-    names = {PROMPTS: PROMPT_TUNING, MODEL: MODEL_TUNING}
-    for cell, result in done:
-        if cell.kind == SUBSPACE:
-            yield f"subspace {cell.dimension}", result.trained
-        elif cell.kind in names:
-            yield names[cell.kind], result.trained
+    for job, result in done:
+        if job.kind == SUBSPACE:
+            yield f"subspace {job.dimension}", result.trained
+        elif job.kind in REFERENCES:
+            yield REFERENCES[job.kind], result.trained
 
 
-def _notes(study: IntrinsicStudy) -> Iterator[str]:
-    plan = study.plan
-
-    def limited(split: str, examples: int | None) -> str:
-        return split if examples is None else f"the first {examples} examples of {split}"
-
-    choosing = limited(plan.validation_split, plan.validation_examples)
-    reporting = limited(plan.test_split, plan.test_examples)
-    yield f"Checkpoints are chosen on {choosing} and reported on {reporting}."
+def _notes(plan: SubspacePlan, tasks: Tasks) -> Iterator[str]:
+    yield from plan.notes()
     if plan.model is not None:
         yield "A tuned model is scored as it is at its last step."
-    if study.tasks.other:
+    if tasks.other:
         yield (
             "With other data, the reference is prompt tuning (or model tuning) on those other data."
         )

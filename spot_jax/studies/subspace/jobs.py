@@ -1,13 +1,14 @@
-"""A study of subspaces as cells: pieces of work that one command does.
+"""The jobs of a study of subspaces.
 
     prompts-TASK        prompts of a task, one a seed, tuned without a subspace
+    no_prompt-TASK      a task by the bare backbone
     model-TASK-s0       a whole model tuned on a task
     subspace-d5-s0      a subspace of 5 dimensions from one seed's prompts of all training tasks
     subspace-d5-n4-...  the same from a subset of 4 of them
     tuned-d5-s0         vectors in that subspace, one a task
     random-d5-s0        vectors in a random subspace of 5 dimensions, one a held-out task
 
-A subset's cells are named after its tasks too, so that a cell, once named, never changes.
+A subset's jobs are named after its tasks too, so that a job, once named, never changes.
 """
 
 import dataclasses
@@ -18,14 +19,17 @@ from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.files import unique_slug
 from spot_jax.library.index import whole_task
-from spot_jax.studies.subspace.plan import IntrinsicPlan, check_enough
+from spot_jax.studies.engine.job import NO_PROMPT, Job, JobResult
+from spot_jax.studies.subspace.plan import SubspacePlan, check_enough
 
 PROMPTS, MODEL, SUBSPACE, TUNED, RANDOM = "prompts", "model", "subspace", "tuned", "random"
-KINDS = (PROMPTS, SUBSPACE, MODEL, TUNED, RANDOM)
+KINDS = (PROMPTS, NO_PROMPT, SUBSPACE, MODEL, TUNED, RANDOM)
 TRAIN_MSF, TEST_MSF = "train_msf", "test_msf"
 SAME_IST, DIFF_IST, TEST_IST = "train_same_ist", "train_diff_ist", "test_ist"
 SETTINGS = (TRAIN_MSF, TEST_MSF, SAME_IST, DIFF_IST, TEST_IST)
 TRAIN = "train"
+MODEL_WORK = 3.0
+"""A step of the whole model against one of prompts, roughly: for the time that is left only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Tasks:
     """A plan's tasks, mixtures taken apart.
 
     Attributes:
-        train: whose prompts subspaces are found from.
-        other: by training task, the same one with other data; empty if there is none.
+        train: tasks whose prompts subspaces are found from.
+        other: the same task with other data, by training task; empty if there is none.
         test: held-out tasks by category.
-        subsets: of the training tasks.
+        subsets: subsets of the training tasks.
     """
 
     train: tuple[str, ...]
@@ -57,47 +61,68 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One prompt of a cell.
+    """One prompt of a job.
 
     Attributes:
-        task: it is of.
-        seed: of its run.
-        setting: of SETTINGS; "" for references.
+        task: task of the prompt.
+        seed: seed of its run; None for the bare backbone.
+        setting: one of SETTINGS; "" for references.
         category: "train", or the held-out task's.
     """
 
     task: str
-    seed: int
+    seed: int | None
     setting: str = ""
     category: str = TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One piece of work.
+class SubspaceJob(Job):
+    """A job on prompts, or on a subspace.
 
     Attributes:
-        name: of its directory and for `--cell`.
-        kind: one of KINDS.
-        parts: the prompts that it scores, in order.
-        needs: cells whose prompts or subspaces it takes.
-        seed: of the run; that of the first part where there are several.
-        dimension: d; 0 for references.
-        tasks: that its subspace is found from; empty for references and random subspaces.
-        draw: which subset; -1 for all training tasks.
+        seed: seed of the run; that of the first part where there are several.
+        dimension: number d of dimensions; 0 for references.
+        tasks: tasks that its subspace is found from; empty for references and random subspaces.
+        draw: which subset of the training tasks; -1 for all of them.
     """
 
-    name: str
-    kind: str
-    parts: tuple[Part, ...]
-    needs: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     seed: int = 0
     dimension: int = 0
     tasks: tuple[str, ...] = ()
     draw: int = -1
 
+    def amount(self, plan: SubspacePlan) -> float:
+        """Return the number of rows of text that it goes through, trained on or scored."""
+        scored = len(self.parts) * (plan.test_examples or 1000)
+        if self.kind == NO_PROMPT:
+            return scored
+        if self.kind == SUBSPACE:
+            prompts = len(self.tasks) * plan.prompts_per_task
+            return scored + plan.msf.steps * plan.msf.batch_size * prompts
+        stage, factor = plan.ist, 1.0
+        if self.kind == PROMPTS:
+            stage = plan.prompt
+        elif self.kind == MODEL and plan.model is not None:
+            stage, factor = plan.model, MODEL_WORK
+        return scored + factor * stage.steps * stage.batch_size * len(self.parts)
 
-def tasks_of(plan: IntrinsicPlan) -> Tasks:
+
+@dataclasses.dataclass(frozen=True)
+class SubspaceResult(JobResult):
+    """What a finished job leaves.
+
+    Attributes:
+        subspace: path of the subspace, of those that find one.
+        trained: number of numbers that were trained.
+    """
+
+    subspace: str = ""
+    trained: int = 0
+
+
+def tasks_of(plan: SubspacePlan) -> Tasks:
     """The tasks that a plan names.
 
     Raises:
@@ -117,9 +142,9 @@ def tasks_of(plan: IntrinsicPlan) -> Tasks:
     other = {}
     if plan.other_suffix:
         other = {task: _named(task + plan.other_suffix) for task in train}
-    found = Tasks(train, other, test, subsets)
-    _check(found)
-    return found
+    tasks = Tasks(train, other, test, subsets)
+    _check(tasks)
+    return tasks
 
 
 def _named(task: str) -> str:
@@ -127,10 +152,10 @@ def _named(task: str) -> str:
     return task
 
 
-def _check(found: Tasks) -> None:
-    seen = {whole_task(task) for task in found.train}
+def _check(tasks: Tasks) -> None:
+    seen = {whole_task(task) for task in tasks.train}
     categories: dict[str, str] = {}
-    for category, task in found.held_out:
+    for category, task in tasks.held_out:
         if whole_task(task) in seen:
             raise SpotError(
                 f"{task} is held out ({category}) and also a training task, whose prompts the "
@@ -141,33 +166,33 @@ def _check(found: Tasks) -> None:
                 f"{task} is held out as {categories[task]} and as {category}; name it once"
             )
         categories[task] = category
-    if TRAIN in found.test:
+    if TRAIN in tasks.test:
         raise SpotError(f"a category of held-out tasks is named {TRAIN!r}; give it another name")
-    for category, tasks in found.test.items():
-        if not tasks:
+    for category, names in tasks.test.items():
+        if not names:
             raise SpotError(f"the category {category!r} has no held-out task; name one")
-    for subset in found.subsets:
+    for subset in tasks.subsets:
         check_enough("one of subsets", subset)
-        if strange := [task for task in subset if task not in found.train]:
+        if strange := [task for task in subset if task not in tasks.train]:
             raise SpotError(
                 f"subsets are of the training tasks, found {strange[0]}, which is none of them"
             )
 
 
-def cells_of(plan: IntrinsicPlan, tasks: Tasks) -> tuple[Cell, ...]:
-    """All cells, those that others need first."""
-    made = list(_cells(plan, tasks))
-    return tuple(sorted(made, key=lambda cell: KINDS.index(cell.kind)))
+def jobs_of(plan: SubspacePlan, tasks: Tasks) -> tuple[SubspaceJob, ...]:
+    """Return all jobs, those that others need first."""
+    return tuple(sorted(_jobs(plan, tasks), key=lambda job: KINDS.index(job.kind)))
 
 
-def _cells(plan: IntrinsicPlan, tasks: Tasks) -> Iterator[Cell]:
+def _jobs(plan: SubspacePlan, tasks: Tasks) -> Iterator[SubspaceJob]:
     for task in tasks.all:
         parts = tuple(Part(task, seed) for seed in plan.seeds)
-        yield Cell(prompts_cell(task), PROMPTS, parts, seed=plan.seeds[0])
+        yield SubspaceJob(prompts_job(task), PROMPTS, parts, seed=plan.seeds[0])
+        yield SubspaceJob(f"{NO_PROMPT}-{unique_slug(task)}", NO_PROMPT, (Part(task, None),))
         seeds = plan.seeds if plan.model_seeds is None else plan.model_seeds
         for seed in seeds if plan.model is not None else ():
             name = f"{MODEL}-{unique_slug(task)}-s{seed}"
-            yield Cell(name, MODEL, (Part(task, seed),), seed=seed)
+            yield SubspaceJob(name, MODEL, (Part(task, seed),), seed=seed)
     for d in plan.dimensions:
         yield from _of_subspace(plan, tasks, d, -1)
     for draw in range(len(tasks.subsets)):
@@ -177,11 +202,11 @@ def _cells(plan: IntrinsicPlan, tasks: Tasks) -> Iterator[Cell]:
         for seed in plan.seeds:
             held_out = [Part(t, seed, TEST_IST, category) for category, t in tasks.held_out]
             # Random subspaces have the scale of the training tasks' prompts.
-            needs = tuple(map(prompts_cell, tasks.train))
+            needs = tuple(map(prompts_job, tasks.train))
             yield from _chunks(plan, f"{RANDOM}-d{d}-s{seed}", RANDOM, held_out, needs, seed, d)
 
 
-def _of_subspace(plan: IntrinsicPlan, tasks: Tasks, d: int, draw: int) -> Iterator[Cell]:
+def _of_subspace(plan: SubspacePlan, tasks: Tasks, d: int, draw: int) -> Iterator[SubspaceJob]:
     """A subspace of each seed, and what is tuned in it; of a subset only held-out tasks are."""
     whole = draw < 0
     from_ = tasks.train if whole else tasks.subsets[draw]
@@ -191,8 +216,8 @@ def _of_subspace(plan: IntrinsicPlan, tasks: Tasks, d: int, draw: int) -> Iterat
         parts = [Part(task, seed, TRAIN_MSF) for task in from_]
         parts += [Part(task, seed, TEST_MSF, category) for category, task in held_out]
         name = f"{SUBSPACE}-{middle}-s{seed}"
-        needs = tuple(prompts_cell(part.task) for part in parts)
-        yield Cell(name, SUBSPACE, tuple(parts), needs, seed, d, from_, draw)
+        needs = tuple(prompts_job(part.task) for part in parts)
+        yield SubspaceJob(name, SUBSPACE, tuple(parts), needs, seed, d, from_, draw)
         parts = [Part(task, seed, TEST_IST, category) for category, task in held_out]
         if whole:
             parts += [Part(task, seed, SAME_IST) for task in tasks.train]
@@ -202,7 +227,7 @@ def _of_subspace(plan: IntrinsicPlan, tasks: Tasks, d: int, draw: int) -> Iterat
 
 
 def _chunks(
-    plan: IntrinsicPlan,
+    plan: SubspacePlan,
     name: str,
     kind: str,
     parts: Sequence[Part],
@@ -211,16 +236,16 @@ def _chunks(
     dimension: int,
     tasks: tuple[str, ...] = (),
     draw: int = -1,
-) -> Iterator[Cell]:
-    """Cells of no more prompts than a program may have."""
+) -> Iterator[SubspaceJob]:
+    """Jobs of no more prompts than a program may have."""
     for number, start in enumerate(range(0, len(parts), plan.prompts_at_once), 1):
         some = tuple(parts[start : start + plan.prompts_at_once])
         suffix = "" if number == 1 else f"-{number}"
-        yield Cell(name + suffix, kind, some, needs, seed, dimension, tasks, draw)
+        yield SubspaceJob(name + suffix, kind, some, needs, seed, dimension, tasks, draw)
 
 
-def prompts_cell(task: str) -> str:
-    """The name of the cell of a task's prompts."""
+def prompts_job(task: str) -> str:
+    """Return the name of the job of a task's prompts."""
     return f"{PROMPTS}-{unique_slug(task)}"
 
 

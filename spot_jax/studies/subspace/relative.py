@@ -2,7 +2,12 @@
 
     E_rel = mean over tasks of (performance of IPT / performance of the reference)
 
-The reference is full prompt tuning (E_rel^PT) or model tuning (E_rel^FT) on the same tasks.
+The reference is full prompt tuning (E_rel^PT) or model tuning (E_rel^FT) on the same tasks. Of a
+backbone that does well without a prompt E_rel is high whatever one does, so the gain stands beside:
+
+    E_gain = mean over tasks of (IPT - no prompt) / mean over tasks of (reference - no prompt)
+
+It is a ratio of means, since the gain of a single task may be nought.
 """
 
 import dataclasses
@@ -55,6 +60,32 @@ def relative_performance(
             left_out.append(task)
     mean = math.fsum(ratios.values()) / len(ratios) if ratios else math.nan
     return Relative(mean, tuple(ratios), tuple(left_out))
+
+
+def relative_gain(
+    performance: Mapping[str, float],
+    reference: Mapping[str, float],
+    no_prompt: Mapping[str, float],
+) -> float:
+    """Return E_gain of a method, as a share; NaN where the reference gains nothing.
+
+    Args:
+        performance: score of each task.
+        reference: score of each of these tasks, and perhaps of more.
+        no_prompt: score of the bare backbone on each.
+
+    Raises:
+        SpotError: a task without a score to compare with.
+    """
+    for task in performance:
+        if task not in reference or task not in no_prompt:
+            raise SpotError(
+                f"{task} has no reference or no score without a prompt to be compared with; do the "
+                "study's other jobs first"
+            )
+    gain = math.fsum(value - no_prompt[task] for task, value in performance.items())
+    whole = math.fsum(reference[task] - no_prompt[task] for task in performance)
+    return gain / whole if whole > 0 else math.nan
 
 
 def means(scores: Sequence[tuple[str, float]]) -> dict[str, float]:

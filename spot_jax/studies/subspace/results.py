@@ -1,22 +1,16 @@
-"""What a study of subspaces found, as one file: `results.json`, from which the report comes.
+"""What a study of subspaces found; see `spot_jax.studies.engine.results`.
 
-The dataclasses here are the file's format; see `spot_jax.studies.engine.records`. Scores are those
-of the tasks' metrics, 0 to 100 for most.
+Scores are those of the tasks' metrics, 0 to 100 for most.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from spot_jax.errors import SpotError
-from spot_jax.studies.engine.records import read_record, write_record
+from spot_jax.studies.engine.results import Results
 from spot_jax.studies.subspace.jobs import SETTINGS
 
-FORMAT = 1
-FILE = "results.json"
 FOUND, RANDOM = "found", "random"
 PROMPT_TUNING, MODEL_TUNING = "prompt_tuning", "model_tuning"
 METHODS = (PROMPT_TUNING, MODEL_TUNING)
@@ -74,74 +68,42 @@ class Reference:
     step: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class IntrinsicResults:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubspaceResults(Results):
     """A study of subspaces.
 
     Attributes:
-        title: for the head of the report.
-        train_tasks: whose prompts the subspaces were found from.
+        train_tasks: tasks whose prompts the subspaces were found from.
         test_tasks: held-out tasks by category.
-        scores: see `Score`; cells that are missing (a study half-way) are left out.
+        scores: see `Score`; those of jobs that are not done are left out.
         references: see `Reference`.
-        dimensions: d of the subspaces.
-        seeds: of the prompts.
-        other_tasks: by training task, the same one with other data.
-        subsets: of the training tasks; `Score.draw` counts them.
-        majority: the score of always answering the most common label, by task.
-        trained: numbers that are trained, by what ("prompt_tuning", "subspace 5").
-        backbone: its name and fingerprint.
-        metric: what a score is, in words.
-        split: of `Score.test`, in words.
-        settings: of the study.
-        commands: those that made the study, in order.
-        machine: where it ran, by name of the fact.
-        notes: what a reader must know about these data, a sentence each.
+        dimensions: numbers d of dimensions of the subspaces.
+        other_tasks: the same task with other data, by training task.
+        subsets: subsets of the training tasks; `Score.draw` counts them.
+        trained: number of numbers that are trained, by what ("prompt_tuning", "subspace 5").
+        settings: settings of the study.
     """
 
-    title: str
+    command = "spot intrinsic ist"
+
     train_tasks: tuple[str, ...]
     test_tasks: Mapping[str, tuple[str, ...]]
     scores: tuple[Score, ...]
     references: tuple[Reference, ...]
     dimensions: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = ()
     other_tasks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     subsets: tuple[tuple[str, ...], ...] = ()
-    majority: Mapping[str, float] = dataclasses.field(default_factory=dict)
     trained: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    backbone: str = ""
-    metric: str = "score"
-    split: str = "test"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    commands: tuple[str, ...] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        """`SpotError` where parts contradict each other."""
-        known = {*self.train_tasks, *self.other_tasks.values()}
-        known |= {task for tasks in self.test_tasks.values() for task in tasks}
+    def __post_init__(self) -> None:
+        """Raise `SpotError` where parts contradict each other."""
+        tasks = {*self.train_tasks, *self.other_tasks.values()}
+        tasks |= {task for names in self.test_tasks.values() for task in names}
         for what, rows in (("scores", self.scores), ("references", self.references)):
             for row in rows:
-                if row.task not in known:
+                if row.task not in tasks:
                     raise SpotError(f"{what}: {row.task!r} is not among the study's tasks")
         for score in self.scores:
             if score.setting not in SETTINGS:
                 raise SpotError(f"scores: {score.setting!r} is none of {', '.join(SETTINGS)}")
-
-
-def results_path(where: str | os.PathLike[str]) -> epath.Path:
-    """`results.json` of a study's directory, or the file itself where a .json is given."""
-    path = epath.Path(where)
-    return path if path.suffix == ".json" else path / FILE
-
-
-def write_results(results: IntrinsicResults, where: str | os.PathLike[str]) -> epath.Path:
-    """Writes the file in one move, into a directory or as a .json; returns its path."""
-    return write_record(results, results_path(where), FORMAT)
-
-
-def read_results(where: str | os.PathLike[str]) -> IntrinsicResults:
-    """Reads what `write_results` wrote; `SpotError` for anything else."""
-    return read_record(IntrinsicResults, results_path(where), FORMAT, "spot intrinsic ist")

@@ -13,12 +13,19 @@ import scipy.stats
 from jaxtyping import Float
 
 from spot_jax.studies.bootstrap import Estimate, correlation_interval, estimate
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.transfer.clustering import Tree, cluster_by_profile, cluster_by_similarity
 from spot_jax.studies.transfer.method_table import KS, MethodRow, method_table
-from spot_jax.studies.transfer.results import SIMILARITIES, Embeddings, StudyResults
-from spot_jax.studies.transfer.score_table import Cells, mean, relative_error_reduction
+from spot_jax.studies.transfer.results import (
+    MAJORITY,
+    SIMILARITIES,
+    Embeddings,
+    TransferResults,
+)
+from spot_jax.studies.transfer.score_table import ScoreTable, mean, relative_error_reduction
 
 CLIP = 25.0  # of colours, as in the paper's figure 3
+ALL_TARGETS = "all targets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Target:
 
     target: str
     majority: float
+    no_prompt: float
     baseline: float
     sd: float
     runs: int
@@ -135,12 +143,13 @@ class EmbeddingMap:
 class Analysis:
     """All of it; see the fields' classes. Trees are over `results.sources` and `.targets`."""
 
-    results: StudyResults
-    cells: Cells
+    results: TransferResults
+    table: ScoreTable
     pairs: tuple[Pair, ...]
     targets: tuple[Target, ...]
     methods: tuple[MethodRow, ...]
     correlations: dict[str, tuple[Correlation, ...]]
+    pooled: dict[str, Correlation]
     families: Families | None
     source_tree: Tree
     target_tree: Tree
@@ -148,15 +157,15 @@ class Analysis:
     embedding_runs: dict[str, EmbeddingMap]
 
 
-def analyse(results: StudyResults, *, ks: Sequence[int] = KS) -> Analysis:
+def analyse(results: TransferResults, *, ks: Sequence[int] = KS) -> Analysis:
     """Everything the report shows; the same results give the same numbers.
 
     Args:
         results: a study, finished or half-way: what is missing is left out of means.
         ks: of best of top-k.
     """
-    cells = Cells(results)
-    pairs = transfer_pairs(cells)
+    table = ScoreTable(results)
+    pairs = transfer_pairs(table)
     relative = np.array([pair.relative for pair in pairs], np.float64)
     relative = relative.reshape(len(results.sources), len(results.targets))
     metrics = [
@@ -166,11 +175,12 @@ def analyse(results: StudyResults, *, ks: Sequence[int] = KS) -> Analysis:
     runs = embedding_maps(results.embeddings, by_run=True)
     return Analysis(
         results=results,
-        cells=cells,
+        table=table,
         pairs=tuple(pairs),
-        targets=tuple(target_row(cells, pairs, t) for t in results.targets),
-        methods=tuple(method_table(cells, ks)),
-        correlations={m: tuple(correlate(cells, t, m) for t in results.targets) for m in metrics},
+        targets=tuple(target_row(table, pairs, t) for t in results.targets),
+        methods=tuple(method_table(table, ks)),
+        correlations={m: tuple(correlate(table, t, m) for t in results.targets) for m in metrics},
+        pooled={m: correlate_all(table, m) for m in metrics},
         families=compare_families(results, pairs),
         source_tree=cluster_by_profile(relative, CLIP),
         target_tree=cluster_by_profile(relative.T, CLIP),
@@ -179,72 +189,95 @@ def analyse(results: StudyResults, *, ks: Sequence[int] = KS) -> Analysis:
     )
 
 
-def transfer_pairs(cells: Cells) -> list[Pair]:
+def transfer_pairs(table: ScoreTable) -> list[Pair]:
     """Every source with every target, in the study's order, source by source."""
-    made = []
-    for source in cells.results.sources:
-        for target in cells.results.targets:
-            runs = cells.runs(source, target)
+    pairs = []
+    for source in table.results.sources:
+        for target in table.results.targets:
+            runs = table.runs(source, target)
             tests = [s.test for s in runs if not math.isnan(s.test)]
-            score, base = mean(tests), cells.baseline(target)
-            given = mean(s.sd for s in runs)
+            score, base = mean(tests), table.baseline(target)
+            stated = mean(s.sd for s in runs)
             means = any(s.seed is None for s in runs)
-            similarity = {m: cells.similarity(source, None, target, None, m) for m in SIMILARITIES}
-            made.append(
+            similarity = {m: table.similarity(source, None, target, None, m) for m in SIMILARITIES}
+            pairs.append(
                 Pair(
                     source,
                     target,
                     score,
-                    float(np.std(tests, ddof=1)) if len(tests) > 1 else given,
+                    float(np.std(tests, ddof=1)) if len(tests) > 1 else stated,
                     0 if means else len(tests),
                     score - base,
                     relative_error_reduction(score, base),
                     {m: v for m, v in similarity.items() if not math.isnan(v)},
                 )
             )
-    return made
+    return pairs
 
 
-def target_row(cells: Cells, pairs: Sequence[Pair], target: str) -> Target:
+def target_row(table: ScoreTable, pairs: Sequence[Pair], target: str) -> Target:
     """The target's scratch score, its best source by mean, and how many sources helped."""
-    own = [p for p in pairs if p.target == target and not math.isnan(p.relative)]
-    best = max(own, key=lambda p: p.relative, default=None)
-    scores = cells.baseline_scores(target)
+    its = [p for p in pairs if p.target == target and not math.isnan(p.relative)]
+    best = max(its, key=lambda p: p.relative, default=None)
+    scores = table.baseline_scores(target)
     tests = [s.test for s in scores if not math.isnan(s.test)]
     return Target(
         target,
-        cells.results.majority.get(target, math.nan),
-        cells.baseline(target),
+        table.untuned(target, MAJORITY),
+        table.untuned(target, NO_PROMPT),
+        table.baseline(target),
         float(np.std(tests, ddof=1)) if len(tests) > 1 else mean(s.sd for s in scores),
         0 if any(s.seed is None for s in scores) else len(tests),
         best.source if best else None,
         best.score if best else math.nan,
         best.relative if best else math.nan,
-        sum(p.relative > 0 for p in own),
-        len(own),
+        sum(p.relative > 0 for p in its),
+        len(its),
     )
 
 
-def correlate(cells: Cells, target: str, metric: str) -> Correlation:
-    """Section 3.3: a point a source prompt, its similarity averaged over the target's runs."""
-    base = cells.baseline(target)
+def correlate(table: ScoreTable, target: str, metric: str) -> Correlation:
+    """Correlate over one target's source prompts, as section 3.3 does."""
+    return _correlation(target, metric, transfer_points(table, target, metric))
+
+
+def correlate_all(table: ScoreTable, metric: str) -> Correlation:
+    """Correlate over all pairs of a source prompt and a target, each target's mean gain taken out.
+
+    Targets differ in how much any source helps them, which says nothing about similarity.
+    """
     points = []
-    for c in cells.candidates(target):
-        alike = cells.similarity(c.source, c.source_seed, target, None, metric)
+    for target in table.results.targets:
+        its = transfer_points(table, target, metric)
+        centre = mean(point.relative for point in its)
+        points += [dataclasses.replace(p, relative=p.relative - centre) for p in its]
+    return _correlation(ALL_TARGETS, metric, points)
+
+
+def transfer_points(table: ScoreTable, target: str, metric: str) -> list[Point]:
+    """Return a point a source prompt, its similarity averaged over the target's runs."""
+    base = table.baseline(target)
+    points = []
+    for c in table.candidates(target):
+        alike = table.similarity(c.source, c.source_seed, target, None, metric)
         gain = relative_error_reduction(c.test, base)
         if not (math.isnan(alike) or math.isnan(gain)):
             points.append(Point(c.source, c.source_seed, alike, gain))
+    return points
+
+
+def _correlation(target: str, metric: str, points: Sequence[Point]) -> Correlation:
     x = np.array([p.similarity for p in points])
     y = np.array([p.relative for p in points])
     r = p = low = high = math.nan
     if len(points) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
-        found = scipy.stats.pearsonr(x, y)
-        r, p = float(found.statistic), float(found.pvalue)
+        pearson = scipy.stats.pearsonr(x, y)
+        r, p = float(pearson.statistic), float(pearson.pvalue)
         low, high = correlation_interval(x, y, [point.source for point in points])
     return Correlation(target, metric, r, p, low, high, tuple(points))
 
 
-def compare_families(results: StudyResults, pairs: Sequence[Pair]) -> Families | None:
+def compare_families(results: TransferResults, pairs: Sequence[Pair]) -> Families | None:
     """Transfer within a family against across; None if no target has a source of its family."""
     rows = []
     for target in results.targets:
@@ -270,7 +303,7 @@ def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, 
     """Clustered similarities of task embeddings, by metric; of tasks (means) or of runs."""
     if embeddings is None or not embeddings.names:
         return {}
-    made = {}
+    maps = {}
     names = [e.task for e in embeddings.names]
     if by_run:
         names = [e.task if e.seed is None else f"{e.task} #{e.seed}" for e in embeddings.names]
@@ -282,12 +315,12 @@ def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, 
         values = np.array(stored, np.float64)
         np.fill_diagonal(values, np.nan)  # a run with itself: 1, which says nothing
         member = np.array([[name == thing for name in names] for thing in things], np.float64)
-        known = np.isfinite(values)
-        sums = member @ np.where(known, values, 0) @ member.T
-        counts = member @ known @ member.T
+        defined = np.isfinite(values)
+        sums = member @ np.where(defined, values, 0) @ member.T
+        counts = member @ defined @ member.T
         merged = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-        made[metric] = EmbeddingMap(metric, tuple(things), merged, cluster_by_similarity(merged))
-    return made
+        maps[metric] = EmbeddingMap(metric, tuple(things), merged, cluster_by_similarity(merged))
+    return maps
 
 
 def mean_correlation(correlations: Sequence[Correlation]) -> Estimate:

@@ -1,18 +1,24 @@
-"""What a study's cells came to, as one `StudyResults`."""
+"""What a transfer study's jobs found, as one `TransferResults`."""
 
-import os
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from spot_jax.library import similarity
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.studies.transfer.directory import CellPrompt, Study
-from spot_jax.studies.transfer.jobs import SOURCE, Cell, leaks
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.engine.results import machine
+from spot_jax.studies.engine.study import Study
+from spot_jax.studies.transfer.jobs import (
+    SOURCE,
+    TransferJob,
+    TransferPrompt,
+    TransferResult,
+    leaks,
+)
+from spot_jax.studies.transfer.plan import TransferPlan
 from spot_jax.studies.transfer.results import (
     Curve,
     EmbeddedPrompt,
@@ -20,20 +26,28 @@ from spot_jax.studies.transfer.results import (
     PromptRecord,
     Score,
     Similarity,
-    StudyResults,
+    TransferResults,
 )
 
+AnyTransferStudy = Study[TransferPlan, TransferJob, TransferResult]
+Done = list[tuple[TransferJob, TransferPrompt]]
 
-def assemble(study: Study) -> StudyResults:
-    """The results of the cells that are done; of all cells they are the same in whatever order,
-    by however many processes and after however many kills these were done."""
+
+def assemble(study: AnyTransferStudy) -> TransferResults:
+    """Return the results of the finished jobs.
+
+    Of all jobs they are the same in whatever order, by however many processes and after however
+    many kills these were done.
+    """
     plan = study.plan
-    found = {cell: study.result(cell.name) for cell in study.cells}
-    results = {cell: result for cell, result in found.items() if result is not None}
-    done = [(cell, prompt) for cell, result in results.items() for prompt in result.prompts]
-    common = {c.task: r.majority for c, r in results.items() if r.majority is not None}
+    results = list(study.done())
+    done = [(job, prompt) for job, result in results for prompt in result.prompts]
+    majority = {job.task: p.majority for job, p in done if p.majority is not None}
+    no_prompt = {
+        job.task: p.test for job, p in done if job.kind == NO_PROMPT and p.test is not None
+    }
     embedded = _embedded(study, done)
-    return StudyResults(
+    return TransferResults(
         title=plan.title,
         sources=tuple(plan.sources),
         targets=tuple(plan.targets),
@@ -45,22 +59,23 @@ def assemble(study: Study) -> StudyResults:
         similarities=tuple(_similarities(study, embedded)),
         embeddings=_embeddings(embedded),
         curves=tuple(_curves(done)),
-        majority={target: common[target] for target in plan.targets if target in common},
+        majority={target: majority[target] for target in plan.targets if target in majority},
+        no_prompt={target: no_prompt[target] for target in plan.targets if target in no_prompt},
         families=dict(plan.families),
         prompts=tuple(_records(study, done)),
         commands=study.commands,
-        machine=machine([result.seconds for result in results.values()]),
+        machine=machine(result.seconds for _, result in results),
         notes=tuple(_notes(study)),
     )
 
 
-def _scores(done: list[tuple[Cell, CellPrompt]]) -> Iterator[Score]:
-    for cell, prompt in done:
-        if cell.kind == SOURCE:
+def _scores(done: Done) -> Iterator[Score]:
+    for job, prompt in done:
+        if job.kind in (SOURCE, NO_PROMPT):
             continue
         yield Score(
-            target=cell.task,
-            method=cell.kind,
+            target=job.task,
+            method=job.kind,
             test=float("nan") if prompt.test is None else prompt.test,
             source=prompt.source,
             k=prompt.k,
@@ -71,12 +86,12 @@ def _scores(done: list[tuple[Cell, CellPrompt]]) -> Iterator[Score]:
         )
 
 
-def _curves(done: list[tuple[Cell, CellPrompt]]) -> Iterator[Curve]:
-    for cell, prompt in done:
-        if cell.kind != SOURCE:
+def _curves(done: Done) -> Iterator[Curve]:
+    for job, prompt in done:
+        if job.kind not in (SOURCE, NO_PROMPT):
             yield Curve(
-                target=cell.task,
-                method=cell.kind,
+                target=job.task,
+                method=job.kind,
                 steps=tuple(prompt.steps),
                 validation=tuple(prompt.curve),
                 source=prompt.source,
@@ -86,29 +101,27 @@ def _curves(done: list[tuple[Cell, CellPrompt]]) -> Iterator[Curve]:
             )
 
 
-def _embedded(
-    study: Study, done: list[tuple[Cell, CellPrompt]]
-) -> list[tuple[EmbeddedPrompt, PromptFile]]:
+def _embedded(study: AnyTransferStudy, done: Done) -> list[tuple[EmbeddedPrompt, PromptFile]]:
     """Task embeddings: of each source, then of each target, by seed."""
     return [
         (
-            EmbeddedPrompt(cell.task, prompt.seed, "source" if cell.kind == SOURCE else "target"),
+            EmbeddedPrompt(job.task, prompt.seed, "source" if job.kind == SOURCE else "target"),
             load_prompt(study.path / prompt.embedding),
         )
-        for cell, prompt in done
+        for job, prompt in done
         if prompt.embedding is not None
     ]
 
 
 def _similarities(
-    study: Study, embedded: list[tuple[EmbeddedPrompt, PromptFile]]
+    study: AnyTransferStudy, embedded: list[tuple[EmbeddedPrompt, PromptFile]]
 ) -> Iterator[Similarity]:
     """Of every source to every target that it does not leak to."""
     for source, one in embedded:
         for target, other in embedded:
             if (source.role, target.role) != ("source", "target"):
                 continue
-            if leaks(source.task, target.task, study.constituents):
+            if leaks(source.task, target.task, study.record["constituents"]):
                 continue
             yield Similarity(
                 source=source.task,
@@ -130,12 +143,14 @@ def _embeddings(embedded: list[tuple[EmbeddedPrompt, PromptFile]]) -> Embeddings
     return Embeddings(tuple(name for name, _ in embedded), **tables)
 
 
-def _records(study: Study, done: list[tuple[Cell, CellPrompt]]) -> Iterator[PromptRecord]:
-    for cell, prompt in done:
+def _records(study: AnyTransferStudy, done: Done) -> Iterator[PromptRecord]:
+    for job, prompt in done:
+        if not prompt.file:
+            continue
         file = load_prompt(study.path / prompt.file)
         yield PromptRecord(
-            task=cell.task,
-            role="source" if cell.kind == SOURCE else "target",
+            task=job.task,
+            role="source" if job.kind == SOURCE else "target",
             seed=prompt.seed,
             step=prompt.step,
             file=prompt.file,
@@ -154,37 +169,18 @@ def _within(root: Path, ancestor: dict[str, Any]) -> dict[str, Any]:
     return ancestor
 
 
-def machine(seconds: Sequence[float]) -> dict[str, Any]:
-    """Where a study ran, by name of the fact, and the sum of the seconds that its cells took."""
-    devices = [device.device_kind for device in jax.devices()]
-    return {
-        "cores": os.cpu_count(),
-        "devices": ", ".join(f"{devices.count(kind)} x {kind}" for kind in sorted(set(devices))),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "seconds": round(sum(seconds)),
-    }
-
-
-def _notes(study: Study) -> Iterator[str]:
+def _notes(study: AnyTransferStudy) -> Iterator[str]:
     plan = study.plan
-
-    def limited(split: str, examples: int | None) -> str:
-        return split if examples is None else f"the first {examples} examples of {split}"
-
-    choosing = limited(plan.validation_split, plan.validation_examples)
-    reporting = limited(plan.test_split, plan.test_examples)
-    yield f"Checkpoints and prompts are chosen on {choosing} and reported on {reporting}."
+    yield from plan.notes()
     left_out = [
         f"{source} to {target}"
         for target in plan.targets
         for source in plan.sources
-        if leaks(source, target, study.constituents)
+        if leaks(source, target, study.record["constituents"])
     ]
     if left_out:
         yield f"Left out, because source and target share their data: {', '.join(left_out)}."
-    if plan.source.init == plan.target.init:
+    if plan.source.init == plan.target.init and not study.by_task:
         yield (
             "Prompts of one seed begin alike, so that their embeddings at step "
             f"{plan.embedding_step} are more alike than those of two seeds."

@@ -1,26 +1,29 @@
-"""A study as cells: pieces of work that one command does, one after another or side by side.
+"""The jobs of a transfer study.
 
     source-X             prompts of source X, one a seed
+    no_prompt-T          target T by the bare backbone
     scratch-T            target T from scratch, one prompt a seed; their early step embeds T
     transfer-T           target T from every source's prompts
     weighted_average-T   target T from averages of the prompts most like it
     multitask_mixture-T  target T from prompts of a mixture of the tasks most like it
 
-All prompts of a cell share a task and shapes and are tuned in one program. Where there are more
+All prompts of a job share a task and shapes and are tuned in one program. Where there are more
 than a program may have, they go on in `transfer-T-2`, `transfer-T-3`, ...
 
-When a grid grows, what there is already stays as it is: only what is new makes new cells. So a
-cell, once named, never changes.
+When a grid grows, what there is already stays as it is: only what is new makes new jobs. So a job,
+once named, never changes.
 """
 
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from spot_jax.errors import SpotError
 from spot_jax.files import unique_slug
 from spot_jax.library.index import whole_task
-from spot_jax.studies.transfer.plan import Grid, StudyPlan
+from spot_jax.studies.engine.job import NO_PROMPT, Job, JobResult, PromptResult
+from spot_jax.studies.transfer.plan import Grid, TransferPlan
 from spot_jax.studies.transfer.results import (
     MULTITASK_MIXTURE,
     SCRATCH,
@@ -29,55 +32,96 @@ from spot_jax.studies.transfer.results import (
 )
 
 SOURCE = "source"
-KINDS = (SOURCE, SCRATCH, TRANSFER, WEIGHTED_AVERAGE, MULTITASK_MIXTURE)
+KINDS = (SOURCE, NO_PROMPT, SCRATCH, TRANSFER, WEIGHTED_AVERAGE, MULTITASK_MIXTURE)
 Constituents = Mapping[str, Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One prompt of a cell.
+    """One prompt of a job.
 
     Attributes:
-        seed: of the run.
-        source: the task whose prompt of this seed it begins from, for a transfer.
-        k: how many prompts it is made of, for averages and mixtures.
+        seed: seed of the run; None for the bare backbone.
+        source: task whose prompt of this seed it begins from, for a transfer.
+        k: number of prompts that it is made of, for averages and mixtures.
         pool: what these are chosen among: sources that are not the target, and seeds, of that time.
     """
 
-    seed: int
+    seed: int | None
     source: str | None = None
     k: int | None = None
     pool: tuple[tuple[str, ...], tuple[int, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One piece of work.
+class TransferJob(Job):
+    """A job on one task.
 
     Attributes:
-        name: of its directory and for `--cell`.
-        kind: one of KINDS.
         task: the source or the target.
-        parts: its prompts, in order.
-        needs: cells whose prompts it begins from or is ranked by.
     """
 
-    name: str
-    kind: str
-    task: str
-    parts: tuple[Part, ...]
-    needs: tuple[str, ...] = ()
+    task: str = ""
+    parts: tuple[Part, ...] = ()
 
-    def work(self, plan: StudyPlan) -> float:
-        """How much there is to do: steps x prompts x tokens of a row, in thousands."""
+    @property
+    def tasks_about(self) -> tuple[str, ...] | None:
+        """See `Job`: averages and mixtures are of other tasks' prompts."""
+        return (self.task,) if all(part.pool is None for part in self.parts) else None
+
+    def amount(self, plan: TransferPlan) -> float:
+        """Return how much there is to do: steps x prompts x tokens of a row, in thousands."""
         lengths = plan.task_lengths(self.task)
         row = plan.virtual_tokens + lengths["inputs"] + lengths["targets"]
         rows = plan.target.steps * plan.target.batch_size
-        if self.kind == SOURCE:
+        if self.kind == NO_PROMPT:
+            rows = (plan.test_examples or 1000) // 3
+        elif self.kind == SOURCE:
             rows = plan.source.steps * plan.source.batch_size
         elif self.kind == MULTITASK_MIXTURE:
             rows += (plan.mixture_steps or plan.source.steps) * plan.source.batch_size
         return len(self.parts) * rows * row / 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferPrompt(PromptResult):
+    """One prompt of a finished job.
+
+    Attributes:
+        seed: seed of its run; None for the bare backbone.
+        source: source task that it began from, for a transfer.
+        k: number of prompts of an average or a mixture.
+        embedding: path of the prompt at the embedding step, of sources and scratch runs.
+        id: entry in the library, of sources.
+        steps: steps at which it was evaluated.
+        curve: validation score at each.
+        chosen: what an average or a mixture was made of: id, task, seed and similarity of each.
+    """
+
+    seed: int | None = None
+    source: str | None = None
+    k: int | None = None
+    embedding: str | None = None
+    id: str = ""
+    steps: tuple[int, ...] = ()
+    curve: tuple[float, ...] = ()
+    chosen: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferResult(JobResult):
+    """What a finished job leaves.
+
+    Attributes:
+        test_examples: number of examples that were scored.
+        truncated_inputs: number of examples whose text was cut, of `examples`.
+        examples: number of examples trained on.
+    """
+
+    prompts: tuple[TransferPrompt, ...]
+    test_examples: int | None = None
+    truncated_inputs: int = 0
+    examples: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +133,19 @@ class Generation:
 
 
 def leaks(source: str, target: str, constituents: Constituents) -> bool:
-    """Whether a source has the target's own examples, also of another number of shots."""
-    one, other = ({whole_task(n) for n in constituents.get(t, (t,))} for t in (source, target))
-    return bool(one & other)
+    """Return whether a source has the target's own examples, also of another number of shots."""
+    first, second = (
+        {whole_task(part) for part in constituents.get(name, (name,))} for name in (source, target)
+    )
+    return bool(first & second)
 
 
-def cells_of(history: Sequence[Generation], constituents: Constituents) -> list[Cell]:
-    """The cells of a study's last grid, those that others need first.
+def jobs_of(history: Sequence[Generation], constituents: Constituents) -> list[TransferJob]:
+    """Return the jobs of a study's last grid, those that others need first.
 
     Args:
-        history: the grids that the study has had, oldest first.
-        constituents: the tasks that each source or target consists of.
+        history: grids that the study has had, oldest first.
+        constituents: tasks that each source or target consists of.
 
     Raises:
         SpotError: a target without a source but itself, or fewer prompts than some k asks for.
@@ -107,7 +153,7 @@ def cells_of(history: Sequence[Generation], constituents: Constituents) -> list[
     grid = history[-1].grid
     _check_targets(grid, constituents)
     planned: dict[tuple[str, str, Part], str] = {}
-    made: dict[str, tuple[str, str, list[Part]]] = {}
+    named: dict[str, tuple[str, str, list[Part]]] = {}
     number: Counter[tuple[str, str]] = Counter()
     for generation in history:
         for kind, task, parts in _rows(generation.grid, constituents):
@@ -116,16 +162,16 @@ def cells_of(history: Sequence[Generation], constituents: Constituents) -> list[
                 chunk = new[start : start + generation.prompts_at_once]
                 number[kind, task] += 1
                 name = _name(kind, task, number[kind, task])
-                made[name] = (kind, task, chunk)
+                named[name] = (kind, task, chunk)
                 planned |= dict.fromkeys(((kind, task, part) for part in chunk), name)
     wanted = {(k, t, part) for k, t, parts in _rows(grid, constituents) for part in parts}
-    cells = []
-    for name, (kind, task, parts) in made.items():
+    jobs = []
+    for name, (kind, task, parts) in named.items():
         # An average over fewer sources than there are now is no longer asked for.
         if any((kind, task, part) in wanted for part in parts):
             needs = _needs(kind, task, parts, lambda *key: planned[key])
-            cells.append(Cell(name, kind, task, tuple(parts), needs))
-    return sorted(cells, key=lambda cell: KINDS.index(cell.kind))
+            jobs.append(TransferJob(name, kind, tuple(parts), needs, task))
+    return sorted(jobs, key=lambda job: KINDS.index(job.kind))
 
 
 def _rows(grid: Grid, constituents: Constituents) -> Iterator[tuple[str, str, list[Part]]]:
@@ -134,6 +180,7 @@ def _rows(grid: Grid, constituents: Constituents) -> Iterator[tuple[str, str, li
     for source in grid.sources:
         yield SOURCE, source, plain
     for target in grid.targets:
+        yield NO_PROMPT, target, [Part(None)]
         yield SCRATCH, target, plain
         fit = [s for s in grid.sources if not leaks(s, target, constituents)]
         yield TRANSFER, target, [Part(seed, source) for source in fit for seed in grid.seeds]
@@ -145,16 +192,16 @@ def _rows(grid: Grid, constituents: Constituents) -> Iterator[tuple[str, str, li
 
 
 def _needs(
-    kind: str, task: str, parts: Sequence[Part], cell: Callable[[str, str, Part], str]
+    kind: str, task: str, parts: Sequence[Part], job: Callable[[str, str, Part], str]
 ) -> tuple[str, ...]:
     needs = []
     for part in parts:
         if part.source is not None:
-            needs.append(cell(SOURCE, part.source, Part(part.seed)))
+            needs.append(job(SOURCE, part.source, Part(part.seed)))
         if part.pool is not None:
-            needs.append(cell(SCRATCH, task, Part(part.seed)))
+            needs.append(job(SCRATCH, task, Part(part.seed)))
             sources, seeds = part.pool
-            needs += [cell(SOURCE, source, Part(seed)) for source in sources for seed in seeds]
+            needs += [job(SOURCE, source, Part(seed)) for source in sources for seed in seeds]
     return tuple(dict.fromkeys(needs))
 
 

@@ -15,13 +15,20 @@ import numpy as np
 from jaxtyping import Float
 
 from spot_jax.studies.bootstrap import Estimate, estimate
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.transfer.results import (
+    MAJORITY,
     MULTITASK_MIXTURE,
     SCRATCH,
     SIMILARITIES,
     WEIGHTED_AVERAGE,
 )
-from spot_jax.studies.transfer.score_table import Candidate, Cells, mean, relative_error_reduction
+from spot_jax.studies.transfer.score_table import (
+    Candidate,
+    ScoreTable,
+    mean,
+    relative_error_reduction,
+)
 
 BEST_OF_TOP_K = "best_of_top_k"
 ORACLE = "oracle"
@@ -35,7 +42,8 @@ class MethodRow:
     """A way to tune the targets, over all of them.
 
     Attributes:
-        method: "scratch"; "any_source": the mean over all source prompts, what a blind choice
+        method: "majority": the commonest label; "no_prompt": the bare backbone; "scratch";
+            "any_source": the mean over all source prompts, what a blind choice
             gives; "one_source": for each target the source that was best on the other targets;
             "best_of_top_k"; "oracle": best of all; "weighted_average"; "multitask_mixture".
         similarity: by which prompts were ranked; None where none was.
@@ -59,37 +67,41 @@ class MethodRow:
     chosen: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
-def method_table(cells: Cells, ks: Sequence[int] = KS) -> list[MethodRow]:
-    """Every method and k that the study's scores allow, scratch first."""
-    picked_on = "validation" if cells.validated else "test"
-    results = cells.results
-    most = max((len(cells.candidates(t)) for t in results.targets), default=0)
-    rows = [_row(cells, SCRATCH, lambda t, seed: (cells.baseline(t, seed), None))]
+def method_table(table: ScoreTable, ks: Sequence[int] = KS) -> list[MethodRow]:
+    """Return a row for every method and k that the study's scores allow, what is untuned first."""
+    picked_on = "validation" if table.validated else "test"
+    results = table.results
+    most = max((len(table.candidates(t)) for t in results.targets), default=0)
+    rows = []
+    for method, scores in ((MAJORITY, results.majority), (NO_PROMPT, results.no_prompt)):
+        if scores:
+            rows.append(_row(table, method, partial(_untuned, table, method)))
+    rows.append(_row(table, SCRATCH, lambda t, seed: (table.baseline(t, seed), None)))
     if most:
-        rows.append(_row(cells, ANY_SOURCE, partial(_any, cells)))
+        rows.append(_row(table, ANY_SOURCE, partial(_any, table)))
     if most and len(results.sources) > 1 and len(results.targets) > 1:
-        fixed = partial(_fixed, cells, _best_elsewhere(cells))
-        rows.append(_row(cells, ONE_SOURCE, fixed, picked_on=picked_on))
+        fixed = partial(_fixed, table, _best_elsewhere(table))
+        rows.append(_row(table, ONE_SOURCE, fixed, picked_on=picked_on))
     for metric in SIMILARITIES:
         if not any(getattr(s, metric) is not None for s in results.similarities):
             continue
         for k in sorted({1, *(k for k in ks if k < most)}):
-            choose = partial(_retrieved, cells, metric, k)
+            choose = partial(_retrieved, table, metric, k)
             picked = picked_on if k > 1 else None
-            rows.append(_row(cells, BEST_OF_TOP_K, choose, metric, k, picked))
+            rows.append(_row(table, BEST_OF_TOP_K, choose, metric, k, picked))
     for method in (WEIGHTED_AVERAGE, MULTITASK_MIXTURE):
-        for one in cells.ks(method):
-            rows.append(_row(cells, method, partial(_plain, cells, method, one), k=one))
+        for k in table.ks(method):
+            rows.append(_row(table, method, partial(_plain, table, method, k), k=k))
     if most:
-        rows.append(_row(cells, ORACLE, partial(_oracle, cells), k=most, picked_on=picked_on))
+        rows.append(_row(table, ORACLE, partial(_oracle, table), k=most, picked_on=picked_on))
     return rows
 
 
-def top(cells: Cells, target: str, seed: int | None, metric: str, k: int) -> list[Candidate]:
+def top(table: ScoreTable, target: str, seed: int | None, metric: str, k: int) -> list[Candidate]:
     """The k source prompts most similar to a target's run, best first; unranked ones are out."""
     ranked = []
-    for candidate in cells.candidates(target, seed):
-        alike = cells.similarity(candidate.source, candidate.source_seed, target, seed, metric)
+    for candidate in table.candidates(target, seed):
+        alike = table.similarity(candidate.source, candidate.source_seed, target, seed, metric)
         if not math.isnan(alike):
             ranked.append((alike, candidate))
     ranked.sort(key=lambda pair: -pair[0])  # stable: of equals the study's first
@@ -102,74 +114,80 @@ Choice = tuple[float, str | None]
 def _best(candidates: Sequence[Candidate]) -> Choice:
     if not candidates:
         return math.nan, None
-    known = all(not math.isnan(c.validation) for c in candidates)
-    picked = max(candidates, key=lambda c: c.validation if known else c.test)
+    validated = all(not math.isnan(c.validation) for c in candidates)
+    picked = max(candidates, key=lambda c: c.validation if validated else c.test)
     return picked.test, picked.source
 
 
-def _any(cells: Cells, target: str, seed: int | None) -> Choice:
-    return mean(c.test for c in cells.candidates(target, seed)), None
+def _untuned(table: ScoreTable, method: str, target: str, seed: int | None) -> Choice:
+    return table.untuned(target, method), None
 
 
-def _fixed(cells: Cells, sources: dict[str, str | None], target: str, seed: int | None) -> Choice:
+def _any(table: ScoreTable, target: str, seed: int | None) -> Choice:
+    return mean(c.test for c in table.candidates(target, seed)), None
+
+
+def _fixed(
+    table: ScoreTable, sources: dict[str, str | None], target: str, seed: int | None
+) -> Choice:
     source = sources[target]
-    return mean(c.test for c in cells.candidates(target, seed) if c.source == source), source
+    return mean(c.test for c in table.candidates(target, seed) if c.source == source), source
 
 
-def _retrieved(cells: Cells, metric: str, k: int, target: str, seed: int | None) -> Choice:
-    return _best(top(cells, target, seed, metric, k))
+def _retrieved(table: ScoreTable, metric: str, k: int, target: str, seed: int | None) -> Choice:
+    return _best(top(table, target, seed, metric, k))
 
 
-def _plain(cells: Cells, method: str, k: int | None, target: str, seed: int | None) -> Choice:
-    return cells.plain(target, method, k, seed), None
+def _plain(table: ScoreTable, method: str, k: int | None, target: str, seed: int | None) -> Choice:
+    return table.plain(target, method, k, seed), None
 
 
-def _oracle(cells: Cells, target: str, seed: int | None) -> Choice:
-    return _best(cells.candidates(target, seed))
+def _oracle(table: ScoreTable, target: str, seed: int | None) -> Choice:
+    return _best(table.candidates(target, seed))
 
 
-def _best_elsewhere(cells: Cells) -> dict[str, str | None]:
+def _best_elsewhere(table: ScoreTable) -> dict[str, str | None]:
     """For each target the source with the greatest mean change on the other targets.
 
     Changes are centred by target over its sources, so a source is not favoured for having been
     tried on easy targets only.
     """
     gains: dict[str, dict[str, float]] = {}
-    for target in cells.results.targets:
+    for target in table.results.targets:
         by_source: dict[str, list[float]] = {}
-        for c in cells.candidates(target):
-            picked = c.validation if cells.validated else c.test
+        for c in table.candidates(target):
+            picked = c.validation if table.validated else c.test
             by_source.setdefault(c.source, []).append(picked)
         means = {name: mean(values) for name, values in by_source.items()}
         centre = mean(means.values())
         gains[target] = {name: value - centre for name, value in means.items()}
     chosen: dict[str, str | None] = {}
-    for target in cells.results.targets:
+    for target in table.results.targets:
         scored = {
             name: mean(g[name] for other, g in gains.items() if other != target and name in g)
             for name in gains[target]
         }
-        known = {name: value for name, value in scored.items() if not math.isnan(value)}
-        chosen[target] = max(known, key=lambda name: known[name]) if known else None
+        defined = {name: value for name, value in scored.items() if not math.isnan(value)}
+        chosen[target] = max(defined, key=lambda name: defined[name]) if defined else None
     return chosen
 
 
 def _row(
-    cells: Cells,
+    table: ScoreTable,
     method: str,
     choose: Callable[[str, int | None], Choice],
     similarity: str | None = None,
     k: int | None = None,
     picked_on: str | None = None,
 ) -> MethodRow:
-    targets, seeds = cells.results.targets, cells.seeds
+    targets, seeds = table.results.targets, table.seeds
     score = np.full((len(targets), len(seeds)), np.nan)
     base: Float[np.ndarray, "targets seeds"] = np.full_like(score, np.nan)
     chosen: dict[str, list[str]] = {}
     for i, target in enumerate(targets):
         for j, seed in enumerate(seeds):
             score[i, j], source = choose(target, seed)
-            base[i, j] = cells.baseline(target, seed)
+            base[i, j] = table.baseline(target, seed)
             if source is not None:
                 chosen.setdefault(target, []).append(source)
     reduction = np.vectorize(relative_error_reduction, otypes=[float])(score, base)

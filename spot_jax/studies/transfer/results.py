@@ -6,23 +6,20 @@ so are the tables of the paper. A score that is not defined (NaN) is null in the
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from spot_jax.errors import SpotError
-from spot_jax.studies.engine.records import read_record, write_record
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.engine.results import Results
 
-FORMAT = 1
-FILE = "results.json"
-
+MAJORITY = "majority"
 SCRATCH = "scratch"
 TRANSFER = "transfer"
 WEIGHTED_AVERAGE = "weighted_average"
 MULTITASK_MIXTURE = "multitask_mixture"
 METHODS = (SCRATCH, TRANSFER, WEIGHTED_AVERAGE, MULTITASK_MIXTURE)
+BASELINES = (MAJORITY, NO_PROMPT)
 ROLES = ("source", "target", "both")
 SIMILARITIES = ("average_tokens", "per_token")
 
@@ -127,53 +124,36 @@ class PromptRecord:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyResults:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferResults(Results):
     """A study: sources x targets x seeds, other ways to begin, and all that led to the scores.
 
     Attributes:
-        title: for the head of the report.
-        sources, targets: task names, in the order in which tables show them.
-        scores: see `Score`; cells that are missing (a study half-way) are left out.
-        backbone: its name or fingerprint.
-        metric: what a score is, in words ("accuracy", "mean of each task's metrics").
-        split: of `Score.test`, in words.
-        seeds: of the targets' runs; empty for means.
+        sources: tasks, in the order in which tables show them.
+        targets: tasks, in the order in which tables show them.
+        scores: see `Score`; those of jobs that are not done are left out.
         similarities: of source prompts to target prompts, by which retrieval ranks.
         embeddings: similarities of all task embeddings with each other; None if there are none.
-        curves: of validation scores; may be empty.
-        majority: the score of always answering the most common label, by target.
-        families: of tasks, by task name ("nli"); to compare transfer within and across them.
+        curves: learning curves of validation scores; may be empty.
+        families: kind of each task ("nli"); to compare transfer within and across them.
         prompts: see `PromptRecord`; may be empty.
-        commands: those that made the study, in order.
-        machine: where it ran, by name of the fact ("cores": 2).
-        notes: what a reader must know about these data, a sentence each (provenance).
     """
 
-    title: str
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     scores: tuple[Score, ...]
-    backbone: str = ""
-    metric: str = "score"
-    split: str = "test"
-    seeds: tuple[int, ...] = ()
     similarities: tuple[Similarity, ...] = ()
     embeddings: Embeddings | None = None
     curves: tuple[Curve, ...] = ()
-    majority: Mapping[str, float] = dataclasses.field(default_factory=dict)
     families: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompts: tuple[PromptRecord, ...] = ()
-    commands: tuple[str, ...] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        """`SpotError` where parts contradict each other."""
+    def __post_init__(self) -> None:
+        """Raise `SpotError` where parts contradict each other."""
         _check(self)
 
 
-def _check(results: StudyResults) -> None:
+def _check(results: TransferResults) -> None:
     for role, names in (("sources", results.sources), ("targets", results.targets)):
         if len(set(names)) != len(names):
             raise SpotError(f"{role} names a task twice: {', '.join(names)}; name each once")
@@ -215,28 +195,3 @@ def _check_square(embeddings: Embeddings) -> None:
                 f"embeddings: {name} must be {size} x {size}, as many as names; found "
                 f"{len(matrix)} rows of {sorted({len(row) for row in matrix})}"
             )
-
-
-def results_path(where: str | os.PathLike[str]) -> epath.Path:
-    """`results.json` of a study's directory, or the file itself where a .json is given."""
-    path = epath.Path(where)
-    return path if path.suffix == ".json" else path / FILE
-
-
-def write_results(results: StudyResults, where: str | os.PathLike[str]) -> epath.Path:
-    """Writes the file in one move; returns its path.
-
-    Args:
-        results: the study.
-        where: the study's directory, made if need be, or the path of a .json file.
-    """
-    return write_record(results, results_path(where), FORMAT)
-
-
-def read_results(where: str | os.PathLike[str]) -> StudyResults:
-    """Reads what `write_results` wrote.
-
-    Raises:
-        SpotError: no such file, truncated, not of a study, of a newer format, or contradictory.
-    """
-    return read_record(StudyResults, results_path(where), FORMAT, "spot study")

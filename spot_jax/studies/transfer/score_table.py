@@ -11,7 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from spot_jax.studies.transfer.results import SCRATCH, TRANSFER, Score, StudyResults
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.transfer.results import (
+    MAJORITY,
+    SCRATCH,
+    TRANSFER,
+    Score,
+    TransferResults,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +32,9 @@ class Candidate:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """The mean of what is known; NaN if nothing is."""
-    known = [v for v in values if v is not None and not math.isnan(v)]
-    return math.fsum(known) / len(known) if known else math.nan
+    """Return the mean of what is defined; NaN if nothing is."""
+    defined = [v for v in values if v is not None and not math.isnan(v)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def relative_error_reduction(transfer: float, baseline: float) -> float:
@@ -37,43 +44,50 @@ def relative_error_reduction(transfer: float, baseline: float) -> float:
     return 100 * (transfer - baseline) / (100 - baseline)
 
 
-class Cells:
+class ScoreTable:
     """Look-ups over a study's scores and similarities.
 
     Attributes:
-        results: the study.
-        seeds: of the targets' runs, in order; (None,) if only means over runs are known.
+        results: results of the study.
+        seeds: seeds of the targets' runs, in order; (None,) if there are only means over runs.
         validated: whether every transfer has a validation score to pick by.
-        own: how many scores were left out because a task was its own source.
+        left_out: number of scores left out because a task was its own source.
     """
 
-    def __init__(self, results: StudyResults):
-        """Sorts the scores into cells."""
+    def __init__(self, results: TransferResults):
+        """Sort the scores by target, method, source and seed."""
         self.results = results
         self._plain: dict[tuple[str, str, int | None], list[Score]] = defaultdict(list)
         self._transfers: dict[str, dict[tuple[str, int | None], list[Score]]] = defaultdict(dict)
-        self.own = 0
+        self.left_out = 0
         for score in results.scores:
             if score.method != TRANSFER:
                 self._plain[score.target, score.method, score.k].append(score)
             elif score.source == score.target:
-                self.own += 1
+                self.left_out += 1
             else:
                 key = (str(score.source), score.source_seed)
                 self._transfers[score.target].setdefault(key, []).append(score)
         self._similarities: dict[tuple[str, str], list] = defaultdict(list)
         for pair in results.similarities:
             self._similarities[pair.source, pair.target].append(pair)
-        found = {s.seed for s in results.scores if s.method == SCRATCH} or {None}
-        self.seeds = tuple(sorted(found, key=lambda seed: (seed is None, seed or 0)))
+        seeds = {s.seed for s in results.scores if s.method == SCRATCH} or {None}
+        self.seeds = tuple(sorted(seeds, key=lambda seed: (seed is None, seed or 0)))
         if len(self.seeds) > 1:
             self.seeds = tuple(seed for seed in self.seeds if seed is not None)
-        runs = [s for group in self._transfers.values() for made in group.values() for s in made]
+        runs = [
+            s for group in self._transfers.values() for scores in group.values() for s in scores
+        ]
         self.validated = bool(runs) and all(s.validation is not None for s in runs)
 
     def baseline(self, target: str, seed: int | None = None) -> float:
         """The target tuned from scratch: of one seed, else the mean over seeds."""
         return self.plain(target, SCRATCH, None, seed)
+
+    def untuned(self, target: str, method: str) -> float:
+        """The commonest label's score, or the bare backbone's; NaN where it is not known."""
+        scores = {MAJORITY: self.results.majority, NO_PROMPT: self.results.no_prompt}[method]
+        return scores.get(target, math.nan)
 
     def plain(self, target: str, method: str, k: int | None, seed: int | None = None) -> float:
         """A method without a source: of one seed if it has it, else the mean over seeds."""
@@ -85,8 +99,8 @@ class Cells:
 
     def ks(self, method: str) -> list[int | None]:
         """The k with which a method without a source was run, ascending."""
-        found = {k for _, name, k in self._plain if name == method}
-        return sorted(found, key=lambda k: (k is None, k or 0))
+        numbers = {k for _, name, k in self._plain if name == method}
+        return sorted(numbers, key=lambda k: (k is None, k or 0))
 
     def candidates(self, target: str, seed: int | None = None) -> list[Candidate]:
         """The source prompts of a target, in the study's order of sources."""
@@ -95,13 +109,15 @@ class Cells:
             self._transfers.get(target, {}).items(),
             key=lambda item: (order[item[0][0]], item[0][1] is not None, item[0][1] or 0),
         )
-        made = []
+        candidates = []
         for (source, source_seed), scores in rows:
             runs = _of_seed(scores, seed)
             test = mean(s.test for s in runs)
             if not math.isnan(test):
-                made.append(Candidate(source, source_seed, mean(s.validation for s in runs), test))
-        return made
+                candidates.append(
+                    Candidate(source, source_seed, mean(s.validation for s in runs), test)
+                )
+        return candidates
 
     def runs(self, source: str, target: str) -> list[Score]:
         """All runs of a target that began from a prompt of a source."""

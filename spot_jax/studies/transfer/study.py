@@ -1,164 +1,153 @@
-"""A transfer study: begun, gone on with, shared among processes, brought to one file of results.
+"""A study of prompt transfer, on the engine that all studies share.
 
-    study(plan, print)             all of it, or what is left
-    study_cell(plan, name, print)  one cell, for a cluster's scheduler
-    overview(plan)                 the cells and their states; nothing is run or written
+Beside what every study has in its directory:
 
-A process takes the next cell that is ready and that no other works on, until none is left. A kill
-loses at most what the cell under way has done since its last checkpoint.
+study.json          also the grids that it has had, and what sources and targets consist of
+jobs/JOB/mixture/   the run before a job's own that tuned on mixtures
+jobs/JOB/init/      averaged prompts that the run begins from
+library/            source prompts, with their task embeddings
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from spot_jax.data import loading
-from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
-from spot_jax.studies.engine.compilation_cache import compiled_programs
-from spot_jax.studies.engine.file_lock import claim
-from spot_jax.studies.engine.queue import (
-    Say,
-    announced,
-    counted,
-    do_all,
-    do_one,
-    named,
-    told,
-)
+from spot_jax.studies.engine.job import NO_PROMPT
+from spot_jax.studies.engine.study import Study
 from spot_jax.studies.transfer.assembly import assemble
-from spot_jax.studies.transfer.directory import Study, open_study
-from spot_jax.studies.transfer.jobs import SOURCE, Cell
-from spot_jax.studies.transfer.plan import StudyPlan
-from spot_jax.studies.transfer.results import StudyResults, write_results
-from spot_jax.studies.transfer.running import run_cell
+from spot_jax.studies.transfer.jobs import (
+    SOURCE,
+    Generation,
+    TransferJob,
+    TransferResult,
+    jobs_of,
+)
+from spot_jax.studies.transfer.plan import Grid, TransferPlan
+from spot_jax.studies.transfer.results import TransferResults
+from spot_jax.studies.transfer.running import TransferJobRun
 from spot_jax.transfer.splits import splits_of
 
 
-def study(
-    plan: StudyPlan, say: Say, *, command: str = "", progress: bool | None = None
-) -> StudyResults:
-    """Does what is left of a study, together with whoever else is at it, and writes its results.
+class TransferStudy(Study[TransferPlan, TransferJob, TransferResult]):
+    """Sources, targets and seeds, and every way to begin a target."""
 
-    Args:
-        plan: the study.
-        say: is told of each cell, a line.
-        command: to keep among the commands that made the study.
-        progress: a bar for each run; None for one where stderr is a terminal.
+    command = "spot study"
+    result_type = TransferResult
+    init_by_task = True
+    made = ("run", "mixture", "init")
 
-    Raises:
-        SpotError: anything wrong in the plan, before long work starts where it can be seen then;
-            a cell that failed, by name.
-        Stopped: by a signal; the same command goes on.
-    """
-    opened = _opened(plan, command)
-    done = sum(opened.is_done(cell.name) for cell in opened.cells)
-    said = f", {done} cells done" if done else ""
-    say(f"{opened.path}: {counted(opened.cells)}{said}")
-    with compiled_programs(opened.path / "compiled"), examples_cached():
-        do_all(opened, opened.cells, lambda cell: _run(opened, cell, say, progress), say)
-    return finish(opened)
+    def plan_jobs(self) -> Sequence[TransferJob]:
+        """See `Study`."""
+        return jobs_of([_generation(grid) for grid in self.record["grids"]], self.constituents)
 
+    @property
+    def constituents(self) -> Mapping[str, tuple[str, ...]]:
+        """Tasks that sources and targets consist of."""
+        return {name: tuple(tasks) for name, tasks in self.record["constituents"].items()}
 
-def study_cell(
-    plan: StudyPlan, name: str, say: Say, *, command: str = "", progress: bool | None = None
-) -> None:
-    """Does one cell; nothing if it is done.
+    def amount(self, job: TransferJob) -> float:
+        """See `Study`."""
+        return job.amount(self.plan)
 
-    Raises:
-        SpotError: no such cell, one whose needs are not done, or one that another process does.
-        Stopped: by a signal; the same command goes on.
-    """
-    opened = _opened(plan, command)
-    with compiled_programs(opened.path / "compiled"):
-        do_one(opened, name, lambda cell: _run(opened, cell, say, progress), say)
+    def steps(self, job: TransferJob) -> str:
+        """See `Study`."""
+        plan = self.plan
+        if job.kind == NO_PROMPT:
+            return "0"
+        if job.kind == SOURCE:
+            return str(plan.source.steps)
+        mixed = f"{plan.mixture_steps or plan.source.steps} + " if "mixture" in job.kind else ""
+        return f"{mixed}{plan.target.steps}"
 
+    def do(self, job: TransferJob, progress: bool | None) -> TransferResult:
+        """See `Study`."""
+        return TransferJobRun(self, job, progress).result()
 
-def overview(plan: StudyPlan) -> list[str]:
-    """A line a cell: name, prompts, steps and state; then how many are done."""
-    return open_study(plan, _constituents(plan), look=True).overview()
+    def assemble(self) -> TransferResults:
+        """See `Study`."""
+        return assemble(self)
 
+    def grow(self, record: dict[str, Any], *, new: bool) -> None:
+        """Add the plan's grid, and what its tasks consist of."""
+        plan = self.plan
+        grids = record.setdefault("grids", [])
+        if not new:
+            [_generation(grid) for grid in grids]
+            _check_growth(str(self.path), _generation(grids[-1]).grid, plan.grid)
+        if not grids or _generation(grids[-1]).grid != plan.grid:
+            grid = json.loads(json.dumps(dataclasses.asdict(plan.grid)))
+            grids.append({**grid, "prompts_at_once": plan.prompts_at_once})
+        constituents = record.setdefault("constituents", {})
+        for name in (*plan.sources, *plan.targets):
+            if name not in constituents:
+                constituents[name] = list(self.ask_constituents(name))
 
-def so_far(plan: StudyPlan) -> StudyResults:
-    """Writes the results of the cells that are done, and runs none.
-
-    Raises:
-        SpotError: there is no such study, or nothing of it is done.
-    """
-    opened = open_study(plan, _constituents(plan), look=True)
-    if not any(opened.is_done(cell.name) for cell in opened.cells):
-        raise SpotError(f"nothing of a study is done in {opened.path}; run `spot study` without")
-    return finish(opened)
-
-
-def finish(opened: Study) -> StudyResults:
-    """Writes results.json from all cells that are done."""
-    results = assemble(opened)
-    with claim(opened.path / ".lock", wait=True):
-        write_results(results, opened.path)
-    return results
-
-
-def _opened(plan: StudyPlan, command: str) -> Study:
-    return open_study(plan, _constituents(plan, check=True), command)
-
-
-def _constituents(plan: StudyPlan, *, check: bool = False) -> Callable[[str], Sequence[str]]:
-    """What a task or mixture consists of; the first look at a task finds what is wrong with it."""
-
-    def ask(name: str) -> Sequence[str]:
+    def ask_constituents(self, name: str) -> Sequence[str]:
+        """Return what a task or mixture consists of, once its modules are imported."""
+        plan = self.plan
         if not loading.is_arrays(name):
             loading.import_modules(plan.modules)
             if plan.text_directory:
                 loading.register_text(plan.text_directory)
-        elif plan.multitask_mixture:
+        return loading.constituents(name)
+
+    def check(self) -> None:
+        """Raise `SpotError` for a task that lacks what the study will ask of it."""
+        for name in dict.fromkeys((*self.plan.sources, *self.plan.targets)):
+            self.check_task(name)
+
+    def check_task(self, name: str) -> None:
+        """Raise `SpotError` for a task without the splits, answers or metrics that it needs."""
+        plan = self.plan
+        if plan.multitask_mixture and loading.is_arrays(name):
             raise SpotError(
                 f"a multi-task mixture needs seqio tasks, found the file {name}; register it as a "
                 "task, or leave multitask_mixture empty"
             )
-        if check:
-            _check(plan, name)
-        return loading.constituents(name)
+        self.ask_constituents(name)
+        vocabulary, lengths = plan.backbone.vocabulary(), plan.task_lengths(name)
+        splits = {plan.validation_split} if plan.source.period else set()
+        if name in plan.targets:
+            if not loading.has_metrics(name):
+                raise SpotError(
+                    f"target {name} has no metrics to be scored by; take it as a source"
+                )
+            found = splits_of(
+                name,
+                vocabulary,
+                lengths=lengths,
+                choosing=plan.validation_split,
+                reporting=plan.test_split,
+            )
+            splits = {found.choosing, found.reporting}
+        for split in sorted(splits):
+            decoding = plan.task(name)["decoding"]
+            load_task(name, split, vocabulary, lengths=lengths, decoding=decoding, limit=1)
 
-    return ask
-
-
-def _check(plan: StudyPlan, name: str) -> None:
-    """Whether a task has what the study will ask of it."""
-    vocabulary, lengths = plan.backbone.vocabulary(), plan.task_lengths(name)
-    splits = {plan.validation_split} if plan.source.period else set()
-    if name in plan.targets:
-        if not loading.has_metrics(name):
-            raise SpotError(f"target {name} has no metrics to be scored by; take it as a source")
-        found = splits_of(
-            name,
-            vocabulary,
-            lengths=lengths,
-            choosing=plan.validation_split,
-            reporting=plan.test_split,
-        )
-        splits = {found.choosing, found.reporting}
-    for split in sorted(splits):
-        decoding = plan.task(name)["decoding"]
-        load_task(name, split, vocabulary, lengths=lengths, decoding=decoding, limit=1)
-
-
-def _run(opened: Study, cell: Cell, say: Say, progress: bool | None) -> None:
-    say(announced(opened, cell, _steps(opened.plan, cell)))
-    with named(cell):
-        result = run_cell(opened, cell, progress)
-    best = [p.test if p.test is not None else p.validation for p in result.prompts]
-    what = "validation" if cell.kind == SOURCE else "test"
-    say(told(opened, best, what, result.seconds))
+    def upgrade(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """See `Study`: the commonest label's score was the job's once."""
+        fields = super().upgrade(fields)
+        if "majority" in fields:
+            majority = fields.pop("majority")
+            fields["prompts"] = [{**prompt, "majority": majority} for prompt in fields["prompts"]]
+        return fields
 
 
-def _steps(plan: StudyPlan, cell: Cell) -> str:
-    if cell.kind == SOURCE:
-        return str(plan.source.steps)
-    mixed = f"{plan.mixture_steps or plan.source.steps} + " if "mixture" in cell.kind else ""
-    return f"{mixed}{plan.target.steps}"
+def _generation(fields: Mapping[str, Any]) -> Generation:
+    grid = {f.name: tuple(fields[f.name]) for f in dataclasses.fields(Grid)}
+    return Generation(Grid(**grid), fields["prompts_at_once"])
 
 
-def study_directory(plan: StudyPlan) -> Path:
-    """Where a plan's study is."""
-    return Path(plan.directory).expanduser().resolve()
+def _check_growth(directory: str, before: Grid, now: Grid) -> None:
+    for field in dataclasses.fields(Grid):
+        gone = [v for v in getattr(before, field.name) if v not in getattr(now, field.name)]
+        if gone:
+            raise SpotError(
+                f"{directory} holds a study whose {field.name} have {gone[0]!r}, this one's have "
+                "not; sources, targets, seeds and numbers k may be added, not taken away: put it "
+                "back, or choose another STUDY_DIR"
+            )

@@ -17,7 +17,7 @@ from spot_jax.studies.transfer.results import (
     Embeddings,
     Score,
     Similarity,
-    StudyResults,
+    TransferResults,
 )
 
 FILE = "spot2022.json"
@@ -52,7 +52,7 @@ class Printed:
     correlations: dict[str, tuple[float, float]]
 
 
-def paper_results() -> StudyResults:
+def paper_results() -> TransferResults:
     """The paper's transfer study: means over three runs, 16 sources, 10 targets."""
     data = _load()
     names, alike = data["similarity"]["names"], data["similarity"]["average_tokens"]
@@ -70,7 +70,7 @@ def paper_results() -> StudyResults:
         for target, found in by_target.items()
     ]
     origin = data["provenance"]
-    return StudyResults(
+    return TransferResults(
         title="SPoT, Vu et al. 2022: the transfer study",
         backbone="T5 1.1 base, LM-adapted",
         metric="score (mean of the task's metrics)",

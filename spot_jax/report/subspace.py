@@ -1,10 +1,4 @@
-"""Writes the report of a study of subspaces: the page, its tables and its figures.
-
-DIRECTORY/index.html          everything, in one file that loads nothing
-DIRECTORY/tables.json         every table
-DIRECTORY/tables/NAME.csv     a table
-DIRECTORY/figures/NAME.svg    a figure
-"""
+"""The report of a study of subspaces."""
 
 import math
 import os
@@ -13,11 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from spot_jax.report import vega
 from spot_jax.report.figures.relative import AGAINST, SETTINGS, by_task, over_dimension, over_tasks
 from spot_jax.report.labels import count, number, short_names, with_sd
-from spot_jax.report.page import rendered
-from spot_jax.report.tables import Column, Table, tables_json
+from spot_jax.report.tables import Column, Table
+from spot_jax.report.write import rendered, write_page
+from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.subspace.analysis import (
     ALL,
     MAJORITY,
@@ -33,14 +27,14 @@ from spot_jax.studies.subspace.results import (
     MODEL_TUNING,
     PROMPT_TUNING,
     RANDOM,
-    IntrinsicResults,
+    SubspaceResults,
 )
 
-PAGE = "index.html"
 WITHOUT = {
     PROMPT_TUNING: "prompt tuning",
     MODEL_TUNING: "model tuning",
     MAJORITY: "the commonest label",
+    NO_PROMPT: "no prompt",
     RANDOM: "in a random subspace",
     FOUND: "",
 }
@@ -51,39 +45,28 @@ SETS = {
 }
 
 
-def write_report(results: IntrinsicResults, directory: str | os.PathLike[str]) -> epath.Path:
-    """Writes the report into a directory, made if need be; returns the page's path.
+def write_report(results: SubspaceResults, directory: str | os.PathLike[str]) -> epath.Path:
+    """Write the report into a directory, made if need be; return the page's path.
 
     Args:
-        results: a study, finished or half-way.
-        directory: where; files of an earlier report there are replaced.
+        results: results of a study, finished or half-way.
+        directory: path of the report; files of an earlier one there are replaced.
     """
-    place = epath.Path(directory)
     rows, tasks = relative_rows(results), task_scores(results)
     drawn, tables = figures(results, rows, tasks), all_tables(results, rows, tasks)
-    for name in ("tables", "figures"):
-        (place / name).mkdir(parents=True, exist_ok=True)
-    for table in tables.values():
-        (place / "tables" / f"{table.name}.csv").write_text(table.csv())
-    (place / "tables.json").write_text(tables_json(list(tables.values())))
-    for name, specification in drawn.items():
-        (place / "figures" / f"{name}.svg").write_text(vega.svg(specification))
-    path = place / PAGE
-    path.write_text(
-        rendered(
-            "intrinsic.html",
-            results=results,
-            figures=drawn,
-            tables=tables,
-            facts=_facts(results),
-            summary=[*_summary(rows), *_gains(results)],
-        )
+    page = rendered(
+        "intrinsic.html",
+        results=results,
+        figures=drawn,
+        tables=tables,
+        facts=_facts(results),
+        summary=[*_summary(rows), *_gains(results)],
     )
-    return path
+    return write_page(directory, page, tables, drawn)
 
 
 def figures(
-    results: IntrinsicResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
+    results: SubspaceResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
 ) -> dict[str, dict[str, Any]]:
     """Every figure that the study has data for, by name, as Vega-Lite."""
     label = short_names([one.task for one in tasks])
@@ -96,7 +79,7 @@ def figures(
 
 
 def all_tables(
-    results: IntrinsicResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
+    results: SubspaceResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
 ) -> dict[str, Table]:
     """Every table that has rows, by name."""
     made = [_relative(rows), _by_task(results, tasks), _trained(results)]
@@ -104,11 +87,11 @@ def all_tables(
 
 
 def _relative(rows: Sequence[Row]) -> Table:
-    """E_rel of every group, a row each, with a column for either reference."""
-    found: dict[Any, dict[str, Any]] = {}
+    """E_rel and E_gain of every group, a row each, with columns for either reference."""
+    by_group: dict[Any, dict[str, Any]] = {}
     for row in rows:
         group = row.group
-        plain = found.setdefault(
+        plain = by_group.setdefault(
             group,
             {
                 "setting": group.setting,
@@ -124,13 +107,16 @@ def _relative(rows: Sequence[Row]) -> Table:
         )
         plain[row.against] = 100 * row.mean
         plain[f"{row.against}_sd"] = 100 * row.sd
-    for plain in found.values():
+        plain[f"{row.against}_gain"] = 100 * row.gain
+        plain[f"{row.against}_gain_sd"] = 100 * row.gain_sd
+    for plain in by_group.values():
         for method in AGAINST:
-            plain.setdefault(method, math.nan)
-            plain.setdefault(f"{method}_sd", math.nan)
+            for key in (method, f"{method}_gain"):
+                plain.setdefault(key, math.nan)
+                plain.setdefault(f"{key}_sd", math.nan)
     return Table(
         "relative",
-        list(found.values()),
+        list(by_group.values()),
         (
             Column("tasks", _name, numeric=False),
             Column("of kind", lambda r: "" if r["category"] == "train" else r["category"], False),
@@ -138,6 +124,8 @@ def _relative(rows: Sequence[Row]) -> Table:
             Column("from tasks", lambda r: str(r["training_tasks"] or "")),
             Column("against prompt tuning, %", _share(PROMPT_TUNING)),
             Column("against model tuning, %", _share(MODEL_TUNING)),
+            Column("of prompt tuning’s gain, %", _share(f"{PROMPT_TUNING}_gain")),
+            Column("of model tuning’s gain, %", _share(f"{MODEL_TUNING}_gain")),
             Column("tasks", lambda r: str(r["tasks"])),
             Column("left out", lambda r: r["left_out"], numeric=False),
         ),
@@ -154,13 +142,14 @@ def _share(method: str) -> Any:
     return lambda row: with_sd(row[method], row[f"{method}_sd"])
 
 
-def _by_task(results: IntrinsicResults, tasks: Sequence[TaskScores]) -> Table:
+def _by_task(results: SubspaceResults, tasks: Sequence[TaskScores]) -> Table:
     """Scores of every task: without a subspace, and in subspaces of each d."""
     label = short_names([one.task for one in tasks])
     rows = []
     for one in tasks:
         row: dict[str, Any] = {"task": one.task, "short": label[one.task], "category": one.category}
         row["majority"] = math.nan if one.majority is None else one.majority
+        row[NO_PROMPT] = math.nan if one.no_prompt is None else one.no_prompt
         for method in AGAINST:
             row[method], row[f"{method}_sd"] = one.references.get(method, (math.nan, math.nan))
         for subspace in (FOUND, RANDOM):
@@ -172,6 +161,7 @@ def _by_task(results: IntrinsicResults, tasks: Sequence[TaskScores]) -> Table:
         Column("task", lambda r: r["short"], numeric=False),
         Column("kind", lambda r: r["category"], numeric=False),
         Column("commonest label", lambda r: number(r["majority"])),
+        Column("no prompt", lambda r: number(r[NO_PROMPT])),
         *(Column(AGAINST[m], _share(m)) for m in AGAINST),
         *(Column(f"d = {d}", _share(f"{FOUND}_{d}")) for d in results.dimensions),
     ]
@@ -180,7 +170,7 @@ def _by_task(results: IntrinsicResults, tasks: Sequence[TaskScores]) -> Table:
     return Table("scores", rows, columns)
 
 
-def _trained(results: IntrinsicResults) -> Table:
+def _trained(results: SubspaceResults) -> Table:
     rows: list[dict[str, Any]] = [
         {"what": f"vector of d = {d}", "numbers": d} for d in results.dimensions
     ]
@@ -199,7 +189,7 @@ def _trained(results: IntrinsicResults) -> Table:
     )
 
 
-def _facts(results: IntrinsicResults) -> list[str]:
+def _facts(results: SubspaceResults) -> list[str]:
     """The line under the title."""
     held_out = sum(map(len, results.test_tasks.values()))
     made = [
@@ -235,18 +225,27 @@ def _summary(rows: Sequence[Row]) -> list[str]:
             row = value(setting, FOUND, d)
             if row is not None and not math.isnan(row.mean):
                 parts.append(f"{number(100 * row.mean)}% with d = {d}")
-        majority = value(setting, MAJORITY)
         if parts:
             text = f"On {what}, tuning in the subspace has of prompt tuning’s score " + ", ".join(
                 parts
             )
-            if majority is not None:
-                text += f"; the commonest label alone has {number(100 * majority.mean)}%"
+            for subspace, name in ((MAJORITY, "the commonest label"), (NO_PROMPT, "no prompt")):
+                row = value(setting, subspace)
+                if row is not None:
+                    text += f"; {name} alone has {number(100 * row.mean)}%"
             said.append(text + ".")
+            gains = [(d, value(setting, FOUND, d)) for d in dimensions]
+            parts = [
+                f"{number(100 * row.gain)}% with d = {d}"
+                for d, row in gains
+                if row is not None and not math.isnan(row.gain)
+            ]
+            if parts:
+                said.append(f"Of prompt tuning’s gain over no prompt that is {', '.join(parts)}.")
     return said
 
 
-def _gains(results: IntrinsicResults) -> list[str]:
+def _gains(results: SubspaceResults) -> list[str]:
     """A sentence on what the finding of a subspace is worth; none without random ones."""
     parts = [
         f"{with_sd(mean, sd, sign=True)} with d = {d}"

@@ -1,21 +1,41 @@
-"""The page: text around the figures and tables, in one HTML file."""
+"""The report of a transfer study."""
 
-import json
 import math
+import os
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
+from etils import epath
 
-from spot_jax.report import vega
-from spot_jax.report.labels import SIMILARITIES, count, number, short_names, span
-from spot_jax.report.tables import Table, one_backbone
-from spot_jax.studies.transfer.analysis import Analysis, mean_correlation
+from spot_jax.report.figures.curves import learning_curves
+from spot_jax.report.figures.heat_maps import embedding_map, transfer_map
+from spot_jax.report.figures.intervals import method_intervals
+from spot_jax.report.figures.scatter import similarity_scatter
+from spot_jax.report.labels import SIMILARITIES, count, number, p_value, short_names, span
+from spot_jax.report.tables import Table, all_tables, one_backbone
+from spot_jax.report.write import rendered, write_page
+from spot_jax.studies.transfer.analysis import Analysis, analyse, mean_correlation
 from spot_jax.studies.transfer.method_table import BEST_OF_TOP_K, ONE_SOURCE, ORACLE
 from spot_jax.studies.transfer.published import Printed
-from spot_jax.version import __version__
+from spot_jax.studies.transfer.results import TransferResults
+
+MOST_RUNS = 120  # rows of the map of single runs; more would be a megabyte of specks
+
+
+def write_report(
+    results: TransferResults, directory: str | os.PathLike[str], *, printed: Printed | None = None
+) -> epath.Path:
+    """Write the report into a directory, made if need be; return the page's path.
+
+    Args:
+        results: results of a study, finished or half-way.
+        directory: path of the report; files of an earlier one there are replaced.
+        printed: what a paper printed about the same data, to be shown beside it.
+    """
+    analysis = analyse(results)
+    drawn, tables = figures(analysis, printed), all_tables(analysis, printed)
+    return write_page(directory, page(analysis, drawn, tables, printed), tables, drawn)
 
 
 def page(
@@ -24,13 +44,12 @@ def page(
     tables: Mapping[str, Table],
     printed: Printed | None = None,
 ) -> str:
-    """The report as one HTML document that loads nothing.
+    """Return the report as one HTML document that loads nothing.
 
     Args:
-        analysis: of the study.
-        figures: Vega-Lite specifications by name; a figure that is missing is told of in a
-            sentence.
-        tables: by name.
+        analysis: analysis of the study.
+        figures: Vega-Lite specifications by name; a sentence stands for one that is missing.
+        tables: tables by name.
         printed: what a paper printed about the same data.
     """
     return rendered(
@@ -49,39 +68,29 @@ def page(
     )
 
 
-def rendered(template: str, **values: Any) -> str:
-    """A page of this package's templates, its script and style within."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": lambda v: number(v, sign=True), "number": number}
-    return environment.get_template(template).render(
-        style=_source("page.css"),
-        script=vega.javascript(),
-        specification=_for_script,
-        version=__version__,
-        **values,
-    )
-
-
-def _source(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _for_script(value: Any) -> str:
-    """JSON that can stand in a script element whatever texts are in it."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+def figures(analysis: Analysis, printed: Printed | None = None) -> dict[str, dict[str, Any]]:
+    """Return every figure that the study has data for, by name, as Vega-Lite."""
+    drawn: dict[str, dict[str, Any] | None] = {"methods": method_intervals(analysis, printed)}
+    if any(target.sources for target in analysis.targets):
+        drawn["transfer"] = transfer_map(analysis)
+    for metric, found in analysis.embeddings.items():
+        drawn[f"embeddings_{metric}"] = embedding_map(found)
+    for metric, found in analysis.embedding_runs.items():
+        if len(found.names) <= MOST_RUNS:
+            drawn[f"embedding_runs_{metric}"] = embedding_map(found)
+    for metric, rows in analysis.correlations.items():
+        if any(row.points for row in rows):
+            drawn[f"similarity_{metric}"] = similarity_scatter(analysis.results, rows)
+    if analysis.results.curves:
+        drawn["curves"] = learning_curves(analysis)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def facts(analysis: Analysis) -> list[str]:
     """The line under the title."""
     results = analysis.results
     made = [count(len(results.sources), "source"), count(len(results.targets), "target")]
-    known = [seed for seed in analysis.cells.seeds if seed is not None]
+    known = [seed for seed in analysis.table.seeds if seed is not None]
     made.append(count(len(known), "seed") if known else "means over seeds")
     if results.backbone:
         name = results.backbone
@@ -154,16 +163,18 @@ def _estimate(found: Any) -> str:
 def _similarity(analysis: Analysis) -> str | None:
     parts = []
     for metric, rows in analysis.correlations.items():
-        known = [c for c in rows if not math.isnan(c.r)]
-        if not known:
+        defined = [c for c in rows if not math.isnan(c.r)]
+        if not defined:
             continue
-        r = mean_correlation(known)
+        r = mean_correlation(defined)
         interval = span(r.low, r.high, 2)
-        clear = sum(c.p < 0.05 for c in known)
+        clear = sum(c.p < 0.05 for c in defined)
+        pooled = analysis.pooled[metric]
         parts.append(
             f"{number(r.mean, 2, sign=True)} by {SIMILARITIES[metric]}"
             + (f" (95% interval {interval})" if interval else "")
-            + f", with p < 0.05 on {clear} of {len(known)} targets"
+            + f", with p < 0.05 on {clear} of {len(defined)} targets; over all pairs, each "
+            f"target’s mean taken out, {number(pooled.r, 2, sign=True)} ({p_value(pooled.p)})"
         )
     if not parts:
         return None

@@ -1,4 +1,6 @@
-"""How targets begin: weighted averages, what a choice looks at, and the names of methods."""
+"""How targets begin: weighted averages, what a choice looks at, the names of strategies."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,9 +8,17 @@ from library_cases import BACKBONE, OTHER, fill, make_prompt
 
 from spot_jax.errors import SpotError
 from spot_jax.library.library import Library
-from spot_jax.transfer.methods import METHODS, method_of
-from spot_jax.transfer.methods.weighted_average import average, weighted_average, weights
+from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.transfer.result import Candidate
+from spot_jax.transfer.retrieval import Retrieved
+from spot_jax.transfer.strategies import (
+    STRATEGIES,
+    Context,
+    average,
+    strategy,
+    weighted_average,
+    weights,
+)
 from spot_jax.transfer.transfer import choose
 
 
@@ -23,7 +33,12 @@ def test_a_weighted_average_is_the_papers_formula(tmp_path):
         match.similarity / sum(similarities) * library.load(match.entry)[0].prompt
         for match in matches
     )
-    found = weighted_average(matches, library)
+    group = [
+        Retrieved(m.entry.id, m.entry.task, m.entry.tasks, m.entry.seed, m.similarity, m.entry.path)
+        for m in matches
+    ]
+    (start,) = weighted_average(Context(tmp_path, "target", lambda names: []), [group])
+    found = load_prompt(start.file)
     np.testing.assert_allclose(found.prompt, expected, rtol=1e-6, atol=1e-6)
     assert found.prompt.dtype == np.float32
     assert found.backbone == BACKBONE
@@ -57,6 +72,15 @@ def test_prompts_of_several_kinds_have_no_average(other, match):
     assert "\n" not in str(caught.value)
 
 
+def test_prompts_with_tensors_beside_their_rows_have_no_average():
+    beside = {"decoder": np.zeros((2, 3), np.float32)}
+    method = {"name": "YTuning"}
+    prompts = [make_prompt("mnli"), make_prompt("squad")]
+    prompts = [dataclasses.replace(p, method=method, tensors=beside) for p in prompts]
+    with pytest.raises(SpotError, match="a prompt of YTuning with tensors beside its rows"):
+        average(prompts, [0.5, 0.4], ["a", "b"])
+
+
 def candidate(validation, seed=0, test=None):
     return Candidate("source", seed, validation, 5, "p.safetensors", test)
 
@@ -69,7 +93,7 @@ def test_a_choice_looks_at_validation_alone():
     assert choose([candidate(50), candidate(50)]) == [0]
 
 
-def test_an_unknown_method_is_one_line():
+def test_an_unknown_strategy_is_one_line():
     with pytest.raises(SpotError, match="no transfer method 'best', but scratch, best_of_top_k"):
-        method_of("best")
-    assert {name for name, way in METHODS.items() if not way.retrieves} == {"scratch"}
+        strategy("best")
+    assert {name for name, way in STRATEGIES.items() if not way.retrieves} == {"scratch"}

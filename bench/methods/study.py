@@ -1,0 +1,99 @@
+"""The table of methods as a study: a job is a method on a task."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from bench.methods.results import Cell, MethodResults
+from bench.methods.tasks import TASKS, Bench
+from bench.methods.ways import METHODS, order
+from spot_jax.studies.engine.job import NO_PROMPT, Job, JobResult, PromptResult
+from spot_jax.studies.engine.results import machine
+from spot_jax.studies.engine.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A scored prompt of a job; its seed is None where there is no chance in the method."""
+
+    seed: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodJob(Job):
+    """A method on a task; its kind is the method.
+
+    Attributes:
+        task: name of the set.
+    """
+
+    parts: tuple[Part, ...] = ()
+    task: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodResult(JobResult):
+    """What a finished job leaves.
+
+    Attributes:
+        cell: what the table has of it; None never.
+    """
+
+    prompts: tuple[PromptResult, ...]
+    cell: Cell | None = None
+
+
+class MethodStudy(Study[Bench, MethodJob, MethodResult]):
+    """Every method on every task."""
+
+    command = "python -m bench.methods"
+    result_type = MethodResult
+    made = ()
+
+    def plan_jobs(self) -> Sequence[MethodJob]:
+        """See `Study`."""
+        return [self._job(task, method) for task, method in order(list(METHODS), list(TASKS))]
+
+    def _job(self, task: str, method: str) -> MethodJob:
+        way = METHODS[method]
+        seeds = tuple(map(Part, self.plan.seeds)) if way.seeded else (Part(None),)
+        needs = tuple(f"{need}-{of}" for of, need in way.needs(TASKS[task]))
+        return MethodJob(f"{method}-{task}", method, seeds, needs, task)
+
+    def amount(self, job: MethodJob) -> float:
+        """See `Study`: the steps and rows of methods are not compared."""
+        return 1.0 if METHODS[job.kind].seeded else 0.05
+
+    def steps(self, job: MethodJob) -> str:
+        """See `Study`."""
+        return "some" if METHODS[job.kind].seeded else "0"
+
+    def do(self, job: MethodJob, progress: bool | None) -> MethodResult:
+        """See `Study`."""
+        cell = METHODS[job.kind].cell(self.plan, TASKS[job.task], self.assemble())
+        files = cell.files or ("",) * len(cell.accuracies)
+        prompts = tuple(
+            PromptResult(accuracy, file)
+            for accuracy, file in zip(cell.accuracies, files, strict=True)
+        )
+        return MethodResult(job.name, prompts, cell.whole_seconds, cell)
+
+    def assemble(self) -> MethodResults:
+        """See `Study`."""
+        results = [(job, result) for job, result in self.done() if result.cell is not None]
+        cells = [result.cell for _, result in results if result.cell is not None]
+
+        def of(method: str) -> dict[str, float]:
+            return {cell.task: cell.mean for cell in cells if cell.method == method}
+
+        return MethodResults(
+            backbone=self.plan.stored().title(),
+            metric="accuracy",
+            split=f"the first {self.plan.test} examples of test",
+            seeds=tuple(self.plan.seeds),
+            majority=of("majority"),
+            no_prompt=of(NO_PROMPT),
+            commands=self.commands,
+            machine=machine(cell.whole_seconds for cell in cells),
+            cells=tuple(sorted(cells, key=lambda cell: (cell.task, cell.method))),
+            settings=self.plan.settings(),
+        )

@@ -1,0 +1,173 @@
+"""What every plan of a study says: backbone, prompts, splits, how a stage tunes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spot_jax.errors import SpotError
+from spot_jax.evaluation.scored_task import DECODINGS
+from spot_jax.training.build import plain_fields
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
+from spot_jax.training.optimizers import Adafactor, Optimizer
+from spot_jax.training.sharding import MeshShape
+
+SIDES = ("inputs", "targets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How the prompts of one stage of a study are tuned.
+
+    Attributes:
+        steps: number of updates; 262,144 for sources and 100,000 for targets in SPoT's section 3.
+        optimizer: optimizer of each prompt; constant 0.3 in the paper.
+        init: initialisation of prompts that begin from no other; None for the method's own, or
+            "sampled_vocabulary" where the plan names no method. See `PromptTuning.init`.
+        batch_size: number of rows in a step, for each prompt.
+        period: number of steps between evaluations, of which the best is kept; 500 in the paper.
+    """
+
+    steps: int
+    optimizer: Optimizer = Adafactor()
+    init: str | None = None
+    batch_size: int = 32
+    period: int = 500
+
+    def check(self, name: str) -> None:
+        """Raise `SpotError` for a stage that tunes nothing."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise SpotError(
+                f"{name} has {self.steps} steps of {self.batch_size} rows; give 1 or more of each"
+            )
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the stage as one level of JSON: `target.steps`."""
+        kind = type(self.optimizer).__name__
+        return {
+            **{f"{name}.{key}": value for key, value in plain_fields(self).items()},
+            f"{name}.optimizer": {"type": kind, **plain_fields(self.optimizer)},
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What every study is told.
+
+    Attributes:
+        directory: path of the study.
+        backbone: the T5.
+        lengths: {"inputs": ..., "targets": ...} of every task, in tokens of text.
+        seeds: seeds of every task's prompts.
+        prompt_length: number of virtual tokens P; 100 in the papers.
+        metric: name of the score of a task; None for the mean of its metrics.
+        decoding: see `EvaluationPlan`.
+        validation_split: name of the split that chooses checkpoints.
+        test_split: name of the split that is reported.
+        validation_examples: greatest number of validation examples; None for all.
+        test_examples: greatest number of test examples; None for all.
+        evaluation_batch_size: number of rows; None for the training batch's.
+        checkpoint_period: number of steps between saves; a killed job loses one period at most.
+        prompts_at_once: greatest number of prompts that are tuned in one program.
+        init_by_task: whether prompts of one seed begin apart, by their tasks' names; None for as
+            the study began, and for a new one as its kind has it.
+        modules: names of Python modules that register tasks.
+        text_directory: path of plain text for `span_corruption` and `prefix_lm`.
+        use_cached_tasks: whether to read seqio's offline cache.
+        mesh: arrangement of the devices; one device by default.
+        title: head of the report.
+    """
+
+    directory: str
+    backbone: StoredBackbone
+    lengths: Mapping[str, int]
+    seeds: Sequence[int] = (0, 1, 2)
+    prompt_length: int = 100
+    metric: str | None = None
+    decoding: str = "auto"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    validation_examples: int | None = None
+    test_examples: int | None = None
+    evaluation_batch_size: int | None = None
+    checkpoint_period: int = 500
+    prompts_at_once: int = 48
+    init_by_task: bool | None = None
+    modules: Sequence[str] = ()
+    text_directory: str | None = None
+    use_cached_tasks: bool = False
+    mesh: MeshShape | None = None
+    title: str = "A study"
+
+    def __post_init__(self) -> None:
+        """Raise `SpotError` for what no study can be made of."""
+        check_list("seeds", self.seeds)
+        if self.prompts_at_once < 1:
+            raise SpotError(f"prompts_at_once is 1 or more, found {self.prompts_at_once}")
+        check_decoding("decoding", self.decoding)
+
+    @property
+    def path(self) -> Path:
+        """Absolute path of the study."""
+        return Path(self.directory).expanduser().resolve()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the study's numbers, as one level of JSON."""
+        names = ("metric", "validation_split", "test_split", "validation_examples")
+        names += ("test_examples", "evaluation_batch_size", "prompt_length")
+        return {
+            "backbone": self.backbone.description().fingerprint[:16],
+            "dtype": self.backbone.dtype,
+            "parameter_dtype": self.backbone.parameter_dtype,
+            "dropout_rate": self.backbone.dropout_rate,
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def evaluation(
+        self, period: int, split: str | None = None, decoding: str = ""
+    ) -> EvaluationPlan:
+        """Return how checkpoints are chosen.
+
+        Args:
+            period: number of steps between evaluations.
+            split: name of the split; None for the plan's.
+            decoding: decoding of the task; "" for the plan's.
+        """
+        return EvaluationPlan(
+            period=period,
+            split=split or self.validation_split,
+            examples=self.validation_examples,
+            batch_size=self.evaluation_batch_size,
+            decoding=decoding or self.decoding,
+            metric=self.metric,
+        )
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know of the splits, a sentence each."""
+
+        def limited(split: str, examples: int | None) -> str:
+            return split if examples is None else f"the first {examples} examples of {split}"
+
+        choosing = limited(self.validation_split, self.validation_examples)
+        reporting = limited(self.test_split, self.test_examples)
+        return [f"Checkpoints and prompts are chosen on {choosing} and reported on {reporting}."]
+
+
+def check_list(what: str, values: Sequence[Any]) -> None:
+    """Raise `SpotError` unless `values` is a list of at least one thing, each once."""
+    if isinstance(values, str) or not len(values):
+        raise SpotError(f"a study needs a list of {what}, found {values!r}; give at least one")
+    check_once(what, values)
+
+
+def check_once(what: str, values: Sequence[Any]) -> None:
+    """Raise `SpotError` if something stands twice in a list."""
+    twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
+    if twice:
+        raise SpotError(f"{what} has {twice[0]!r} twice; name each once")
+
+
+def check_decoding(what: str, decoding: str) -> None:
+    """Raise `SpotError` for a decoding that there is not."""
+    if decoding not in DECODINGS:
+        raise SpotError(f"{what} is {decoding!r}; choose {', '.join(DECODINGS)}")
