@@ -1,14 +1,13 @@
-"""`spot infer`: predictions for lines of text or JSON."""
+"""`spot infer`: predictions for lines of text, JSON or CSV."""
 
 import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from spot_jax.cli.inference_flags import how, inference_parser, opened
-from spot_jax.errors import SpotError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,11 +15,17 @@ def main(arguments: Sequence[str]) -> int:
     made = inference_parser(
         "infer",
         "Predict for each line of a file or of standard input that is not blank. Lines are texts,\n"
-        "or, if the first begins with {, JSON objects: a task's fields, such as\n"
-        '{"text1": "...", "text2": "..."}, or {"inputs": "the whole text"}. Each comes out as a\n'
-        'JSON object with "prediction".',
+        "or JSON objects, or rows of a table whose first names the columns: a task's fields, such\n"
+        'as {"text1": "...", "text2": "..."}, or {"inputs": "the whole text"}. Each comes out as\n'
+        'a JSON object with "prediction".',
     )
     made.add_argument("--input", default="-", metavar="FILE", help="default: -, standard input")
+    made.add_argument(
+        "--format",
+        choices=("auto", "text", "jsonl", "csv", "tsv"),
+        default="auto",
+        help="of the input; default: by the file's ending, else by whether line 1 is a JSON object",
+    )
     made.add_argument("--prompt", metavar="FILE", help="default: the run's best")
     made.add_argument("--task", metavar="NAME", help="which, if the run has several")
     made.add_argument("--labels", metavar="A,B,C", help="choose among these only")
@@ -29,11 +34,14 @@ def main(arguments: Sequence[str]) -> int:
     labels = [] if given.labels is None else [label.strip() for label in given.labels.split(",")]
 
     with _lines(given.input) as lines:  # before the backbone: a missing file is found at once
-        from spot_jax.inference.lines import Predictor
+        from spot_jax.inference.lines import ENDINGS, Predictor
 
         tuned = opened(given, [given.prompt] if given.prompt else [])
         predictor = Predictor(tuned, task=given.task, labels=labels, **options)
-        for row in predictor(lines):
+        form = given.format
+        if form == "auto":
+            form = ENDINGS.get(Path(given.input).suffix.lower(), "auto")
+        for row in predictor(lines, form):
             print(json.dumps(row, ensure_ascii=False))
     if predictor.truncated_inputs:
         share = f"{predictor.truncated_inputs} of {predictor.examples}"
@@ -42,12 +50,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _lines(path: str) -> Iterator[IO[str]]:
-    try:
-        if path == "-":
-            yield sys.stdin
-            return
-        with Path(path).expanduser().open(encoding="utf-8") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise SpotError(f"{path} is not text in UTF-8 ({error.reason}); convert it") from error
+def _lines(path: str) -> Iterator[IO[Any]]:
+    if path == "-":
+        # As bytes: whatever the locale says, text is UTF-8.
+        yield getattr(sys.stdin, "buffer", sys.stdin)
+        return
+    with Path(path).expanduser().open("rb") as file:
+        yield file

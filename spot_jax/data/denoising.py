@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from spot_jax.data.examples import Ids
 from spot_jax.data.sources import State, generator
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import EOS
 
-Chunk = Int[np.ndarray, " tokens"]
+Chunk = Integer[np.ndarray, " _tokens"]
 
 
 class Objective(Protocol):

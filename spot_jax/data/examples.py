@@ -14,7 +14,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
 from spot_jax.t5.vocabulary import EOS
 
-Ids = Int32[np.ndarray, " tokens"]
+Ids = Int32[np.ndarray, " _tokens"]
 SIDES = ("inputs", "targets")
 ARRAYS = ("inputs", "inputs_offsets", "targets", "targets_offsets")
 

@@ -222,6 +222,11 @@ def template_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def keeps_eos(name: str) -> bool:
+    """Return whether a task's text keeps its end of sequence where it is cut."""
+    return not is_arrays(name) and _seqio().keeps_eos(name)
+
+
 def in_template(name: str, template: str) -> str:
     """Register what `name` stands for in a template of P-Tuning's and return the new name.
 

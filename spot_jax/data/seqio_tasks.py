@@ -37,6 +37,7 @@ __all__ = [
     "has_metrics",
     "import_all",
     "import_module",
+    "keeps_eos",
     "load_evaluation",
     "load_examples",
     "metric_fns",
@@ -82,6 +83,11 @@ class Row(NamedTuple):
 def has_metrics(name: str) -> bool:
     """Return whether a task has metrics; of a mixture its first task."""
     return seqio_metrics.has_metrics(tasks_of(name)[0])
+
+
+def keeps_eos(name: str) -> bool:
+    """Return whether all tasks of a mixture, or the task, end in seqio's append_eos_after_trim."""
+    return all(_keeps_eos(task) for task in tasks_of(name))
 
 
 def metric_fns(name: str) -> list[Metric]:

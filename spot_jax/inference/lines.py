@@ -1,13 +1,17 @@
-"""Predictions for lines of text or JSON, as they come; nothing here needs TensorFlow."""
+"""Predictions for lines of text, JSON or CSV, as they come; nothing here needs TensorFlow."""
 
+import codecs
+import csv
 import difflib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spot_jax.data.batches import BatchShape, truncated
-from spot_jax.data.examples import Examples
+from spot_jax.data.examples import Example, Examples
 from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search, predict
@@ -16,6 +20,9 @@ from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.t5.vocabulary import EOS
 from spot_jax.training.run_info import TaskFacts
 
+FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text"}
+PREDICTION = "prediction"
 DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
 DEFAULT_ROWS = 32
 # Batches that are predicted before the first of their results is written.
@@ -73,27 +80,37 @@ class Predictor:
         self.inference = tuned.inference(self.prompt)
         self.examples = self.truncated_inputs = 0
 
-    def __call__(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """The fields of each line that is not blank, with its "prediction".
+    def __call__(
+        self, lines: Iterable[str | bytes], form: str = "auto"
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the fields of each line that is not blank, with its "prediction".
 
-        If the first line begins with "{" all are JSON objects: the task's fields, or "inputs" with
-        the whole text. Otherwise each is a text.
+        Args:
+            lines: texts, or JSON objects or rows of a table with the task's fields, or with
+                "inputs", the whole text. Bytes are UTF-8.
+            form: form of the lines, one of `FORMATS`; see `read_rows`.
 
         Raises:
             SpotError: no line at all, or the number of a line that is malformed or lacks a field.
         """
-        rows = read_rows(lines, self.task)
+        rows = read_rows(lines, self.task, form)
         while block := list(itertools.islice(rows, self.rows * BATCHES_AT_ONCE)):
             texts = self._predict([text for _, text in block])
             for (fields, _), prediction in zip(block, texts, strict=True):
-                yield {**fields, "prediction": prediction}
+                yield {**fields, PREDICTION: prediction}
         if not self.examples:
             raise SpotError("the input has no lines; give one text or JSON object a line")
 
     def _predict(self, texts: list[str]) -> list[str]:
         tuned, vocabulary = self.tuned, self.tuned.vocabulary
         encoded = vocabulary.encode_all(texts)
-        examples = Examples.from_lists([([*ids, EOS], []) for ids in encoded])
+        keeps_eos = self.task.keeps_eos
+        examples = Examples.from_lists(
+            [
+                Example(np.array([*ids, EOS], np.int32), np.zeros(0, np.int32), keeps_eos)
+                for ids in encoded
+            ]
+        )
         longest, _ = examples.longest()
         room = self.lengths["inputs"]
         if not self.fixed:
@@ -104,41 +121,132 @@ class Predictor:
         self.truncated_inputs += truncated(examples, shape, tuned.writer(self.prompt))[0]
         batches, place = tuned.batches(examples, shape, self.prompt)
         # Without targets there is no loss.
-        kept = ("encoder_input_tokens", "row_valid")
-        found = predict(
+        features = ("encoder_input_tokens", "row_valid")
+        predictions = predict(
             self.inference.params,
             tuned.backbone.config,
-            ({name: batch[name] for name in kept} for batch in batches),
+            ({name: batch[name] for name in features} for batch in batches),
             vocabulary,
             table=self.inference.table,
             search=self.search,
             scorer=self.inference.scorer,
             place=place,
         )
-        return found.texts
+        return predictions.texts
 
 
-def read_rows(lines: Iterable[str], task: TaskFacts) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each line's fields and its text as the task writes it; see `Predictor.__call__`."""
-    as_json = None
+def read_rows(
+    lines: Iterable[str | bytes], task: TaskFacts, form: str = "auto"
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each line's fields and its text as the task writes it.
+
+    Args:
+        lines: lines with their ends or without; blank ones are left out.
+        task: what is known of the task.
+        form: "text", a text a line; "jsonl", a JSON object a line; "csv" or "tsv", a table whose
+            first row names its columns; "auto": JSON where the first line is a JSON object, else
+            text.
+
+    Raises:
+        SpotError: a line that is not UTF-8 or not of the form, one that lacks a field of the task
+            or has a field "prediction", or a first line that might be JSON or text.
+    """
+    if form not in FORMATS:
+        raise SpotError(f"expected format {', '.join(FORMATS)}, found {form!r}")
+    numbered = _decoded(lines)
+    if form in ("csv", "tsv"):
+        rows = _table_rows(numbered, "," if form == "csv" else "\t")
+    else:
+        rows = _line_rows(numbered, task, form)
+    for number, fields in rows:
+        if PREDICTION in fields:
+            raise SpotError(
+                f"line {number} has a field {PREDICTION!r} of its own, which ours would replace; "
+                "rename it"
+            )
+        _check_unicode(fields, number)
+        yield fields, _written(fields, number, task)
+
+
+def _decoded(lines: Iterable[str | bytes]) -> Iterator[tuple[int, str]]:
+    """The lines as text, without a byte-order mark, with their numbers."""
     for number, line in enumerate(lines, start=1):
-        line = line.strip("\r\n")
+        if isinstance(line, bytes):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise SpotError("expected text in UTF-8, found UTF-16; convert it")
+            try:
+                line = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise SpotError(
+                    f"line {number}: expected text in UTF-8, found byte "
+                    f"0x{line[error.start]:02x} at place {error.start}; convert it"
+                ) from error
+        yield number, line.removeprefix("\ufeff") if number == 1 else line
+
+
+def _line_rows(
+    lines: Iterator[tuple[int, str]], task: TaskFacts, form: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, raw in lines:
+        line = raw.strip("\r\n")
         if not line.strip():
             continue
-        if as_json is None:
-            as_json = line.lstrip().startswith("{")
-        fields = _object(line, number) if as_json else _text_field(line, number, task)
-        yield fields, _written(fields, number, task)
+        if form == "auto":
+            form = _form_of(line, number)
+        yield number, _object(line, number) if form == "jsonl" else _text_field(line, number, task)
+
+
+def _form_of(line: str, number: int) -> str:
+    if not line.lstrip().startswith("{"):
+        return "text"
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SpotError(
+            f"line {number} begins as JSON does and is none ({error}); correct it, or add "
+            "--format text where lines are texts"
+        ) from error
+    return "jsonl"
+
+
+def _table_rows(
+    lines: Iterator[tuple[int, str]], delimiter: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader((line for _, line in lines), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise SpotError(
+                    f"line {reader.line_num}: expected {len(reader.fieldnames or ())} fields as "
+                    f"in the first line, found {'more' if None in row else 'fewer'}"
+                )
+            yield reader.line_num, dict(row)
+    except csv.Error as error:
+        raise SpotError(f"line {reader.line_num} is no row of a table: {error}") from error
+
+
+def _check_unicode(fields: Mapping[str, Any], number: int) -> None:
+    for name, value in fields.items():
+        try:
+            f"{name}{value if isinstance(value, str) else ''}".encode()
+        except UnicodeEncodeError as error:
+            raise SpotError(
+                f"line {number}: the field {name!a} holds half a surrogate pair, "
+                f"{error.object[error.start]!a}, which no text has; correct it"
+            ) from error
 
 
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise SpotError(f"line {number} is not JSON: {error}; the first line was") from error
-    if not isinstance(found, dict):
-        raise SpotError(f"line {number}: expected a JSON object, found {type(found).__name__}")
-    return found
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SpotError(
+            f"line {number} is not JSON: {error}; correct it, or add --format text where lines "
+            "are texts"
+        ) from error
+    if not isinstance(value, dict):
+        raise SpotError(f"line {number}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
@@ -146,7 +254,7 @@ def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
     if len(names) > 1:
         raise SpotError(
             f"line {number}: {task.name} has the fields {', '.join(names)}; give a JSON object "
-            "with them a line"
+            "with them a line, or a table (--format csv)"
         )
     return {names[0]: line}
 

@@ -63,12 +63,18 @@ class Vocabulary:
         _check_special_ids(self._processor, self.path)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without eos."""
-        return self._processor.EncodeAsIds(text)
+        """Return the ids of `text`, without eos; raise `SpotError` for half a surrogate pair."""
+        return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str], *, threads: int = 1) -> list[list[int]]:
         """Return the ids of each text, in order; faster than one by one."""
-        return self._processor.Encode(list(texts), out_type=int, num_threads=threads)
+        texts = list(texts)
+        try:
+            return self._processor.Encode(texts, out_type=int, num_threads=threads)
+        except (TypeError, UnicodeEncodeError):
+            for number, text in enumerate(texts, start=1):
+                _check_unicode(text, f"text {number} of {len(texts)}")
+            raise
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` up to the first eos, without special tokens.
@@ -100,6 +106,16 @@ class Vocabulary:
 def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     """Return the vocabulary at `path`; each file is read once in a process."""
     return Vocabulary(path)
+
+
+def _check_unicode(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SpotError(
+            f"{name} holds half a surrogate pair, {text[error.start]!a}, which no text has; "
+            "correct it"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

@@ -20,11 +20,13 @@ class TaskFacts:
         name: of the task.
         labels: its verbalizers; empty without.
         template: how its fields are written as text (`spot_jax.data.fields`); None if unknown.
+        keeps_eos: whether its text keeps the end of sequence where it is cut.
     """
 
     name: str
     labels: tuple[str, ...] = ()
     template: str | None = None
+    keeps_eos: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,11 @@ def task_facts(names: Sequence[str]) -> tuple[TaskFacts, ...]:
     from spot_jax.data import loading
 
     return tuple(
-        TaskFacts(name, tuple(loading.labels_of(name) or ()), loading.template_of(name))
+        TaskFacts(
+            name,
+            tuple(loading.labels_of(name) or ()),
+            loading.template_of(name),
+            loading.keeps_eos(name),
+        )
         for name in names
     )

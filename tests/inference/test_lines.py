@@ -95,6 +95,27 @@ def test_what_lines_come_to():
     assert list(read_rows(["as it is\r\n"], BARE)) == [({"inputs": "as it is"}, "as it is")]
     # Only the first line decides, so a text may begin with a brace.
     assert list(read_rows(["a", "{b"], BARE))[1] == ({"inputs": "{b"}, "{b")
+    assert list(read_rows(["{b"], BARE, "text")) == [({"inputs": "{b"}, "{b")]
+
+
+MARK = "\ufeff".encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "form"),
+    [
+        (b'{"text1": "caf\xc3\xa9", "text2": "b"}\n', "auto"),
+        (b'{"text1": "caf\xc3\xa9", "text2": "b"}\n', "jsonl"),
+        (b'text2,text1\n"b","caf\xc3\xa9"\n', "csv"),
+        (b"text1\ttext2\r\ncaf\xc3\xa9\tb\r\n", "tsv"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", MARK], ids=["bare", "marked"])
+def test_bytes_are_utf8_with_or_without_a_mark(raw, form, mark):
+    ((fields, text),) = read_rows(io.BytesIO(mark + raw), PAIR, form)
+    assert fields == {"text1": "café", "text2": "b"} and text == "text1: café text2: b"
+    ((fields, text),) = read_rows(io.BytesIO(mark + "ein Käse".encode()), BARE, "text")
+    assert text == "ein Käse"
 
 
 @pytest.mark.parametrize(
@@ -106,11 +127,33 @@ def test_what_lines_come_to():
         (['{"text": "a"}'], BARE, "line 1 lacks the field inputs"),
         (['{"text1": "a", "text2": 5}'], PAIR, "line 1: expected text in the field text2"),
         (["plain"], PAIR, "line 1: pair has the fields text1, text2; give a JSON object"),
+        (["{text"], BARE, "line 1 begins as JSON does and is none.*--format text"),
+        ([b"caf\xe9"], BARE, "line 1: expected text in UTF-8, found byte 0xe9 at place 3"),
+        (["a", b"b\xff"], BARE, "line 2: expected text in UTF-8, found byte 0xff"),
+        (["\ufeffa".encode("utf-16-le")], BARE, "found UTF-16; convert it"),
+        (['{"inputs": "\\ud83d"}'], BARE, "line 1: the field 'inputs' holds half a surrogate"),
+        (['{"inputs": "a", "x": "\\ud83d"}'], BARE, "the field 'x' holds half a surrogate"),
+        (['{"inputs": "a", "prediction": "b"}'], BARE, "line 1 has a field 'prediction' of its"),
+        (['{"a": ' + "[" * 100_000], BARE, "line 1 begins as JSON does and is none"),
     ],
 )
 def test_lines_that_are_refused(lines, task, expected):
     with pytest.raises(SpotError, match=expected):
         list(read_rows(lines, task))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("text1,text2\na\n", "line 2: expected 2 fields as in the first line, found fewer"),
+        ("text1,text2\na,b,c\n", "line 2: expected 2 fields as in the first line, found more"),
+        ('text1,text2\n"a,b\n', "is no row of a table"),
+        ("text1\na\n", "line 2 lacks the field text2"),
+    ],
+)
+def test_tables_that_are_refused(raw, expected):
+    with pytest.raises(SpotError, match=expected):
+        list(read_rows(io.StringIO(raw), PAIR, "csv"))
 
 
 def test_the_command_s_mistakes(world, capsys, monkeypatch, tmp_path):

@@ -52,3 +52,8 @@ def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path):
         path.write_bytes(content)
         with pytest.raises(SpotError, match="found something else or a truncated file"):
             Vocabulary(path)
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_text(t5):
+    with pytest.raises(SpotError, match=r"text 2 of 2 holds half a surrogate pair, '\\ud83d'"):
+        t5.encode_all(["a", "b \ud83d"])
