@@ -61,13 +61,10 @@ def prepare(directory: Path) -> None:
 
 def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
     """Runs in the child: the target from some of the source prompts."""
+    from spot_jax.data.data_source import DataSource
+    from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training import run as training
-    from spot_jax.training.config import (
-        DataSource,
-        EvaluationPlan,
-        PromptTuningRecipe,
-        StoredBackbone,
-    )
+    from spot_jax.training.config import EvaluationPlan, StoredBackbone
     from spot_jax.training.metrics_log import MetricsLog
     from spot_jax.transfer.tuning import Tuning
 
@@ -85,7 +82,7 @@ def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dic
     tuning = Tuning(
         StoredBackbone(str(BACKBONE), dropout_rate=0.1),
         DataSource(str(directory / "target-{split}.npz"), LENGTHS, batch_size=batch_size),
-        PromptTuningRecipe(length=LENGTH),
+        PromptTuning(length=LENGTH),
         train_steps=steps,
         evaluation=plan,
     )

@@ -31,15 +31,12 @@ Found = dict[str, list[float]]
 
 def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Found:
     """Test accuracy of every task's prompts, one a seed."""
+    from spot_jax.data.data_source import DataSource
     from spot_jax.inference.scores import score
     from spot_jax.inference.tuned import open_tuned
+    from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training.checkpoints import CheckpointPlan
-    from spot_jax.training.config import (
-        DataSource,
-        EvaluationPlan,
-        PromptTuningRecipe,
-        StoredBackbone,
-    )
+    from spot_jax.training.config import EvaluationPlan, StoredBackbone
     from spot_jax.training.optimizers import Adafactor
     from spot_jax.training.run import train
 
@@ -49,7 +46,7 @@ def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Fo
         train(
             model_dir=directory,
             backbone=StoredBackbone(backbone, dropout_rate=0.0),
-            method=PromptTuningRecipe(length=SETTINGS["length"]),
+            method=PromptTuning(length=SETTINGS["length"]),
             data=DataSource(
                 names,
                 lengths,

@@ -46,13 +46,10 @@ def prompts(
     examples: int = 0,
 ):
     """Tunes prompts in one program; with a period also scores them on test as they go."""
+    from spot_jax.data.data_source import DataSource
+    from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training.checkpoints import CheckpointPlan
-    from spot_jax.training.config import (
-        DataSource,
-        EvaluationPlan,
-        PromptTuningRecipe,
-        StoredBackbone,
-    )
+    from spot_jax.training.config import EvaluationPlan, StoredBackbone
     from spot_jax.training.optimizers import Adafactor
     from spot_jax.training.run import train
 
@@ -60,7 +57,7 @@ def prompts(
     return train(
         model_dir=where,
         backbone=StoredBackbone(backbone, dropout_rate=0.0),
-        method=PromptTuningRecipe(length=SETTINGS["length"], init=init, prompt=starts),
+        method=PromptTuning(length=SETTINGS["length"], init=init, prompt=starts),
         data=DataSource(
             [f"bundled_{task}" for task in tasks],
             {"inputs": SETTINGS["inputs"], "targets": SETTINGS["targets"]},

@@ -52,8 +52,9 @@ class Trainer:
     """A run's parts, and blocks of its steps."""
 
     def __init__(self, method, optimizer, task: str, length: int, batch_size: int):
+        from spot_jax.data.data_source import DataSource
         from spot_jax.training.build import RunParts
-        from spot_jax.training.config import DataSource, StoredBackbone
+        from spot_jax.training.config import StoredBackbone
         from spot_jax.training.sharding import MeshShape, make_mesh
         from spot_jax.training.step import train_step
 
@@ -88,18 +89,16 @@ def _fetched(metrics) -> None:
 
 def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
     """Both methods in alternating blocks, which begin with one and the other in turn."""
+    from spot_jax.methods.prompt_tuning import PromptTuning
+    from spot_jax.methods.y_tuning import YTuning
     from spot_jax.t5.vocabulary import Vocabulary
-    from spot_jax.training.config import PromptTuningRecipe
     from spot_jax.training.optimizers import Adafactor, AdamW
-    from spot_jax.training.recipes_y_tuning import YTuningRecipe
 
     length, batch_size = case["text_length"], case["batch_size"]
     vocabulary = Vocabulary(BACKBONE / "vocabulary.model")
     task, words = prepare(directory, length, case["labels"], vocabulary)
-    recipe = YTuningRecipe(
-        labels=tuple(words), layers=case["layers"], cache=str(directory / "features")
-    )
-    prompt = PromptTuningRecipe(length=case["prompt_length"], init="sampled_vocabulary")
+    recipe = YTuning(labels=tuple(words), layers=case["layers"], cache=str(directory / "features"))
+    prompt = PromptTuning(length=case["prompt_length"], init="sampled_vocabulary")
     theirs = Trainer(prompt, Adafactor(0.3), task, length, batch_size)
     cold = Trainer(recipe, AdamW(1e-3), task, length, batch_size)
     ours = Trainer(recipe, AdamW(1e-3), task, length, batch_size)

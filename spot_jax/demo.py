@@ -11,16 +11,13 @@ from pathlib import Path
 
 import spot_jax
 from spot_jax.data import loading
+from spot_jax.data.data_source import DataSource
 from spot_jax.files import aligned
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
@@ -120,7 +117,7 @@ def _tune(
     return train(
         model_dir=str(directory),
         backbone=StoredBackbone(plan.backbone, dropout_rate=0.0),
-        method=PromptTuningRecipe(length=plan.length, init=init, prompt=prompt),
+        method=PromptTuning(length=plan.length, init=init, prompt=prompt),
         data=DataSource(
             task,
             dict(zip(("inputs", "targets"), plan.lengths, strict=True)),

@@ -6,6 +6,7 @@ writer leaves at most a hidden `.part` that nothing reads. A bucket shows an obj
 whole, so there is nothing to move.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -61,6 +62,26 @@ def write_whole(path: epath.PathLike, content: Content, *, durable: bool = False
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Write JSON in one move."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return a value in JSON's types; what JSON lacks is written as Python would."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **plain(dataclasses.asdict(value))}
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def plain_fields(settings: Any) -> dict[str, Any]:
+    """Return a dataclass's fields in JSON's types, but for those with the metadata `place`.
+
+    Where something lies does not decide what it is.
+    """
+    fields = [f for f in dataclasses.fields(settings) if not f.metadata.get("place")]
+    return {f.name: plain(getattr(settings, f.name)) for f in fields}
 
 
 def parse_json(text: str | bytes) -> Any:

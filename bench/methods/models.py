@@ -8,11 +8,13 @@ from pathlib import Path
 from bench.methods.prompts import finished_train, place
 from bench.methods.results import Cell
 from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
+from spot_jax.data.data_source import DataSource
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, EvaluationPlan, ModelTuningRecipe
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.optimizers import Adafactor, WarmupDecay
 from spot_jax.training.run import TrainResult
 
@@ -141,7 +143,7 @@ def _train(
     return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(path=backbone, dropout_rate=dropout_rate),
-        method=ModelTuningRecipe(),
+        method=ModelTuning(),
         data=data,
         optimizer=adafactor(tuning.rate, tuning.steps),
         train_steps=tuning.steps,

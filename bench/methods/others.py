@@ -6,14 +6,16 @@ from pathlib import Path
 from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tuned
 from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
+from spot_jax.data.data_source import DataSource
+from spot_jax.methods.p_tuning import PTuning
+from spot_jax.methods.prefix_tuning import PrefixTuning
+from spot_jax.methods.subspace_finding import SubspaceFinding
+from spot_jax.methods.subspace_tuning import SubspaceTuning
+from spot_jax.methods.y_tuning import YTuning
 from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, EvaluationPlan
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.optimizers import AdamW, WarmupDecay
-from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceTuningRecipe
-from spot_jax.training.recipes_p_tuning import PTuningRecipe
-from spot_jax.training.recipes_prefix import PrefixTuningRecipe
-from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from tasks.bundled import reading
 
 ADAM = AdamW(b2=0.999, weight_decay=0.0, max_norm=None)
@@ -54,9 +56,9 @@ def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """With the LSTM and without."""
     form = template(task.name, bench.length)
     found = {
-        "LSTM": Candidate(PTuningRecipe(form), bench.length),
+        "LSTM": Candidate(PTuning(form), bench.length),
         "no encoder": Candidate(
-            PTuningRecipe(form, encoder="identity", init="sampled_vocabulary"), bench.length
+            PTuning(form, encoder="identity", init="sampled_vocabulary"), bench.length
         ),
     }
     return tuned(bench, task, "p_tuning", Way(found, bench.rates, bench.steps))
@@ -64,7 +66,7 @@ def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
 
 def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Keys and values of encoder and decoder, without a reparameterisation."""
-    found = {f"P = {bench.length}": Candidate(PrefixTuningRecipe(bench.length), 0)}
+    found = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
     steps = bench.prefix_steps
     way = Way(found, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "prefix", way)
@@ -73,9 +75,7 @@ def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
 def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cell:
     """`dim` numbers in a subspace of the prompts of `FOUND_FROM`."""
     found = {
-        f"d = {dim}": Candidate(
-            SubspaceTuningRecipe(str(_subspace(bench, results, dim))), bench.length
-        )
+        f"d = {dim}": Candidate(SubspaceTuning(str(_subspace(bench, results, dim))), bench.length)
     }
     way = Way(found, bench.rates, bench.steps, optimizer=falling(bench.steps))
     return tuned(bench, task, f"ist_{dim}", way)
@@ -103,7 +103,7 @@ def _find(bench: Bench, results: MethodResults, dim: int, directory: Path) -> No
     finished_train(
         model_dir=str(directory),
         backbone=bench.stored(),
-        method=SubspaceFindingRecipe(prompts, dim),
+        method=SubspaceFinding(prompts, dim),
         data=data,
         optimizer=dataclasses.replace(falling(steps), learning_rate=1e-3),
         train_steps=steps,
@@ -128,7 +128,7 @@ def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
 
 def y_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """On cached features of the encoder's last layer."""
-    found = {"1 layer": Candidate(YTuningRecipe(cache=str(bench.directory / "features")))}
+    found = {"1 layer": Candidate(YTuning(cache=str(bench.directory / "features")))}
     return tuned(
         bench,
         task,

@@ -15,8 +15,8 @@ from bench.methods.results import Cell
 from bench.methods.tasks import Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.base import BaseMethod
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import MethodRecipe
 from spot_jax.training.optimizers import Adafactor, AdamW
 from spot_jax.training.run import TrainResult
 from spot_jax.transfer.tuning import finish_training
@@ -33,7 +33,7 @@ class Candidate:
         room: virtual tokens of an example, where several share a row; None where none does.
     """
 
-    recipe: MethodRecipe
+    recipe: BaseMethod
     room: int | None = None
 
 

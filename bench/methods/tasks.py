@@ -5,8 +5,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
-from spot_jax.training.config import DataSource, EvaluationPlan, StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from tasks.bundled import reading
 from tasks.choices import SEEN as SEEN_BY_MINI
 

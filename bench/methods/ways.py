@@ -9,8 +9,8 @@ from bench.methods.others import FOUND_FROM, intrinsic, p_tuning, prefix, prompt
 from bench.methods.prompts import Candidate, Way, tuned
 from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import TASKS, Bench, Task
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.engine.job import NO_PROMPT
-from spot_jax.training.config import PromptTuningRecipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,7 @@ class Method:
 
 
 def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    found = {
-        f"P = {length}": Candidate(PromptTuningRecipe(length), length) for length in bench.lengths
-    }
+    found = {f"P = {length}": Candidate(PromptTuning(length), length) for length in bench.lengths}
     return tuned(bench, task, "prompt_tuning", Way(found, bench.rates, bench.steps))
 
 
@@ -43,7 +41,7 @@ def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
     recipe, rate = own.chosen["recipe"], own.chosen["rate"]
     file = str(bench.directory / prompt_file(results, task.source, recipe))
     length = int(recipe.split()[-1])
-    begun = Candidate(PromptTuningRecipe(length, "prompt", prompt=file), length)
+    begun = Candidate(PromptTuning(length, "prompt", prompt=file), length)
     cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), bench.steps))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
 

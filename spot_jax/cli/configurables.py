@@ -13,6 +13,7 @@ import gin
 from spot_jax.cli import gin_checks, gin_files
 from spot_jax.cli.gin_files import Settings
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import methods
 
 CONFIGURABLES = {
     # What `spot train` calls; `spot eval` and `spot infer` read the run directory instead.
@@ -29,22 +30,13 @@ CONFIGURABLES = {
     "StoredBackbone": "spot_jax.training.config:StoredBackbone",
     "RandomBackbone": "spot_jax.training.config:RandomBackbone",
     "T5Config": "spot_jax.t5.config:T5Config",
-    # Methods.
-    "PromptTuning": "spot_jax.training.config:PromptTuningRecipe",
-    "ModelTuning": "spot_jax.training.config:ModelTuningRecipe",
-    "PTuning": "spot_jax.training.recipes_p_tuning:PTuningRecipe",
-    "PrefixTuning": "spot_jax.training.recipes_prefix:PrefixTuningRecipe",
-    "SubspaceFinding": "spot_jax.training.recipes_intrinsic:SubspaceFindingRecipe",
-    "SubspaceTuning": "spot_jax.training.recipes_intrinsic:SubspaceTuningRecipe",
-    "FastfoodTuning": "spot_jax.training.recipes_intrinsic:FastfoodTuningRecipe",
-    "YTuning": "spot_jax.training.recipes_y_tuning:YTuningRecipe",
     # Optimizers and learning rates.
     "Adafactor": "spot_jax.training.optimizers:Adafactor",
     "AdamW": "spot_jax.training.optimizers:AdamW",
     "Constant": "spot_jax.training.optimizers:Constant",
     "WarmupDecay": "spot_jax.training.optimizers:WarmupDecay",
     # Data, evaluation, checkpoints, devices.
-    "DataSource": "spot_jax.training.config:DataSource",
+    "DataSource": "spot_jax.data.data_source:DataSource",
     "EvaluationPlan": "spot_jax.training.config:EvaluationPlan",
     "CheckpointPlan": "spot_jax.training.checkpoints:CheckpointPlan",
     "mesh": "spot_jax.cli.values:mesh",
@@ -54,9 +46,9 @@ CONFIGURABLES = {
 
 
 def target(name: str) -> Callable[..., Any]:
-    """What a name of the table stands for, or a configurable that a user's module registered."""
+    """Return what a name stands for: of the table, a method, or what a user's module registered."""
     if name not in CONFIGURABLES:
-        return gin.get_configurable(name)
+        return methods().get(name) or gin.get_configurable(name)
     module, _, attribute = CONFIGURABLES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -82,8 +74,9 @@ def configured(
     gin_checks.check_macros(settings, root)
     gin.clear_config()
     gin_files.import_modules(settings)
-    own = {name for name in _selectors(settings) if _registered(name)}
-    gin_checks.check_configurables(settings, root, {*CONFIGURABLES, *own})
+    ours = {*CONFIGURABLES, *methods()}
+    registered = {name for name in _selectors(settings) - ours if _registered(name)}
+    gin_checks.check_configurables(settings, root, ours | registered)
     used = gin_checks.reached(settings, root)[0]
     targets = {name: target(name) for name in used}
     gin_checks.check_parameters(settings, root, targets)
@@ -103,7 +96,7 @@ def _registered(name: str) -> bool:
         gin.get_configurable(name)
     except ValueError:
         return False
-    return name not in CONFIGURABLES
+    return True
 
 
 def _arguments(
@@ -112,9 +105,10 @@ def _arguments(
     """The root's arguments, made by gin; the root itself is left to the caller."""
     for name, what in targets.items():
         # Registering again is an error to gin, so what an earlier call registered stays.
-        if name in CONFIGURABLES and name not in _ours:
+        ours = name in CONFIGURABLES or name in methods()
+        if ours and _registered_with_gin.get(name) is not what:
             gin.external_configurable(what, name=name, module="spot")
-            _ours.add(name)
+            _registered_with_gin[name] = what
     used, macros = gin_checks.reached(settings, root)
     kept = {
         key: binding
@@ -129,4 +123,4 @@ def _arguments(
         raise SpotError(f"{', '.join(settings.files)} does not fit together: {line}") from error
 
 
-_ours: set[str] = set()
+_registered_with_gin: dict[str, Callable[..., Any]] = {}

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Scorer, Tree
+from spot_jax.methods.base import Scorer
+from spot_jax.methods.losses import Tree
 from spot_jax.t5.config import T5Config
 
 UNKNOWN = -1  # a row without a label, or whose target is none

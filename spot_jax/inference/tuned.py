@@ -15,7 +15,7 @@ from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
+from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.metrics import mean_of_metrics
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
@@ -90,7 +90,7 @@ class Tuned:
         """What predictions with a prompt run with; the bare backbone without a file."""
         if prompt.file is None:
             return Inference(self.backbone.params)
-        return restored(self.backbone.params, self.backbone.config, prompt.file)
+        return inference_of(self.backbone.params, self.backbone.config, prompt.file)
 
     def ensemble(self, prompts: Sequence[Prompt], examples: int) -> Inference:
         """What several prompts at once run with, on batches of `examples` rows times prompts."""
@@ -100,10 +100,10 @@ class Tuned:
                 "an ensemble is of prompts, the backbone alone has none; add --prompt FILE"
             )
         backbone = self.backbone
-        found = restored_ensemble(backbone.params, backbone.config, files, examples)
-        if found.table is None:
-            return found
-        return found._replace(table=jax.device_put(found.table, replicated(self.mesh)))
+        inference = ensemble_of(backbone.params, backbone.config, files, examples)
+        if inference.table is None:
+            return inference
+        return inference._replace(table=jax.device_put(inference.table, replicated(self.mesh)))
 
     def writer(self, prompt: Prompt) -> InputWriter | None:
         """What writes a prompt's virtual tokens into inputs, as the only prompt of the table."""
@@ -214,7 +214,7 @@ def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
 def _read(path: Path_, backbone: Backbone) -> Prompt:
     file = load_prompt(path, backbone=backbone.fingerprint)
     try:
-        restored(backbone.params, backbone.config, file)
+        inference_of(backbone.params, backbone.config, file)
     except SpotError as error:
         raise SpotError(f"{path}: {error}") from error
     return Prompt(os.fspath(path), file)

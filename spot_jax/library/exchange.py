@@ -18,7 +18,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
 from spot_jax.library.peft import is_adapter, read_adapter, write_adapter
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.methods.restored import check_virtual
+from spot_jax.methods.stored import check_virtual
 
 FORMS = ("spot", "t5x", "peft")
 T5X_NAME = "encoder.prompt.prompt.prompt"

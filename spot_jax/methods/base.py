@@ -1,27 +1,45 @@
-"""What every method shares: the protocol, the sequence-to-sequence loss, and keys of rows.
+"""What a method is: one frozen dataclass of hyper-parameters in one file, and two functions.
 
-A method is a frozen dataclass of hyper-parameters and a few pure functions. It says which tree is
-trained, how a loss comes of it, and what inference needs. N prompts can be tuned in one program:
-every leaf of `trainable` then has a leading axis N, rows of a batch say which prompt they belong
-to, and nothing of one prompt touches another.
+    @dataclasses.dataclass(frozen=True)
+    class PromptTuning(Method):
+        length: int = 100                        # hyper-parameters: what gin and Python users set
+
+        def start(self, key, backbone, task):    # the trainable tree of ONE prompt
+            return {"prompt": ...}
+
+        def adapt(self, trainable, frozen, config):    # what the T5 runs with because of it
+            return Adapted(table=trainable["prompt"])
+
+Everything else follows: N prompts in one program, the loss, inference, the prompt's file and how
+it is read back, resuming, and the name by which gin, Python and files know the method, which is
+the class's. A class of a user's own needs no more than to be imported.
+
+Three names of fields have a meaning to a run. `init` says how prompts begin; with "prompt" they
+begin from the files in `prompt`, and each `start` gets its own as `task.source`. `template` writes
+a task's text anew, around places for virtual tokens (`spot_jax.data.templates`).
 """
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.t5 import model
-from spot_jax.t5.backbone import Backbone
+from spot_jax.data.batch_source import BatchSource
+from spot_jax.data.data_source import DataSource
+from spot_jax.errors import SpotError
+from spot_jax.files import plain, plain_fields
+from spot_jax.methods.losses import Batch, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
-
-Tree = Any
-Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
+from spot_jax.t5.vocabulary import Vocabulary
 
 
 class Scorer(Protocol):
@@ -32,15 +50,15 @@ class Scorer(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What is chosen among."""
+        """Labels to choose among."""
         ...
 
     def __call__(self, params: Tree, config: T5Config, batch: Batch) -> Float[Array, "b c"]:
-        """Every label's score for each row, float32; the greatest is the prediction."""
+        """Score every label for each row, float32; the greatest is the prediction."""
         ...
 
     def losses(self, scores: Float[Array, "b c"], gold: Int[Array, " b"]) -> Float[Array, " b"]:
-        """What training would make of these scores, given each row's label by number."""
+        """Compute what training would make of these scores, given each row's label by number."""
         ...
 
 
@@ -48,9 +66,9 @@ class Inference(NamedTuple):
     """What predictions run with.
 
     Attributes:
-        params: the T5's tree, or what the scorer takes.
+        params: tree of the T5, or what the scorer takes.
         table: rows of one prompt's virtual tokens, float32 [p, d]; None without.
-        scorer: chooses the label, instead of the T5's decoder; None for methods that write text.
+        scorer: chooser of the label, instead of the T5's decoder; None for methods of text.
     """
 
     params: Tree
@@ -58,240 +76,439 @@ class Inference(NamedTuple):
     scorer: Scorer | None = None
 
 
+class Adapted(NamedTuple):
+    """What a T5 runs with because of one prompt.
+
+    Attributes:
+        params: tree of the T5 with the leaves that the prompt changes; None for the frozen one.
+        table: rows of the prompt's virtual tokens, float32 [p, d]; None without.
+    """
+
+    params: Tree | None = None
+    table: Float[Array, "p d"] | None = None
+
+
+class StoredPrompt(NamedTuple):
+    """A prompt file to begin from, and its path."""
+
+    path: str
+    file: PromptFile
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What one prompt is tuned for.
+
+    Attributes:
+        name: task or mixture.
+        labels: verbalizers; empty for a task without.
+        vocabulary: vocabulary of the backbone; None where it has none.
+        source: stored prompt to begin from; None where prompts begin otherwise.
+    """
+
+    name: str = ""
+    labels: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
+    source: StoredPrompt | None = None
+
+    def pieces(self, text: str, init: str) -> tuple[int, ...]:
+        """Return a text's ids, without the end; `SpotError` where there is no vocabulary."""
+        if self.vocabulary is None:
+            raise SpotError(
+                f"init {init!r} needs the backbone's vocabulary, which it lacks; "
+                "use 'sampled_vocabulary', or convert the backbone with its vocabulary"
+            )
+        return tuple(self.vocabulary.encode(text))
+
+
 class Saveable(Protocol):
     """What can be written to a path, such as a `PromptFile`."""
 
     def save(self, path: Path) -> None:
-        """Writes the file in one move."""
+        """Write the file in one move."""
         ...
 
 
-class Method(Protocol):
-    """The interface of `methods/`; adding a method is adding one file that fulfils it.
+@dataclasses.dataclass(frozen=True)
+class BaseMethod:
+    """What a run asks of a method, whatever its loss is; `Method` is the base of nearly all.
 
-    `Defaults` has what holds for most: virtual tokens before the text, prompts that share nothing.
+    Functions that are given `tasks` have one entry for each of the run's N prompts.
     """
 
-    @property
-    def config(self) -> T5Config:
-        """The backbone's shape, with this run's dropout and dtype."""
-        ...
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Names of what `freeze` puts beside the T5's own branches."""
+    placement: ClassVar[str] = "before"
+    """Place of the virtual tokens, see `spot_jax.data.virtual_tokens.input_writer`."""
+    rows_are: ClassVar[str] = "virtual tokens"
+    """What the rows of a file are; only virtual tokens can stand in an input."""
+    source_kind: ClassVar[str] = "a prompt file"
+    """Name of the files in `prompt`, for errors."""
 
-    @property
-    def num_prompts(self) -> int:
-        """N, how many prompts are tuned in one program; 1 for methods without a prompt axis."""
-        ...
-
-    @property
-    def prompt_length(self) -> int:
-        """P, the virtual tokens of an example's input; 0 for none."""
-        ...
-
-    @property
-    def placement(self) -> str:
-        """Where the virtual tokens stand; see `spot_jax.data.virtual_tokens.input_writer`."""
-        ...
-
-    @property
-    def num_trained(self) -> int:
-        """The leading axis of every leaf of `trainable`, each entry optimised by itself.
-
-        N, or 1 where all prompts come of the same numbers or there is no such axis.
-        """
-        ...
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__ == __name__:
+            return
+        other = _METHODS.get(cls.__name__, cls).__module__
+        # A script's module has two names where something imports it, too.
+        if len({other, cls.__module__} - {"__main__"}) > 1:
+            raise SpotError(
+                f"two methods are called {cls.__name__}, in {other} and in {cls.__module__}; "
+                "rename one, as files and gin know a method by its name"
+            )
+        _METHODS[cls.__name__] = cls
 
     @property
     def tunes_backbone(self) -> bool:
-        """Whether what is stored is a tuned T5, not prompts."""
-        ...
-
-    def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
-        """The (trainable, frozen) trees a run begins from; one key a prompt."""
-        ...
-
-    def loss(
-        self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The scalar whose gradient in `trainable` is taken; `keys` None means no dropout."""
-        ...
-
-    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
-        """What predictions with prompt i run with; its virtual tokens are numbered from 0."""
-        ...
-
-    def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "rows width"] | None:
-        """Prompt i as its file holds it, any encoder folded away; None for methods without."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What a prompt's file says of the method, in JSON's types; `restored` reads it."""
-        ...
-
-    def describe_own(self, i: int) -> dict[str, Any]:
-        """What prompt i's file says besides, where prompts differ in it."""
-        ...
-
-    def reads(self) -> Mapping[str, str]:
-        """Marks of the files' content that it reads at every start: a run goes on with no other."""
-        ...
-
-    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
-        """What else than the prompt its file holds for inference, by name."""
-        ...
-
-    def beside(
-        self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
-    ) -> Mapping[str, Saveable]:
-        """What is written beside a prompt's file for training to go on from, by kind."""
-        ...
-
-
-class Defaults:
-    """What most methods say of themselves; a base class for them, see `Method`."""
-
-    num_prompts: Any
-    prompt_length: Any
-
-    @property
-    def placement(self) -> str:
-        """Before the text."""
-        return "before"
-
-    @property
-    def num_trained(self) -> int:
-        """Every prompt by itself."""
-        return self.num_prompts
-
-    @property
-    def tunes_backbone(self) -> bool:
-        """The backbone stays as it is."""
+        """Whether what is stored is a tuned T5."""
         return False
 
-    def describe(self) -> dict[str, Any]:
-        """The class's name and P."""
-        return {"name": type(self).__name__, "length": self.prompt_length}
+    @property
+    def shares_weights(self) -> bool:
+        """Whether all prompts come of one trainable tree; otherwise each leaf has an axis of N."""
+        return False
 
-    def describe_own(self, i: int) -> dict[str, Any]:
-        """Prompts are all of one kind."""
-        return {}
+    @property
+    def templates(self) -> list[str]:
+        """Templates of the tasks' text, one for all or one a prompt; empty for the tasks' own."""
+        return _as_list(getattr(self, "template", None))
 
-    def reads(self) -> Mapping[str, str]:
-        """Files are read when a run begins, if at all."""
-        return {}
+    @property
+    def source_paths(self) -> list[str]:
+        """Paths of stored prompts, one for all or one a prompt; empty for none."""
+        return _as_list(getattr(self, "prompt", None))
 
-    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
-        """Nothing but the prompt."""
-        return {}
+    @property
+    def copies(self) -> int:
+        """Number of prompts that the settings themselves name; 1 where they name none."""
+        return max(1, len(self.source_paths), len(self.templates))
 
-    def beside(
-        self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the settings that have a default, in JSON's types."""
+        return {
+            f.name: plain(f.default)
+            for f in dataclasses.fields(cls)
+            if f.default is not dataclasses.MISSING and not f.metadata.get("place")
+        }
+
+    def sources(self, backbone: Backbone, count: int) -> list[StoredPrompt] | None:
+        """Read the files to begin from, one a prompt; None if prompts begin otherwise."""
+        if getattr(self, "init", None) != "prompt":
+            return None
+        if not self.source_paths:
+            name = type(self).__name__
+            raise SpotError(f"init 'prompt' needs {self.source_kind}; set {name}.prompt")
+        return self._load(self.source_paths, backbone, count)
+
+    def _load(self, paths: Sequence[str], backbone: Backbone, count: int) -> list[StoredPrompt]:
+        paths = [*paths] * count if len(paths) == 1 else paths
+        mark = backbone.fingerprint
+        return [StoredPrompt(path, load_prompt(path, backbone=mark)) for path in paths]
+
+    def resolve(self, backbone: Backbone, tasks: Sequence[Task]) -> Self:
+        """Check the settings against backbone and tasks, and fill in what depends on them."""
+        del backbone, tasks
+        return self
+
+    def start(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
+        """Return the trainable tree that one prompt begins with, float32 leaves."""
+        raise NotImplementedError(f"{type(self).__name__}.start")
+
+    def freeze(self, backbone: Backbone, tasks: Sequence[Task]) -> dict[str, Tree]:
+        """Return the tree that stays as it is: the T5's, and the method's `extras`."""
+        del tasks
+        return backbone.params
+
+    def batch_loss(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: Batch,
+        keys: Key[Array, " n"] | None,
+        *,
+        config: T5Config,
+        tasks: Sequence[Task],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the scalar whose gradient in `trainable` is taken, and metrics with an axis of N.
+
+        Args:
+            trainable: tree of all prompts.
+            frozen: tree of `freeze`.
+            batch: rows of all prompts, which `row_prompt` tells apart where there are several.
+            keys: dropout keys, one a prompt; None for no dropout.
+            config: shape of the T5, with this run's dropout and dtype.
+            tasks: tasks of the prompts.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.batch_loss")
+
+    def infer(
+        self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
+    ) -> Inference:
+        """Return what predictions with prompt i run with; its virtual tokens count from 0."""
+        raise NotImplementedError(f"{type(self).__name__}.infer")
+
+    def store(
+        self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
+    ) -> tuple[Array | None, Mapping[str, Array]]:
+        """Return what prompt i's file holds: rows or None, and named tensors."""
+        raise NotImplementedError(f"{type(self).__name__}.store")
+
+    def describe(self, *, config: T5Config, tasks: Sequence[Task], i: int) -> dict[str, Any]:
+        """Return what prompt i's file says of the method, in JSON's types; `read` reads it.
+
+        The settings, but for those of how prompts begin and of the loss, which have done their
+        work when a prompt is stored.
+        """
+        names = plain_fields(self).keys() - _DONE
+        settings = {name: value for name, value in plain_fields(self).items() if name in names}
+        return {"name": type(self).__name__, "placement": self.placement, **settings}
+
+    def companions(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        file: PromptFile,
+        *,
+        config: T5Config,
+        tasks: Sequence[Task],
+        i: int,
     ) -> Mapping[str, Saveable]:
-        """The prompt is all."""
+        """Return what is written beside prompt i's file for training to go on from, by kind."""
         return {}
 
+    def content_marks(self, tasks: Sequence[Task]) -> Mapping[str, str]:
+        """Return hashes of files read at every start: a run goes on with no others."""
+        return {}
 
-def row_keys(keys: Key[Array, " n"] | None, batch: Batch) -> Key[Array, " b"] | None:
-    """One dropout key a row, from its prompt's key and its number within that prompt's rows."""
-    if keys is None:
+    def batch_source(
+        self,
+        backbone: Backbone,
+        tasks: Sequence[Task],
+        data: DataSource,
+        seeds: Sequence[int],
+        host_rows: slice,
+    ) -> BatchSource | None:
+        """Return the batches of a method that reads no tokens; None for batches of tokens."""
         return None
-    rows = batch["encoder_input_tokens"].shape[0]
-    prompt = batch.get("row_prompt", jnp.zeros(rows, jnp.int32))
-    number = batch.get("row_number", jnp.arange(rows))
-    return jax.vmap(lambda p, i: jax.random.fold_in(keys[p], i))(prompt, number)
+
+    @classmethod
+    def read(cls, file: PromptFile, params: Tree, config: T5Config) -> Inference:
+        """Return what predictions with a stored prompt run with; `SpotError` if it cannot be."""
+        raise NotImplementedError(f"{cls.__name__}.read")
+
+    @classmethod
+    def read_several(
+        cls, files: Sequence[PromptFile], params: Tree, config: T5Config, examples: int
+    ) -> Inference | None:
+        """Return what an ensemble runs with, each of `examples` rows repeated for every file.
+
+        None for a method that has no ensembles of its own.
+        """
+        return None
+
+    def part_of(self, trainable: Tree, i: int) -> Tree:
+        """Return prompt i's part of the trainable tree; all of it where weights are shared."""
+        if self.shares_weights:
+            return trainable
+        return jax.tree.map(lambda leaf: leaf[i], trainable)
+
+    def backbone_of(self, frozen: Tree) -> Tree:
+        """Return the T5's own branches of a frozen tree."""
+        return {name: leaf for name, leaf in frozen.items() if name not in self.extras}
 
 
-def token_losses(
-    logits: Float[Array, "b u v"],
-    targets: Int[Array, "b u"],
-    z_loss: float,
-    label_smoothing: float = 0.0,
-) -> tuple[Float[Array, "b u"], Float[Array, "b u"]]:
-    """Cross entropy of each target with T5X's z-loss: -log p(target) + z_loss * log(Z)^2.
+@dataclasses.dataclass(frozen=True)
+class Method(BaseMethod):
+    """A method whose T5 is trained to write its targets: `start` and `adapt` are all it needs.
 
-    Args:
-        logits: float32.
-        targets: ids.
-        z_loss: weight of the squared log normaliser, which keeps logits from drifting.
-        label_smoothing: the share of the target's weight that all ids have alike.
-
-    Returns:
-        The loss of each position, and the part of it that is the z-loss.
+    Attributes:
+        z_loss: weight of the squared log normaliser; 1e-4 in T5X.
+        per_token: whether the loss is averaged over target tokens; T5X sums.
+        label_smoothing: share of the target's weight that all ids have alike.
     """
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    if label_smoothing:
-        mean = jnp.mean(logits, axis=-1)
-        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * mean
-    penalty = z_loss * jnp.square(log_z)
-    return log_z - chosen + penalty, penalty
+
+    z_loss: float = dataclasses.field(default=1e-4, kw_only=True)
+    per_token: bool = dataclasses.field(default=False, kw_only=True)
+    label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+        """Return the weights and virtual tokens that the T5 runs with.
+
+        Args:
+            trainable: tree of one prompt, as `start` returns it; of all prompts where they share
+                weights, and the table then has the rows of prompt 0 first.
+            frozen: tree of `freeze`.
+            config: shape of the T5.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.adapt")
+
+    def adapt_batch(
+        self, trainable: Tree, frozen: Tree, config: T5Config, batch: Batch, count: int
+    ) -> Adapted | None:
+        """Return what a batch of several prompts' rows runs with; None if rows need a T5 each.
+
+        Tables of virtual tokens stand one below the other. Weights that differ from prompt to
+        prompt need a T5 each, unless a method that overrides this can give rows their own.
+        """
+        if self.shares_weights:
+            return self.adapt(trainable, frozen, config)
+        first = self.part_of(trainable, 0)
+        kind = jax.eval_shape(lambda tree: self.adapt(tree, frozen, config), first)
+        if kind.params is None and kind.table is not None:
+            tables = jax.vmap(lambda tree: self.adapt(tree, frozen, config).table)(trainable)
+            return Adapted(table=tables.reshape(-1, tables.shape[-1]))
+        return self.adapt(first, frozen, config) if count == 1 else None
+
+    def batch_loss(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: Batch,
+        keys: Key[Array, " n"] | None,
+        *,
+        config: T5Config,
+        tasks: Sequence[Task],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """See `seq2seq_loss`."""
+        count = len(tasks)
+        adapted = self.adapt_batch(trainable, frozen, config, batch, count)
+        if adapted is None:
+            return self._loss_of_each(trainable, frozen, batch, keys, config, count)
+        return self._sequence_loss(adapted, frozen, config, batch, keys, count)
+
+    def _sequence_loss(
+        self,
+        adapted: Adapted,
+        frozen: Tree,
+        config: T5Config,
+        batch: Batch,
+        keys: Key[Array, " n"] | None,
+        count: int,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        return seq2seq_loss(
+            self.backbone_of(frozen) if adapted.params is None else adapted.params,
+            config,
+            batch,
+            keys,
+            table=adapted.table,
+            z_loss=self.z_loss,
+            per_token=self.per_token,
+            num_prompts=count,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _loss_of_each(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        batch: Batch,
+        keys: Key[Array, " n"] | None,
+        config: T5Config,
+        count: int,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The same with weights of each prompt's own: the T5 is mapped over prompts and rows.
+
+        A batch holds as many rows of each prompt, those of prompt 0 first.
+        """
+        rows = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
+        rows.pop("row_prompt", None)
+
+        def of_prompt(tree: Tree, own: Batch, key: Array, i: Array) -> tuple[Array, Metrics]:
+            adapted = self.adapt(tree, frozen, config)
+            if adapted.table is not None:
+                # Ids of virtual tokens count through the prompts; each table here is alone.
+                ids = own["encoder_input_tokens"]
+                shift = i * adapted.table.shape[0]
+                own = {
+                    **own,
+                    "encoder_input_tokens": jnp.where(ids >= config.vocab_size, ids - shift, ids),
+                }
+            drop = None if keys is None else key[None]
+            return self._sequence_loss(adapted, frozen, config, own, drop, 1)
+
+        spare = jnp.zeros(count) if keys is None else keys
+        losses, metrics = jax.vmap(of_prompt)(trainable, rows, spare, jnp.arange(count))
+        return losses.sum(), {name: value[:, 0] for name, value in metrics.items()}
+
+    def infer(
+        self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
+    ) -> Inference:
+        """Return the T5 as prompt i adapts it."""
+        adapted = self.adapt(self.part_of(trainable, i), frozen, config)
+        table = adapted.table
+        if table is not None and self.shares_weights:
+            table = table.reshape(len(tasks), -1, table.shape[-1])[i]
+        params = self.backbone_of(frozen) if adapted.params is None else adapted.params
+        return Inference(params, table)
+
+    def store(
+        self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
+    ) -> tuple[Array | None, Mapping[str, Array]]:
+        """Return the virtual tokens as rows, or the trainable tree's leaves by their paths.
+
+        Where virtual tokens are all that a prompt comes to, or a tuned T5 is stored beside them,
+        whatever they were computed from is folded away.
+        """
+        part = self.part_of(trainable, i)
+        kind = jax.eval_shape(lambda tree: self.adapt(tree, frozen, config), part)
+        if kind.table is not None and (kind.params is None or self.tunes_backbone):
+            return self.infer(trainable, frozen, config=config, tasks=tasks, i=i).table, {}
+        return None, {} if self.tunes_backbone else dict(flatten(part))
+
+    @classmethod
+    def read(cls, file: PromptFile, params: Tree, config: T5Config) -> Inference:
+        """Return the T5 with the file's rows, or as its tensors adapt it."""
+        if file.prompt is not None:
+            return virtual_token_inference(file, params, config)
+        fields = {f.name for f in dataclasses.fields(cls)}
+        try:
+            settings = {k: _tuple(v) for k, v in file.method.items() if k in fields}
+            method = cls(**settings)
+            tree = unflatten({name: jnp.asarray(x) for name, x in file.tensors.items()})
+            adapted = method.adapt(tree, params, config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpotError(
+                f"the tensors of {cls.__name__} do not go with this backbone ({error}); load the "
+                "backbone it was tuned on, or tune it again"
+            ) from error
+        return Inference(params if adapted.params is None else adapted.params, adapted.table)
 
 
-def seq2seq_loss(
-    params: Tree,
-    config: T5Config,
-    batch: Batch,
-    keys: Key[Array, " n"] | None,
-    *,
-    table: Float[Array, "r d"] | None = None,
-    z_loss: float = 1e-4,
-    per_token: bool = False,
-    num_prompts: int = 1,
-    label_smoothing: float = 0.0,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of a batch, summed over target tokens as in T5X, each prompt by itself.
+def virtual_token_inference(file: PromptFile, params: Tree, config: T5Config) -> Inference:
+    """Return the T5 with a file's rows as virtual tokens; `SpotError` for another width."""
+    rows = file.rows
+    if rows.shape[1] != config.emb_dim:
+        raise SpotError(
+            f"a prompt of width {rows.shape[1]} cannot go with this backbone of width "
+            f"{config.emb_dim}; load the backbone it was tuned on"
+        )
+    return Inference(params, jnp.asarray(rows))
 
-    Args:
-        params: the T5's tree.
-        config: its shape.
-        batch: T5X's features; `row_prompt` and `row_number` when there are several prompts.
-        keys: dropout keys, one a prompt; None for no dropout.
-        table: rows of the virtual tokens.
-        z_loss: see `token_losses`.
-        per_token: divide each prompt's sum by its number of target tokens.
-        num_prompts: N.
-        label_smoothing: see `token_losses`.
 
-    Returns:
-        The scalar to differentiate: the sum over prompts of each one's loss, so that a prompt's
-        gradient is that of its own loss; and metrics, each with an axis of N: `loss` (mean over
-        tokens, nats), `z_loss` (the same), `accuracy` (share of tokens predicted right given the
-        ones before), `tokens`.
-    """
-    drop = row_keys(keys, batch)
-    drops = [
-        None if drop is None else jax.vmap(jax.random.fold_in, (0, None))(drop, i) for i in (0, 1)
-    ]
-    tokens, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-    segments = batch.get("encoder_segment_ids")
-    encoded = model.encode(
-        params, config, tokens, table=table, segment_ids=segments, dropout_keys=drops[0]
-    )
-    logits = model.decode(
-        params,
-        config,
-        encoded,
-        tokens,
-        batch["decoder_input_tokens"],
-        targets,
-        encoder_segment_ids=segments,
-        decoder_segment_ids=batch.get("decoder_segment_ids"),
-        dropout_keys=drops[1],
-    )
-    weights = batch["decoder_loss_weights"]
-    losses, penalties = token_losses(logits, targets, z_loss, label_smoothing)
-    right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-    per_row = jnp.stack([jnp.sum(x * weights, axis=1) for x in (losses, penalties, right)], axis=1)
-    per_row = jnp.concatenate([per_row, jnp.sum(weights, axis=1, keepdims=True)], axis=1)
-    if "row_prompt" in batch:
-        sums = jax.ops.segment_sum(per_row, batch["row_prompt"], num_segments=num_prompts)
-    else:
-        sums = jnp.sum(per_row, axis=0, keepdims=True)
-    loss, penalty, hits, count = jnp.moveaxis(sums, 1, 0)
-    mean = jnp.maximum(count, 1.0)
-    metrics = {
-        "loss": (loss - penalty) / mean,
-        "z_loss": penalty / mean,
-        "accuracy": hits / mean,
-        "tokens": count,
-    }
-    return jnp.sum(loss / mean if per_token else loss), metrics
+_METHODS: dict[str, type[BaseMethod]] = {}
+# Settings that a stored prompt needs no more: how it began, and its loss.
+_DONE = {"init", "prompt", "text", "template", *(f.name for f in dataclasses.fields(Method))}
+
+
+def methods() -> Mapping[str, type[BaseMethod]]:
+    """Return every method by its name: those of this package, and those that were imported."""
+    _import_shipped()
+    return _METHODS
+
+
+@functools.cache
+def _import_shipped() -> None:
+    package = importlib.import_module("spot_jax.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _as_list(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -16,8 +16,8 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.base import Adapted, Inference, Method, Task
+from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
@@ -37,12 +38,12 @@ _FACTOR = 128
 
 
 def power_of_two(number: int) -> int:
-    """The least power of two that is not below `number`."""
+    """Return the least power of two that is not below `number`."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def hadamard(x: Float[Array, "... m"]) -> Float[Array, "... m"]:
-    """H x for Hadamard's (Sylvester's) matrix of +-1, m a power of two, in m log m operations."""
+    """Compute H x for Hadamard's (Sylvester's) matrix of +-1, m a power of two, in m log m operations."""
     size, done = x.shape[-1], 1
     while done < size:
         factor = min(_FACTOR, size // done)
@@ -60,16 +61,16 @@ def _matrix(size: int) -> np.ndarray:
 
 
 def draw(random: np.random.Generator, dim: int, size: int) -> dict[str, np.ndarray]:
-    """One tensor's random numbers.
+    """Draw one tensor's random numbers.
 
     Only the first d of H's columns meet anything but zeros, and they repeat from row to row with
     a period of m, the next power of two: the first product is m numbers, and Pi says which of
     them stands where.
 
     Args:
-        random: of the tensor.
-        dim: d.
-        size: D.
+        random: generator of the tensor.
+        dim: number of dimensions, d.
+        size: number of the tensor's elements, D.
 
     Returns:
         `signs` float32 [m], `index` int16 or int32 [L] below m, `gauss` float32 [L] with the
@@ -92,7 +93,7 @@ def draw(random: np.random.Generator, dim: int, size: int) -> dict[str, np.ndarr
 def project(
     vector: Float[Array, " d"], draws: Mapping[str, Array], shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Fastfood(v) in a tensor's shape; of v as many numbers as L if it has more."""
+    """Compute Fastfood(v) in a tensor's shape; of v as many numbers as L if it has more."""
     columns = draws["signs"].shape[0]
     head = vector[:columns]
     padded = jnp.pad(head, (0, columns - head.shape[0]))
@@ -109,25 +110,25 @@ def _groups(config: T5Config) -> dict[tuple[int, ...], list[str]]:
 
 
 def draw_all(config: T5Config, dim: int, seed: int) -> Draws:
-    """Every tensor's draws, stacked over those of one shape, whose name they are under.
+    """Draw for every tensor, stacked over those of one shape, whose name they are under.
 
     By NumPy, on the host: a permutation of 30 million is a sort to JAX. Six bytes for each of L.
     """
-    found = {}
+    groups = {}
     for shape, names in _groups(config).items():
         each = [
             draw(np.random.default_rng((seed, zlib.crc32(name.encode()))), dim, math.prod(shape))
             for name in names
         ]
-        found["x".join(map(str, shape))] = {
-            kind: jnp.asarray(np.stack([one[kind] for one in each])) for kind in each[0]
+        groups["x".join(map(str, shape))] = {
+            kind: jnp.asarray(np.stack([drawn[kind] for drawn in each])) for kind in each[0]
         }
-    return found
+    return groups
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def moved(params: Tree, vector: Float[Array, " d"], draws: Draws, config: T5Config) -> Tree:
-    """theta_0 + Fastfood(v), float32, in the layout of `params`."""
+    """Compute theta_0 + Fastfood(v), float32, in the layout of `params`."""
     steps: dict[str, Array] = {}
     for shape, names in _groups(config).items():
         of_one = functools.partial(project, vector, shape=shape)
@@ -139,96 +140,78 @@ def moved(params: Tree, vector: Float[Array, " d"], draws: Draws, config: T5Conf
     return jax.tree.map(lambda base, step: base.astype(jnp.float32) + step, params, tree)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FastfoodTuning(Defaults):
-    """One vector of d numbers that moves all weights of the backbone; no prompt.
+@dataclasses.dataclass(frozen=True)
+class FastfoodTuning(Method):
+    """One vector of d numbers that moves all weights of the backbone; one task a run, no prompt.
+
+    What is stored is d numbers and a seed: predictions compute the weights from them again.
 
     Attributes:
-        config: the backbone's shape, with this run's dropout and dtype.
-        dim: d; 100 in the released script.
-        seed: of the random projection.
-        z_loss: weight of the squared log normaliser.
-        per_token: average the loss over target tokens; the released code sums.
-        label_smoothing: 0.1 in the released code.
+        dim: number of dimensions, d; 100 in the released script.
+        seed: seed of the random projection; the run's own seeds have no part in it.
+        z_loss: weight of the squared log normaliser; none in the released code.
     """
 
-    config: T5Config
+    extras: ClassVar[tuple[str, ...]] = (DRAWS,)
+
     dim: int = 100
     seed: int = 0
-    z_loss: float = 0.0
-    per_token: bool = False
-    label_smoothing: float = 0.0
+    z_loss: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise SpotError(f"a subspace has at least 1 dimension, found {self.dim}")
 
     @property
-    def num_prompts(self) -> int:
-        """One vector a run: every other would need the weights once more."""
-        return 1
+    def shares_weights(self) -> bool:
+        """True: every other vector would need the weights once more."""
+        return True
 
-    @property
-    def prompt_length(self) -> int:
-        """There are no virtual tokens."""
-        return 0
+    def resolve(self, backbone: Backbone, tasks: Sequence[Task]) -> Self:
+        """Return the settings; `SpotError` for several vectors."""
+        if len(tasks) != 1:
+            raise SpotError(
+                f"Fastfood moves all weights and tunes one vector a run, {len(tasks)} were asked "
+                "for; give each task and seed a run of its own"
+            )
+        return self
 
-    def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
-        """trainable = {"vector": zeros [d]}, frozen = the backbone and the draws."""
-        draws = draw_all(self.config, self.dim, self.seed)
-        return {"vector": jnp.zeros(self.dim)}, {**backbone.params, DRAWS: draws}
+    def start(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
+        """Return {"vector": zeros [d]}, which is the backbone as it is."""
+        return {"vector": jnp.zeros(self.dim)}
 
-    def loss(
-        self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """See `seq2seq_loss`; its gradient is that of the vector alone."""
-        return seq2seq_loss(
-            self._moved(trainable, frozen),
-            self.config,
-            batch,
-            keys,
-            z_loss=self.z_loss,
-            per_token=self.per_token,
-            label_smoothing=self.label_smoothing,
-        )
+    def freeze(self, backbone: Backbone, tasks: Sequence[Task]) -> dict[str, Tree]:
+        """Return the backbone and the draws."""
+        return {**backbone.params, DRAWS: draw_all(backbone.config, self.dim, self.seed)}
 
-    def _moved(self, trainable: Tree, frozen: Tree) -> Tree:
-        params = {name: leaf for name, leaf in frozen.items() if name != DRAWS}
-        return moved(params, trainable["vector"], frozen[DRAWS], self.config)
+    def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+        """Return the moved weights."""
+        params = self.backbone_of(frozen)
+        return Adapted(params=moved(params, trainable["vector"], frozen[DRAWS], config))
 
-    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
-        """The moved weights."""
-        return Inference(self._moved(trainable, frozen))
+    def store(
+        self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
+    ) -> tuple[None, Mapping[str, Array]]:
+        """Return the vector, and a few draws by which a NumPy that draws others is recognised."""
+        return None, {"vector": trainable["vector"], "draws": _sample(frozen[DRAWS])}
 
-    def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "1 d"]:
-        """The vector as one row."""
-        return trainable["vector"][None]
+    @classmethod
+    def read(cls, file: PromptFile, params: Tree, config: T5Config) -> Inference:
+        """Return the weights that a file's vector stands for.
 
-    def describe(self) -> dict[str, Any]:
-        """What the weights are computed from again."""
-        return {**super().describe(), "dim": self.dim, "seed": self.seed}
-
-    def tensors(self, trainable: Tree, frozen: Tree, i: int) -> Mapping[str, Array]:
-        """A few of the draws, by which a NumPy that draws others is found out."""
-        return {"draws": _sample(frozen[DRAWS])}
-
-
-def restore(params: Tree, config: T5Config, file: PromptFile) -> Inference:
-    """The weights that a file's vector stands for.
-
-    Raises:
-        SpotError: the draws are not those that the vector was tuned with.
-    """
-    vector = jnp.asarray(file.prompt[0])
-    draws = draw_all(config, vector.shape[0], file.method["seed"])
-    expected = file.tensors.get("draws", np.zeros(len(draws)))
-    if not np.allclose(_sample(draws), expected, rtol=1e-4, atol=0.0):
-        raise SpotError(
-            "this vector was tuned with another random projection than this NumPy draws from seed "
-            f"{file.method['seed']}; use the versions of its run (environment.json)"
-        )
-    return Inference(moved(params, vector, draws, config))
+        Raises:
+            SpotError: the draws are not those that the vector was tuned with.
+        """
+        vector = jnp.asarray(file.tensors["vector"])
+        draws = draw_all(config, vector.shape[0], file.method["seed"])
+        expected = file.tensors.get("draws", np.zeros(len(draws)))
+        if not np.allclose(_sample(draws), expected, rtol=1e-4, atol=0.0):
+            raise SpotError(
+                "this vector was tuned with another random projection than this NumPy draws from "
+                f"seed {file.method['seed']}; use the versions of its run (environment.json)"
+            )
+        return Inference(moved(params, vector, draws, config))
 
 
 def _sample(draws: Draws) -> Float[Array, " k"]:
-    return jnp.stack([one["gauss"][0, 0] for _, one in sorted(draws.items())])
+    return jnp.stack([drawn["gauss"][0, 0] for _, drawn in sorted(draws.items())])

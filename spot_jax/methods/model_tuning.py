@@ -1,66 +1,52 @@
 """Model tuning: all weights are trained. The papers' baseline, and how to pre-train."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
-from spot_jax.split import merge, split
+from spot_jax.errors import SpotError
+from spot_jax.methods.base import Adapted, Method, Task
+from spot_jax.methods.losses import Tree
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelTuning(Defaults):
-    """All weights trainable, nothing frozen, no prompt.
+class ModelTuning(Method):
+    """All weights trainable, nothing frozen, no prompt; one model a run.
 
     Attributes:
-        config: the backbone's shape, with this run's dropout and dtype.
-        z_loss: weight of the squared log normaliser.
-        per_token: average the loss over target tokens instead of summing it.
+        per_token: whether the loss is averaged over target tokens instead of summed.
     """
 
-    config: T5Config
-    z_loss: float = 1e-4
-    per_token: bool = True
-
-    @property
-    def num_prompts(self) -> int:
-        """One model a run."""
-        return 1
-
-    @property
-    def prompt_length(self) -> int:
-        """There are no virtual tokens."""
-        return 0
+    per_token: bool = dataclasses.field(default=True, kw_only=True)
 
     @property
     def tunes_backbone(self) -> bool:
-        """What is stored is the tuned T5."""
+        """True: what is stored is the tuned T5."""
         return True
 
-    def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
-        """The whole tree is trainable."""
-        del keys
-        return split(backbone.params, [(".*", "train")])
+    @property
+    def shares_weights(self) -> bool:
+        """True: there is one T5."""
+        return True
 
-    def loss(
-        self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """See `seq2seq_loss`."""
-        return seq2seq_loss(
-            merge(trainable, frozen),
-            self.config,
-            batch,
-            keys,
-            z_loss=self.z_loss,
-            per_token=self.per_token,
-        )
+    def resolve(self, backbone: Backbone, tasks: Sequence[Task]) -> Self:
+        """Return the settings; `SpotError` for several models."""
+        if len(tasks) != 1:
+            raise SpotError(f"model tuning tunes one model a run, {len(tasks)} tasks were given")
+        return self
 
-    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
-        """The tuned weights."""
-        return Inference(merge(trainable, frozen))
+    def start(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
+        """Return the backbone's own weights."""
+        return backbone.params
 
-    def export(self, trainable: Tree, frozen: Tree, i: int) -> None:
-        """There is no prompt."""
-        return
+    def freeze(self, backbone: Backbone, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Return nothing: all is trained."""
+        return {}
+
+    def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+        """Return the tuned weights."""
+        return Adapted(params=trainable)

@@ -2,208 +2,199 @@
 
 The template's words stay as anchors and the rest of the model is as it was (section 2.2); the data
 side writes the virtual tokens' ids into their places. What is trained is the prompt encoder. It is
-run once at export: its output is a prompt like any other, and the encoder itself is kept beside it
-for training to go on from. The T5 is frozen, as the paper's language models are for LAMA, or tuned
-jointly, as they are for SuperGLUE.
+run once when a prompt is stored: its output is a prompt like any other, and the encoder itself is
+kept in a file beside it for training to go on from. The T5 is frozen, as the paper's language
+models are for LAMA, or tuned jointly, as they are for SuperGLUE.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jaxtyping import Array, Float, Key
 
+from spot_jax.data import templates
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Batch, Defaults, Inference, Metrics, Tree, seq2seq_loss
+from spot_jax.methods import initialisation
+from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
+from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_encoder import PromptEncoder
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.prompt_tuning import Initialiser
-from spot_jax.split import merge, split
-from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.backbone import Backbone, flatten
 from spot_jax.t5.config import T5Config
 
-NAME = "PTuning"
 # The branch of the trained tree that is no part of a T5.
 ENCODER = "prompt_encoder"
-# The file beside a prompt's that holds the encoder.
+# The kind of the file beside a prompt's that holds the encoder.
 BESIDE = "encoder"
+INITS = ("normal", "sampled_vocabulary", "prompt")
 
 
 @dataclasses.dataclass(frozen=True)
-class NormalInit:
-    """Normal with standard deviation 1, PyTorch's default of an embedding: the authors' code."""
-
-    def __call__(
-        self, key: Key[Array, ""], embedding: Float[Array, "v d"], length: int
-    ) -> Float[Array, "p d"]:
-        """Draws every number on its own."""
-        return jax.random.normal(key, (length, embedding.shape[1]), jnp.float32)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredEncoder:
-    """A whole encoder to go on from, its leaves by path."""
-
-    leaves: Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PTuning(Defaults):
-    """N prompts, each of its own encoder, at places in the text of one T5.
+class PTuning(Method):
+    """Virtual tokens in a template, from a prompt encoder.
 
     Attributes:
-        config: the backbone's shape, with this run's dropout and dtype.
-        length: P, the places in an example's text.
-        encoder: of `prompt_encoder.KINDS`.
-        initialisers: one a prompt, of the encoder's embeddings, or an encoder to go on from.
-        forms: how each prompt's task is written, for its file; empty where tasks say themselves.
-        tune_backbone: tune the T5 jointly; with one prompt only.
-        z_loss: weight of the squared log normaliser.
-        per_token: average the loss over target tokens instead of summing it as T5X does.
+        template: template of the task's text (`spot_jax.data.templates`), or one for each prompt
+            of the run; None for tasks with places of their own, such as
+            `super_glue_rte_ptuning`.
+        length: number of places in the text, P; needed without a template.
+        encoder: "lstm" (LAMA's size), "lstm_wide" (SuperGLUE's), "mlp" or "identity".
+        init: initialisation of the encoder's embeddings: "normal" as in the authors' code,
+            "sampled_vocabulary"; or "prompt", which goes on from a stored file.
+        prompt: for "prompt": path of a file, or one for each prompt of the run. Of a file with an
+            encoder (`prompts/encoder-best-0.safetensors`) the encoder goes on; any other prompt
+            begins as it is, with the encoder "identity". Either way `encoder` plays no part.
+        tune_backbone: whether the T5 is tuned jointly, as the paper does for SuperGLUE; with one
+            prompt only.
     """
 
-    config: T5Config
-    length: int
+    placement: ClassVar[str] = "in_template"
+
+    template: str | Sequence[str] | None = None
+    length: int | None = None
     encoder: str = "lstm"
-    initialisers: Sequence[Initialiser | StoredEncoder] = (NormalInit(),)
-    forms: tuple[str, ...] = ()
+    init: str = "normal"
+    prompt: str | Sequence[str] | None = None
     tune_backbone: bool = False
-    z_loss: float = 1e-4
-    per_token: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.shape  # an encoder that cannot be is refused at once
-        if not self.initialisers:
-            raise SpotError("P-Tuning needs an initialiser for each prompt; none was given")
-        if self.tune_backbone and len(self.initialisers) > 1:
+        if self.init not in INITS:
             raise SpotError(
-                f"P-Tuning that tunes the backbone tunes one prompt a run, found "
-                f"{len(self.initialisers)}; start a run for each, or set tune_backbone = False"
+                f"unknown initialisation {self.init!r} of the prompt encoder; expected "
+                f"{', '.join(INITS[:-1])} or {INITS[-1]}"
             )
 
     @property
-    def shape(self) -> PromptEncoder:
-        """The encoder's."""
-        return PromptEncoder(self.encoder, self.length, self.config.emb_dim)
-
-    @property
-    def num_prompts(self) -> int:
-        """N."""
-        return len(self.initialisers)
-
-    @property
-    def prompt_length(self) -> int:
-        """P."""
-        return self.length
-
-    @property
-    def placement(self) -> str:
-        """Where a template has put places."""
-        return "in_template"
+    def shares_weights(self) -> bool:
+        """Whether the T5 is trained too, of which there is one for all prompts."""
+        return self.tune_backbone
 
     @property
     def tunes_backbone(self) -> bool:
-        """As it was asked for."""
+        """Whether a tuned T5 is stored beside the prompt."""
         return self.tune_backbone
 
-    def init(self, keys: Key[Array, " n"], backbone: Backbone) -> tuple[Tree, Tree]:
-        """trainable = {"prompt_encoder": its tree, leaves [n, ...]}, frozen = the backbone.
+    def resolve(self, backbone: Backbone, tasks: Sequence[Task]) -> Self:
+        """Fill in the length, and the encoder of the files to go on from.
 
-        With `tune_backbone` the backbone's leaves are trainable too and nothing is frozen.
+        Raises:
+            SpotError: templates of different lengths, no length, an unknown encoder, files that
+                do not go together, or several prompts of which each would tune the backbone.
         """
-        table = backbone.params["token_embedder"]["embedding"]
-        trees = [self._tree(*one, table) for one in zip(self.initialisers, keys, strict=True)]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        params = {**backbone.params, ENCODER: stacked}
-        if self.tune_backbone:
-            return split(params, [(".*", "train")])
-        return split(params, [(f"{ENCODER}/.*", "train"), (".*", "freeze")])
-
-    def _tree(
-        self,
-        initialiser: Initialiser | StoredEncoder,
-        key: Key[Array, ""],
-        table: Float[Array, "v d"],
-    ) -> Tree:
-        if isinstance(initialiser, StoredEncoder):
-            return self.shape.checked(dict(initialiser.leaves))
-        rows, weights = jax.random.split(key)
-        return self.shape.init(weights, initialiser(rows, table, self.length))
-
-    def loss(
-        self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """See `seq2seq_loss`; its gradient is that of the encoders, and of a T5 that is tuned."""
-        return seq2seq_loss(
-            self._params(trainable, frozen),
-            self.config,
-            batch,
-            keys,
-            table=self.prompt_table(trainable),
-            z_loss=self.z_loss,
-            per_token=self.per_token,
-            num_prompts=self.num_prompts,
+        if self.tune_backbone and len(tasks) > 1:
+            raise SpotError(
+                f"P-Tuning that tunes the backbone tunes one prompt a run, found {len(tasks)}; "
+                "start a run for each, or set tune_backbone = False"
+            )
+        kinds = {_encoder_of(task.source) for task in tasks if task.source is not None}
+        if len(kinds) > 1:
+            raise SpotError(
+                f"expected files of one kind of encoder to go on from, found {sorted(kinds)}; "
+                "give those of one kind, or a run for each"
+            )
+        resolved = dataclasses.replace(
+            self, length=self._length(), encoder=kinds.pop() if kinds else self.encoder
         )
+        resolved.shape(backbone.config)  # an encoder that cannot be is refused at once
+        return resolved
 
-    def prompt_table(self, trainable: Tree) -> Float[Array, "r d"]:
-        """[n * p, d]: prompt i's rows are i * p to (i + 1) * p - 1."""
-        return jax.vmap(self.shape)(trainable[ENCODER]).reshape(-1, self.config.emb_dim)
+    def _length(self) -> int:
+        lengths = {templates.parse(text).length for text in self.templates}
+        if len(lengths) > 1:
+            raise SpotError(
+                f"expected templates with as many virtual tokens each, found {sorted(lengths)}; "
+                "prompts of one run have one length"
+            )
+        if not lengths and self.length is None:
+            raise SpotError(
+                "P-Tuning needs a template, or the number of places that the task's text has; add "
+                "--gin.TEMPLATE=\"'{text} <prompt:3> {target}'\" or set PTuning.length"
+            )
+        length = lengths.pop() if lengths else self.length
+        if self.length not in (None, length):
+            raise SpotError(
+                f"the template has {length} virtual tokens, PTuning.length is {self.length}; leave "
+                "the length out"
+            )
+        return length or 0
 
-    def _params(self, trainable: Tree, frozen: Tree) -> Tree:
-        tuned = {name: leaf for name, leaf in trainable.items() if name != ENCODER}
-        return merge(tuned, frozen)
+    def shape(self, config: T5Config) -> PromptEncoder:
+        """Return the encoder's shape."""
+        return PromptEncoder(self.encoder, self.length or 0, config.emb_dim)
 
-    def inference(self, trainable: Tree, frozen: Tree, i: int) -> Inference:
-        """The backbone, as it came or tuned, and prompt i as its encoder makes it."""
-        return Inference(self._params(trainable, frozen), self.export(trainable, frozen, i))
+    def start(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
+        """Return {"prompt_encoder": its tree}; with `tune_backbone` the backbone's leaves too."""
+        encoder = self._start_encoder(key, backbone, task)
+        if not self.tune_backbone:
+            return {ENCODER: encoder}
+        # With an axis of 1, as the encoders of several prompts have one.
+        return {**backbone.params, ENCODER: jax.tree.map(lambda leaf: leaf[None], encoder)}
 
-    def export(self, trainable: Tree, frozen: Tree, i: int) -> Float[Array, "p d"]:
-        """Prompt i, [p, d]: what its encoder comes to, which is no longer needed for inference."""
-        return _fold(self.shape, _of_prompt(trainable[ENCODER], i))
+    def _start_encoder(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
+        table, shape = backbone.params["token_embedder"]["embedding"], self.shape(backbone.config)
+        if task.source is not None and _encoder_of(task.source) != "identity":
+            return shape.checked(dict(task.source.file.tensors))
+        rows, weights = jax.random.split(key)
+        if task.source is not None:
+            embeddings = initialisation.stored(task.source, table, shape.length)
+        elif self.init == "normal":
+            embeddings = initialisation.normal(rows, table, shape.length)
+        else:
+            embeddings = initialisation.sampled_vocabulary(rows, table, shape.length)
+        return shape.init(weights, embeddings)
 
-    def describe(self) -> dict[str, Any]:
-        """Name, length, placement and encoder."""
-        return {
-            "name": NAME,
-            "length": self.length,
-            "placement": self.placement,
-            "encoder": self.encoder,
-        }
+    def freeze(self, backbone: Backbone, tasks: Sequence[Task]) -> dict[str, Tree]:
+        """Return the backbone, unless it is tuned."""
+        return {} if self.tune_backbone else backbone.params
 
-    def describe_own(self, i: int) -> dict[str, Any]:
-        """How prompt i's task is written around its virtual tokens."""
-        return {"form": self.forms[i]} if self.forms else {}
+    def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+        """Return the encoder's output as virtual tokens, and a T5 that is tuned."""
+        encoder = self._encoder(trainable)
+        params = None
+        if self.tune_backbone:
+            params = {name: leaf for name, leaf in trainable.items() if name != ENCODER}
+        return Adapted(params, _encode(self.shape(config), encoder))
 
-    def beside(
-        self, trainable: Tree, frozen: Tree, i: int, file: PromptFile
+    def _encoder(self, trainable: Tree) -> Tree:
+        encoder = trainable[ENCODER]
+        return jax.tree.map(lambda leaf: leaf[0], encoder) if self.tune_backbone else encoder
+
+    def describe(self, *, config: T5Config, tasks: Sequence[Task], i: int) -> dict[str, Any]:
+        """Return name, length, placement and encoder, and how the task's text is written."""
+        forms = [templates.parse(text).form for text in self.templates]
+        form = {"form": forms[i if len(forms) > 1 else 0]} if forms else {}
+        return {**super().describe(config=config, tasks=tasks, i=i), **form}
+
+    def companions(
+        self,
+        trainable: Tree,
+        frozen: Tree,
+        file: PromptFile,
+        *,
+        config: T5Config,
+        tasks: Sequence[Task],
+        i: int,
     ) -> Mapping[str, PromptFile]:
-        """The prompt's file with its encoder's weights, where there are any."""
+        """Return the prompt's file with its encoder's weights, where there are any."""
         if self.encoder == "identity":
             return {}
-        leaves = traverse_util.flatten_dict(_of_prompt(trainable[ENCODER], i), sep="/")
-        tensors = {name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()}
+        leaves = flatten(self._encoder(self.part_of(trainable, i)))
+        tensors = {name: np.asarray(leaf, np.float32) for name, leaf in leaves}
         return {BESIDE: dataclasses.replace(file, tensors=tensors)}
 
 
-def _of_prompt(tree: Tree, i: int) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _fold(shape: PromptEncoder, tree: Tree) -> Float[Array, "p d"]:
+def _encode(shape: PromptEncoder, tree: Tree) -> Float[Array, "p d"]:
     return shape(tree)
 
 
-def stored_start(file: PromptFile) -> tuple[str, StoredEncoder | None]:
-    """What a stored prompt is gone on with: its encoder's kind and the encoder.
-
-    ("identity", None) for a prompt without an encoder, which is its own beginning.
-    """
-    if file.method.get("name") == NAME and "tokens" in file.tensors:
-        return str(file.method["encoder"]), StoredEncoder(file.tensors)
-    return "identity", None
+def _encoder_of(source: StoredPrompt) -> str:
+    """The encoder of a stored prompt; "identity" for a prompt without, its own beginning."""
+    file = source.file
+    if file.method.get("name") == PTuning.__name__ and "tokens" in file.tensors:
+        return str(file.method["encoder"])
+    return "identity"

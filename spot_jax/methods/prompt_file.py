@@ -1,7 +1,9 @@
-"""A prompt as a first-class file: the table, and all one needs to use, continue or distrust it.
+"""A prompt as a first-class file: its numbers, and all one needs to use, continue or distrust it.
 
-The format is safetensors: a tensor `prompt` [P, d] float32, whatever else the method needs under
-names of its own, and one metadata entry `spot_jax`, a JSON object with the fields of `PromptFile`.
+The format is safetensors. A file holds rows, the tensor `prompt` [P, d] that inputs are given, or
+it holds no rows but named tensors, from which its method computes what the T5 runs with. Beside
+rows, named tensors are what training goes on from. One metadata entry `spot_jax` is a JSON object
+with the fields of `PromptFile`.
 """
 
 import dataclasses
@@ -21,7 +23,9 @@ from jaxtyping import Float
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version, write_whole
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 had no files without rows: these methods wrote this tensor of theirs as the rows.
+_ROWS_OF_FORMAT_1 = {"YTuning": "labels", "FastfoodTuning": "vector"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,23 +33,24 @@ class PromptFile:
     """A prompt and where it comes from.
 
     Attributes:
-        prompt: float32 [p, d].
-        method: its name and hyper-parameters; `spot_jax.methods.restored` says how it is used.
+        prompt: rows, float32 [p, d]; None for a method whose numbers are named tensors.
+        method: name and hyper-parameters of the method; `spot_jax.methods.stored` says how the
+            file is used.
         backbone: fingerprint of the T5 it was tuned on; "" if unknown (imported prompts).
         vocabulary: sha256 of the SentencePiece model, or "".
-        task: the seqio task or mixture.
-        tasks: the tasks that it consists of: itself, or a mixture's; empty if unknown.
-        tuning: how it was tuned: its initialisation, feature lengths, batch size, dropout and
-            optimizer; embeddings compare best where these agree. Empty if unknown.
-        tensors: what the method needs besides, by name; empty for most.
-        step: updates done.
-        seed: of the run.
+        task: name of the seqio task or mixture.
+        tasks: names of the tasks that it consists of: itself, or a mixture's; empty if unknown.
+        tuning: settings it was tuned with: initialisation, feature lengths, batch size, dropout
+            and optimizer; embeddings compare best where these agree. Empty if unknown.
+        tensors: float32 arrays by name; empty for most methods with rows.
+        step: number of updates done.
+        seed: seed of the run.
         metrics: scores at this step.
-        ancestry: the prompts it began from, nearest first: task, step and file of each, and the
+        ancestry: prompts it began from, nearest first: task, step and file of each, and the
             tasks that a mixture consists of.
     """
 
-    prompt: Float[np.ndarray, "p d"]
+    prompt: Float[np.ndarray, "p d"] | None
     method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     backbone: str = ""
     vocabulary: str = ""
@@ -59,19 +64,32 @@ class PromptFile:
     tensors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Writes the file in one move: a reader never sees half of it."""
+        """Write the file in one move: a reader never sees half of it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        arrays = {"prompt": fields.pop("prompt"), **fields.pop("tensors")}
-        write_tensors(path, arrays, {"format": FORMAT, **fields})
+        rows, arrays = fields.pop("prompt"), dict(fields.pop("tensors"))
+        if rows is not None:
+            arrays["prompt"] = rows
+        # Files with rows are as they always were, and older versions read them.
+        write_tensors(path, arrays, {"format": FORMAT if rows is None else 1, **fields})
+
+    @property
+    def rows(self) -> Float[np.ndarray, "p d"]:
+        """Return the rows; `SpotError` where there are named tensors in their place."""
+        if self.prompt is None:
+            raise SpotError(
+                f"expected a prompt of rows, found one of {self.method.get('name')}, which is "
+                f"the tensors {', '.join(sorted(self.tensors)[:3])}; give one of Prompt Tuning"
+            )
+        return self.prompt
 
     def ancestor(self, path: str) -> dict[str, Any]:
-        """What a prompt that begins from this one writes about it."""
+        """Return what a prompt that begins from this one writes about it."""
         origin = {"task": self.task, "step": self.step, "seed": self.seed, "file": path}
         return {**origin, "tasks": list(self.tasks)} if len(self.tasks) > 1 else origin
 
 
 def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) -> PromptFile:
-    """Reads a prompt file, or a T5X prompt (.npy content, with or without the suffix).
+    """Read a prompt file, or a T5X prompt (.npy content, with or without the suffix).
 
     Args:
         path: the file, on a disk or in a bucket; T5X's are named `encoder.prompt.prompt.prompt`.
@@ -85,20 +103,20 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
     if not file.exists() or file.is_dir():
         raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
     data = file.read_bytes()
-    found = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
-    if found.prompt.ndim != 2:
-        raise SpotError(
-            f"{path}: a prompt is [tokens, width], found shape {list(found.prompt.shape)}"
-        )
-    if not all(np.all(np.isfinite(one)) for one in (found.prompt, *found.tensors.values())):
+    prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
+    rows = prompt.prompt
+    if rows is not None and rows.ndim != 2:
+        raise SpotError(f"{path}: a prompt is [tokens, width], found shape {list(rows.shape)}")
+    arrays = [*prompt.tensors.values(), *([] if rows is None else [rows])]
+    if not all(np.all(np.isfinite(array)) for array in arrays):
         raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
-    if backbone and found.backbone and found.backbone != backbone:
+    if backbone and prompt.backbone and prompt.backbone != backbone:
         raise SpotError(
             f"{path}: this prompt was tuned on another backbone (fingerprint "
-            f"{found.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or tune a "
+            f"{prompt.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or tune a "
             "prompt on this one"
         )
-    return found
+    return prompt
 
 
 def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
@@ -111,24 +129,32 @@ def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
 
 def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
     tensors, fields = read_tensors(path, data, "a prompt file")
-    if "prompt" not in tensors:
+    if "kind" in fields:
         raise SpotError(
-            f"{path}: not a prompt file but a {fields.get('kind', 'file of something else')}; "
-            "give one that a run wrote as best-0.safetensors or last-0.safetensors"
+            f"{path}: not a prompt file but a {fields['kind']}; give one that a run wrote as "
+            "best-0.safetensors or last-0.safetensors"
         )
-    prompt = tensors.pop("prompt")
+    version = fields.pop("format")
+    if version != 1:
+        check_version(path, version, FORMAT)
+    rows = tensors.pop("prompt", None)
     tensors.pop("embedding", None)  # the task embedding, in a library's entry
-    check_version(path, fields.pop("format"), FORMAT)
+    name = _ROWS_OF_FORMAT_1.get(fields.get("method", {}).get("name"))
+    if version == 1 and name is not None:
+        tensors[name] = rows[0] if name == "vector" else rows
+        rows = None
+    if rows is None and not tensors:
+        raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields.get(name, ()))
-    return PromptFile(prompt, **fields, tensors=tensors)
+    return PromptFile(rows, **fields, tensors=tensors)
 
 
 def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Writes float32 arrays and one JSON object, in one move: no reader sees half of a file."""
+    """Write float32 arrays and one JSON object, in one move: no reader sees half of a file."""
     metadata = {"spot_jax": json.dumps(fields)}
     data = safetensors.numpy.save(
-        {name: np.ascontiguousarray(one, np.float32) for name, one in arrays.items()}, metadata
+        {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, metadata
     )
     write_whole(path, data)
 
@@ -136,7 +162,7 @@ def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, An
 def read_tensors(
     path: epath.Path, data: bytes, what: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON object of a file's bytes; `what` it should be, for the error."""
+    """Return the arrays and the JSON object of a file's bytes; `what` it is names it in errors."""
     try:
         tensors = safetensors.numpy.load(data)
         # The reader of bytes gives no metadata: they stand in the header, after its length.

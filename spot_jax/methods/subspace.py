@@ -24,14 +24,14 @@ class SubspaceShape:
     """What fixes Proj and Proj_b.
 
     Attributes:
-        dim: d, of the subspace; from 3 to 250 in the paper's figures.
-        length: P, rows of a prompt; 100 in the paper.
+        dim: number of dimensions, d; from 3 to 250 in the paper's figures.
+        length: number of rows of a prompt, P; 100 in the paper.
         emb_dim: width of a row, the backbone's.
         width: hidden width of Proj_b; 768 in the released code, whatever the backbone.
         variant: "paper": one vector of d numbers a prompt. "per_token" (a variant of the released
             code): one of d numbers a row, every row through the same layers, so that a prompt is
             P * d numbers.
-        scale: prompts are divided by it before Proj and multiplied by it after Proj_b. 1 in the
+        scale: number that prompts are divided by before Proj and multiplied by after Proj_b. 1 in the
             paper. Ours, because T5 has no norm on its embeddings: its prompts grow to tens, far
             from what freshly initialised layers yield.
     """
@@ -63,16 +63,16 @@ class SubspaceShape:
 
     @property
     def features(self) -> int:
-        """What Proj reads at once: a whole prompt's numbers, or a row's."""
+        """Number of what Proj reads at once: a whole prompt's numbers, or a row's."""
         return self.emb_dim * (1 if self.variant == "per_token" else self.length)
 
     @property
     def code(self) -> tuple[int, ...]:
-        """The shape of a prompt's place in the subspace: (d,), or (P, d) by the token."""
+        """Shape of a prompt's place in the subspace: (d,), or (P, d) by the token."""
         return (self.length, self.dim) if self.variant == "per_token" else (self.dim,)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every array of Proj and Proj_b by its path."""
+        """Return the shape of every array of Proj and Proj_b by its path."""
         d, width, features = self.dim, self.width, self.features
         return {
             "proj/kernel": (features, d),
@@ -83,35 +83,35 @@ class SubspaceShape:
             "proj_b/prompt/bias": (features,),
         }
 
-    def check_prompt(self, found: tuple[int, ...]) -> None:
-        """Raises `SpotError` for a prompt of another shape than [length, emb_dim]."""
-        if found != (self.length, self.emb_dim):
+    def check_prompt(self, shape: tuple[int, ...]) -> None:
+        """Raise `SpotError` for a prompt of another shape than [length, emb_dim]."""
+        if shape != (self.length, self.emb_dim):
             raise SpotError(
                 f"the subspace is of prompts of shape {[self.length, self.emb_dim]}, found one of "
-                f"{list(found)}; take a prompt of that length and backbone"
+                f"{list(shape)}; take a prompt of that length and backbone"
             )
 
     def init_proj(self, key: Key[Array, ""]) -> Layer:
-        """Proj with fresh weights: {"kernel": [features, d], "bias": [d]}."""
+        """Draw Proj with fresh weights: {"kernel": [features, d], "bias": [d]}."""
         return _layer(key, self.features, self.dim)
 
     def init_proj_b(self, key: Key[Array, ""]) -> Layers:
-        """Proj_b with fresh weights: the layers `hidden` [d, width] and `prompt`."""
-        one, two = jax.random.split(key)
+        """Draw Proj_b with fresh weights: the layers `hidden` [d, width] and `prompt`."""
+        first, second = jax.random.split(key)
         return {
-            "hidden": _layer(one, self.dim, self.width),
-            "prompt": _layer(two, self.width, self.features),
+            "hidden": _layer(first, self.dim, self.width),
+            "prompt": _layer(second, self.width, self.features),
         }
 
     def project(self, proj: Layer, prompts: Float[Array, "*n p e"]) -> Float[Array, "..."]:
-        """Proj: prompts' places in the subspace, [*n, *code]."""
+        """Compute Proj: prompts' places in the subspace, [*n, *code]."""
         scaled = prompts / self.scale
         if self.variant == "paper":
             scaled = scaled.reshape(*prompts.shape[:-2], self.features)
         return _apply(proj, scaled)
 
     def expand(self, proj_b: Layers, codes: Float[Array, "..."]) -> Float[Array, "*n p e"]:
-        """Proj_b: the prompts at places [*n, *code] of the subspace."""
+        """Compute Proj_b: the prompts at places [*n, *code] of the subspace."""
         batch = codes.shape[: codes.ndim - len(self.code)]
         wide = _apply(proj_b["prompt"], jnp.tanh(_apply(proj_b["hidden"], codes)))
         return self.scale * wide.reshape(*batch, self.length, self.emb_dim)
@@ -119,11 +119,11 @@ class SubspaceShape:
 
 def _layer(key: Key[Array, ""], rows: int, columns: int) -> Layer:
     """A linear layer as torch begins it: weights and bias uniform in +-1 / sqrt(inputs)."""
-    one, two = jax.random.split(key)
+    first, second = jax.random.split(key)
     bound = rows**-0.5
     return {
-        "kernel": jax.random.uniform(one, (rows, columns), jnp.float32, -bound, bound),
-        "bias": jax.random.uniform(two, (columns,), jnp.float32, -bound, bound),
+        "kernel": jax.random.uniform(first, (rows, columns), jnp.float32, -bound, bound),
+        "bias": jax.random.uniform(second, (columns,), jnp.float32, -bound, bound),
     }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from jaxtyping import Array, Float
 
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version
+from spot_jax.methods.base import StoredPrompt
 from spot_jax.methods.prompt_file import FORMAT, read_tensors, write_tensors
+from spot_jax.methods.stored import has_virtual_tokens, virtual_tokens
 from spot_jax.methods.subspace import Layer, Layers, SubspaceShape
-from spot_jax.t5.backbone import flatten, unflatten
+from spot_jax.t5.backbone import Backbone, flatten, unflatten
 
 KIND = "subspace"
 
@@ -27,16 +29,16 @@ class SubspaceFile:
     """What MSF found (Qin et al. 2021), for IST to tune in and for prompts to go through.
 
     Attributes:
-        shape: of both parts: d, variant, prompt length, widths, scale.
-        proj: prompt -> subspace.
-        proj_b: subspace -> prompt.
+        shape: shape of both parts: d, variant, prompt length, widths, scale.
+        proj: map from prompts to the subspace.
+        proj_b: map from the subspace to prompts.
         backbone: fingerprint of the T5 that the prompts were tuned on.
         vocabulary: sha256 of the SentencePiece model, or "".
-        tasks: those whose prompts it was found from.
-        method: MSF's hyper-parameters.
-        step: updates done.
-        seed: of the run.
-        ancestry: the prompts it was found from: task, step and file of each.
+        tasks: names of those whose prompts it was found from.
+        method: hyper-parameters of MSF.
+        step: number of updates done.
+        seed: seed of the run.
+        ancestry: prompts it was found from: task, step and file of each.
     """
 
     shape: SubspaceShape
@@ -51,7 +53,7 @@ class SubspaceFile:
     ancestry: tuple[Mapping[str, Any], ...] = ()
 
     def save(self, path: Path) -> None:
-        """Writes the file in one move: a reader never sees half of it."""
+        """Write the file in one move: a reader never sees half of it."""
         plain = (f.name for f in dataclasses.fields(self) if f.name not in ("proj", "proj_b"))
         fields = {name: getattr(self, name) for name in plain}
         fields["shape"] = dataclasses.asdict(self.shape)
@@ -64,15 +66,15 @@ class SubspaceFile:
 
     @functools.cached_property
     def mark(self) -> str:
-        """What tells this subspace from others: 16 hexadecimal digits of Proj_b and the shape."""
-        found = hashlib.sha256(repr(self.shape).encode())
+        """Mark that tells this subspace from others: 16 hexadecimal digits of Proj_b and the shape."""
+        digest = hashlib.sha256(repr(self.shape).encode())
         for name, array in sorted(self._tensors.items()):
             if name.startswith("proj_b/"):
-                found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()[:16]
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     def project(self, prompt: Float[np.ndarray, "p e"]) -> Float[Array, "..."]:
-        """Proj: a prompt's place in the subspace, `shape.code`.
+        """Compute Proj: a prompt's place in the subspace, `shape.code`.
 
         Raises:
             SpotError: a prompt of another shape.
@@ -80,8 +82,32 @@ class SubspaceFile:
         self.shape.check_prompt(np.shape(prompt))
         return self.shape.project(self.proj, jnp.asarray(prompt, jnp.float32))
 
+    def check(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        backbone: str | None = None,
+        emb_dim: int | None = None,
+        length: int | None = None,
+        dim: int | None = None,
+    ) -> None:
+        """Raise `SpotError` for another backbone or shape than is expected; see `load_subspace`."""
+        if backbone and self.backbone and self.backbone != backbone:
+            raise SpotError(
+                f"{path}: this subspace was found on another backbone (fingerprint "
+                f"{self.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or find "
+                "a subspace on this one"
+            )
+        expected = {"emb_dim": emb_dim, "length": length, "dim": dim}
+        for name, value in expected.items():
+            if value is not None and value != (has := getattr(self.shape, name)):
+                raise SpotError(
+                    f"{path}: Proj_b of {name} {has} where {name} {value} is expected; take a "
+                    f"subspace found with {name} {value}, or ask for {has}"
+                )
+
     def reconstruct(self, prompt: Float[np.ndarray, "p e"]) -> Float[Array, "p e"]:
-        """Proj_b(Proj(P)): what is left of a prompt that goes through the subspace."""
+        """Compute Proj_b(Proj(P)): what is left of a prompt that goes through the subspace."""
         return self.shape.expand(self.proj_b, self.project(prompt))
 
 
@@ -93,14 +119,14 @@ def load_subspace(
     length: int | None = None,
     dim: int | None = None,
 ) -> SubspaceFile:
-    """Reads a subspace file, `prompts/subspace-best-0.safetensors` of an MSF run.
+    """Read a subspace file, `prompts/subspace-best-0.safetensors` of an MSF run.
 
     Args:
-        path: the file, on a disk or in a bucket.
-        backbone: the fingerprint it must have been found on; None to take any.
-        emb_dim: the backbone's width that it must fit; None to take any.
-        length: rows that its prompts must have; None to take any.
-        dim: the dimensions it must have; None to take any.
+        path: path of the file, on a disk or in a bucket.
+        backbone: fingerprint that it must have been found on; None to take any.
+        emb_dim: width of the backbone that it must fit; None to take any.
+        length: number of rows that its prompts must have; None to take any.
+        dim: number of dimensions that it must have; None to take any.
 
     Raises:
         SpotError: no such file, not a subspace, truncated, not finite, of another backbone, or
@@ -119,21 +145,9 @@ def load_subspace(
             "prompts/subspace-best-0.safetensors of a run with SubspaceFinding"
         )
     check_version(path, fields.pop("format"), FORMAT)
-    found = _built(path, tensors, fields)
-    if backbone and found.backbone and found.backbone != backbone:
-        raise SpotError(
-            f"{path}: this subspace was found on another backbone (fingerprint "
-            f"{found.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or find a "
-            "subspace on this one"
-        )
-    asked = {"emb_dim": emb_dim, "length": length, "dim": dim}
-    for name, wanted in asked.items():
-        if wanted is not None and wanted != (has := getattr(found.shape, name)):
-            raise SpotError(
-                f"{path}: Proj_b of {name} {has} where {name} {wanted} is expected; take a "
-                f"subspace found with {name} {wanted}, or ask for {has}"
-            )
-    return found
+    subspace = _built(path, tensors, fields)
+    subspace.check(path, backbone=backbone, emb_dim=emb_dim, length=length, dim=dim)
+    return subspace
 
 
 def _built(
@@ -152,10 +166,30 @@ def _built(
             f"{path}: {odd[0]} should be {list(expected.get(odd[0], ()))}, found {has}; the file "
             "is not whole, take another copy"
         )
-    if not all(np.all(np.isfinite(one)) for one in tensors.values()):
+    if not all(np.all(np.isfinite(array)) for array in tensors.values()):
         raise SpotError(f"{path}: the subspace holds NaN or infinity; take an earlier one")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields[name])
-    known = {f.name for f in dataclasses.fields(SubspaceFile)}
-    own = {name: value for name, value in fields.items() if name in known}
-    return SubspaceFile(shape, **unflatten(tensors), **own)
+    names = {f.name for f in dataclasses.fields(SubspaceFile)}
+    fields = {name: value for name, value in fields.items() if name in names}
+    return SubspaceFile(shape, **unflatten(tensors), **fields)
+
+
+def check_alike(sources: Sequence[StoredPrompt], backbone: Backbone) -> None:
+    """Raise `SpotError` unless prompt files are of one length and width, rows before the text."""
+    for path, file in sources:
+        if not has_virtual_tokens(file) or virtual_tokens(file)[1] != "before":
+            raise SpotError(
+                f"{path}: tuned by {file.method.get('name')}, whose prompt is not rows before the "
+                "text; give prompts of Prompt Tuning"
+            )
+        if file.rows.shape[1] != backbone.config.emb_dim:
+            raise SpotError(
+                f"{path}: a prompt of width {file.rows.shape[1]} cannot go with this backbone of "
+                f"width {backbone.config.emb_dim}; give prompts that were tuned on it"
+            )
+        if len(file.rows) != (first := len(sources[0].file.rows)):
+            raise SpotError(
+                f"the prompts are of one length, but {sources[0].path} has {first} rows and {path} "
+                f"has {len(file.rows)}; leave one of them out"
+            )

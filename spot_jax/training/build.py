@@ -10,29 +10,27 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from spot_jax.data import loading
-from spot_jax.data.batches import Batches, BatchShape
+from spot_jax.data.batch_source import BatchSource, TrainingBatches
+from spot_jax.data.batches import Batches, BatchShape, InputWriter
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled, Source
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import Method, Tree
-from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.files import plain_fields
+from spot_jax.methods.base import BaseMethod, StoredPrompt, Task
+from spot_jax.methods.losses import Tree
+from spot_jax.methods.program import Program
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.batch_source import OwnBatches, OwnBatchesRecipe, TrainingBatches
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    MethodRecipe,
-    RandomBackbone,
-    StoredBackbone,
-    Templated,
-)
+from spot_jax.training.config import EvaluationPlan, RandomBackbone, StoredBackbone
 from spot_jax.training.optimizers import Optimizer, build
 from spot_jax.training.run_info import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import BatchPlacement, place, replicated, tree_shardings
 from spot_jax.training.step import State, init_state
+
+AnyBackbone = StoredBackbone | RandomBackbone | Backbone
 
 
 @dataclasses.dataclass
@@ -40,26 +38,32 @@ class RunParts:
     """What a run works with; where it says "each prompt's", lists have one entry a prompt.
 
     Attributes:
-        mesh: of the devices.
-        backbone: the loaded model, its config set for this run.
-        vocabulary: of the backbone; None where it has none.
-        method: what is trained.
+        mesh: mesh of the devices.
+        backbone: loaded model, its config set for this run.
+        vocabulary: vocabulary of the backbone; None where it has none.
+        method: settings of what is trained, as they were given.
+        program: the method on this backbone, for these tasks.
+        trees: trainable and frozen tree that the run begins from.
+        prompt_length: number of virtual tokens of an example's input, P; 0 for none.
         names: each prompt's task or mixture.
-        tasks: the tasks that each of these consists of.
-        seeds: each prompt's.
-        ancestry: the prompts that each prompt begins from, nearest first.
-        tuning: how each prompt is tuned, for its file.
-        tx: the optimizer of all prompts.
-        batches: the data of all prompts.
-        placement: puts a batch on the mesh.
-        own_batches: where the batches come from, if not from tokens.
+        tasks: tasks that each of these consists of.
+        seeds: each prompt's seed.
+        ancestry: prompts that each prompt begins from, nearest first.
+        tuning: settings that each prompt is tuned with, for its file.
+        tx: optimizer of all prompts.
+        batches: data of all prompts.
+        placement: function that puts a batch on the mesh.
+        batch_source: source of the batches, where they are not of tokens.
         init_by_task: whether initial values depend on the task's name beside the seed.
     """
 
     mesh: Any
     backbone: Backbone
     vocabulary: Vocabulary | None
-    method: Method
+    method: BaseMethod
+    program: Program
+    trees: tuple[Tree, Tree]
+    prompt_length: int
     names: list[str]
     tasks: list[tuple[str, ...]]
     seeds: list[int]
@@ -68,79 +72,89 @@ class RunParts:
     tx: Any
     batches: TrainingBatches
     placement: BatchPlacement
-    own_batches: OwnBatches | None = None
+    batch_source: BatchSource | None = None
     init_by_task: bool = False
 
     @classmethod
     def make(
         cls,
-        backbone: StoredBackbone | RandomBackbone,
-        method: MethodRecipe,
+        backbone: AnyBackbone,
+        method: BaseMethod,
         data: DataSource,
         optimizer: Optimizer,
         seeds: int | Sequence[int],
         mesh: Mesh,
+        init_by_task: bool = False,
     ) -> "RunParts":
-        """Builds the parts; `SpotError` for recipes that do not fit together."""
+        """Build the parts; `SpotError` for settings that do not fit together."""
         if data.modules or data.text_directory:
             loading.import_modules(data.modules)
             if data.text_directory:
                 loading.register_text(data.text_directory)
+        _check_lengths(data)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         count = _number_of_prompts(method, data, optimizer, seeds)
         names = _names(method, data, count)
         seeds = seeds * (count if len(seeds) == 1 else 1)
-        rows = BatchPlacement(mesh, data.batch_size * count)
-        loaded = backbone.load(mesh)
+        placement = BatchPlacement(mesh, data.batch_size * count)
+        loaded = _loaded(backbone, mesh)
         path = loaded.vocabulary_path
         vocabulary = None if path is None else Vocabulary(path)
-        labels = [loading.labels_of(name) for name in names]
-        built = method.build(loaded, vocabulary, labels)
-        files = method.sources(loaded, count)
-        if files is not None and built.num_trained == 1:
-            _check_pairs(files, names)
-        ancestry = [
-            () if files is None else (files[i][1].ancestor(files[i][0]), *files[i][1].ancestry)
-            for i in range(count)
+        origins = method.sources(loaded, count)
+        if origins is not None and method.shares_weights:
+            _check_pairs(origins, names)
+        tasks = [
+            Task(
+                name,
+                tuple(loading.labels_of(name) or ()),
+                vocabulary,
+                None if origins is None else origins[i],
+            )
+            for i, name in enumerate(names)
         ]
-        _check_lengths(data)
-        own: OwnBatches | None = None
+        program = Program.of(method, loaded, tasks)
+        trees = program.init(_init_keys(seeds, names if init_by_task else None), loaded)
+        length = program.prompt_length(*trees)
         batches: TrainingBatches
-        if isinstance(method, OwnBatchesRecipe):
-            where = loaded, vocabulary, built, data, names, seeds
-            own = method.batches(*where, rows.host_rows)
-            batches = own.training
+        source = program.method.batch_source(loaded, tasks, data, seeds, placement.host_rows)
+        if source is not None:
+            batches = source.training
         else:
+            writers = [
+                input_writer(loaded.config.vocab_size, length, i, method.placement, vocabulary)
+                for i in range(count)
+            ]
             sources = _sources(data, names, seeds, vocabulary)
-            size = loaded.config.vocab_size
-            batches = _batches(sources, data, built, size, vocabulary, rows.host_rows)
+            batches = _batches(sources, data, writers, placement.host_rows)
         return cls(
             mesh,
             loaded,
             vocabulary,
-            built,
+            method,
+            program,
+            trees,
+            length,
             names,
             [loading.constituents(name) for name in names],
             seeds,
-            ancestry,
+            _ancestry(origins, count),
             [_tuning(loaded, method, data, optimizer, i) for i in range(count)],
-            build(optimizer, built.num_trained),
+            build(optimizer, program.num_trained),
             batches,
-            rows,
-            own,
+            placement,
+            source,
+            init_by_task,
         )
 
-    def description(
-        self, method: MethodRecipe, data: DataSource, optimizer: Optimizer
-    ) -> dict[str, Any]:
-        """What decides the run's path, for run.json."""
+    def description(self, data: DataSource, optimizer: Optimizer) -> dict[str, Any]:
+        """Return what decides the run's path, for run.json."""
         return {
             "backbone": self.backbone.fingerprint,
             "vocabulary": self.vocabulary.sha256 if self.vocabulary else "",
             "dtype": self.backbone.config.dtype,
             "dropout_rate": self.backbone.config.dropout_rate,
-            "method": type(method).__name__,
-            "method_settings": plain_fields(method),
+            "method": type(self.method).__name__,
+            "method_settings": plain_fields(self.method),
             "tasks": self.names,
             "lengths": dict(data.task_feature_lengths),
             "batch_size": data.batch_size,
@@ -151,22 +165,22 @@ class RunParts:
             "optimizer_settings": plain_fields(optimizer),
             "seeds": self.seeds,
             **({"init_by_task": True} if self.init_by_task else {}),
-            **self.method.reads(),
+            **self.program.method.content_marks(self.program.tasks),
         }
 
     def for_inference(
         self,
-        backbone: StoredBackbone | RandomBackbone,
+        backbone: AnyBackbone,
         data: DataSource,
         evaluation: EvaluationPlan,
     ) -> RunSetup:
-        """What `spot eval` and `spot infer` need to know, for setup.json."""
+        """Return what `spot eval` and `spot infer` need to know, for setup.json."""
         return RunSetup(
             backbone=absolute(getattr(backbone, "path", None)),
             dtype=self.backbone.config.dtype,
             parameter_dtype=getattr(backbone, "parameter_dtype", None),
             method=type(self.method).__name__,
-            prompt_length=self.method.prompt_length,
+            prompt_length=self.prompt_length,
             tunes_backbone=self.method.tunes_backbone,
             tasks=task_facts(self.names),
             lengths=dict(data.task_feature_lengths),
@@ -177,13 +191,9 @@ class RunParts:
         )
 
     def first_state(self) -> tuple[State, Tree]:
-        """Step 0 and the frozen tree, placed on the mesh."""
-        keys = jax.vmap(jax.random.key)(np.asarray(self.seeds, np.uint32))
-        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, 0xFFFFFFFF)
-        if self.init_by_task:
-            marks = [zlib.crc32(name.encode()) for name in self.names]
-            fresh = jax.vmap(jax.random.fold_in)(fresh, np.asarray(marks, np.uint32))
-        trainable, frozen = self.method.init(fresh, self.backbone)
+        """Return step 0 and the frozen tree, placed on the mesh."""
+        trainable, frozen = self.trees
+        keys = _root_keys(self.seeds)
         frozen = jax.tree.map(lambda leaf: _on_mesh(leaf, self.mesh), frozen)
         state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
         shardings = tree_shardings(self.mesh, state)
@@ -191,7 +201,35 @@ class RunParts:
         return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
 
 
-def _check_pairs(files: Sequence[tuple[str, PromptFile]], names: Sequence[str]) -> None:
+def _loaded(backbone: AnyBackbone, mesh: Mesh) -> Backbone:
+    if not isinstance(backbone, Backbone):
+        return backbone.load(mesh)
+    shardings = tree_shardings(mesh, backbone.params)
+    return dataclasses.replace(backbone, params=place(backbone.params, shardings))
+
+
+def _root_keys(seeds: Sequence[int]) -> Any:
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+
+
+def _init_keys(seeds: Sequence[int], names: Sequence[str] | None) -> Any:
+    """Each prompt's key of initial values, which depend on its task's name where names are given."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(_root_keys(seeds), 0xFFFFFFFF)
+    if names is None:
+        return keys
+    marks = [zlib.crc32(name.encode()) for name in names]
+    return jax.vmap(jax.random.fold_in)(keys, np.asarray(marks, np.uint32))
+
+
+def _ancestry(
+    origins: Sequence[StoredPrompt] | None, count: int
+) -> list[tuple[Mapping[str, Any], ...]]:
+    if origins is None:
+        return [()] * count
+    return [(file.ancestor(path), *file.ancestry) for path, file in origins]
+
+
+def _check_pairs(files: Sequence[StoredPrompt], names: Sequence[str]) -> None:
     """Of prompts that are trained as one, none stands where another's task is."""
     for (path, file), name in zip(files, names, strict=True):
         if file.task != name and file.task in names:
@@ -208,7 +246,7 @@ def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
 
 
 def _number_of_prompts(
-    method: MethodRecipe, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
+    method: BaseMethod, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
 ) -> int:
     rates = optimizer.learning_rate
     counts = {
@@ -226,17 +264,17 @@ def _number_of_prompts(
     return count
 
 
-def _names(method: MethodRecipe, data: DataSource, count: int) -> list[str]:
+def _names(method: BaseMethod, data: DataSource, count: int) -> list[str]:
     """Each prompt's task or mixture, in the method's template where it has one."""
     names = [*data.names] * (count if len(data.names) == 1 else 1)
-    if not isinstance(method, Templated) or not method.templates:
+    if not method.templates:
         return names
     templates = method.templates * (count if len(method.templates) == 1 else 1)
     return [loading.in_template(*pair) for pair in zip(names, templates, strict=True)]
 
 
 def _tuning(
-    backbone: Backbone, method: MethodRecipe, data: DataSource, optimizer: Optimizer, i: int
+    backbone: Backbone, method: BaseMethod, data: DataSource, optimizer: Optimizer, i: int
 ) -> dict[str, Any]:
     """What another task's prompt must share with prompt i to be compared with it."""
     settings = plain_fields(optimizer)
@@ -257,11 +295,11 @@ def _sources(
     data: DataSource, names: Sequence[str], seeds: Sequence[int], vocabulary: Vocabulary | None
 ) -> list[Source]:
     """Each prompt's data; prompts of one task share its examples in memory, not their order."""
-    held: dict[str, Examples] = {}
+    examples: dict[str, Examples] = {}
     sources: list[Source] = []
     for name, seed in zip(names, seeds, strict=True):
-        if name in held:
-            sources.append(Shuffled(held[name], seed))
+        if name in examples:
+            sources.append(Shuffled(examples[name], seed))
             continue
         source = loading.training_source(
             name,
@@ -272,26 +310,9 @@ def _sources(
             use_cached=data.use_cached_tasks,
         )
         if isinstance(source, Shuffled):
-            held[name] = source.examples
+            examples[name] = source.examples
         sources.append(source)
     return sources
-
-
-def plain_fields(recipe: Any) -> dict[str, Any]:
-    """A dataclass as JSON's types; what JSON lacks is written as Python would."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {"type": type(value).__name__, **plain(dataclasses.asdict(value))}
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-    # Where something lies does not decide what a run is.
-    fields = [f for f in dataclasses.fields(recipe) if not f.metadata.get("place")]
-    return {f.name: plain(getattr(recipe, f.name)) for f in fields}
 
 
 def _check_lengths(data: DataSource) -> None:
@@ -305,9 +326,7 @@ def _check_lengths(data: DataSource) -> None:
 def _batches(
     sources: Sequence[Source],
     data: DataSource,
-    method: Method,
-    vocab_size: int,
-    vocabulary: Vocabulary | None,
+    writers: Sequence[InputWriter | None],
     host_rows: slice,
 ) -> MultiPromptBatches | Batches:
     lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
@@ -319,11 +338,10 @@ def _batches(
         packed.get("inputs"),
         packed.get("targets"),
     )
-    lanes = []
-    for i, source in enumerate(sources):
-        write = input_writer(vocab_size, method.prompt_length, i, method.placement, vocabulary)
+    batches = []
+    for source, write in zip(sources, writers, strict=True):
         if write is not None and isinstance(source, Shuffled):
             write.check_examples(source.examples, shape.text_lengths(write.room)[0])
-        one = host_rows if len(sources) == 1 else None
-        lanes.append(Batches(source, shape, write=write, host_rows=one))
-    return lanes[0] if len(lanes) == 1 else MultiPromptBatches(lanes, host_rows=host_rows)
+        rows = host_rows if len(sources) == 1 else None
+        batches.append(Batches(source, shape, write=write, host_rows=rows))
+    return batches[0] if len(batches) == 1 else MultiPromptBatches(batches, host_rows=host_rows)

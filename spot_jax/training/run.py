@@ -10,34 +10,23 @@ import jax
 import numpy as np
 from etils import epath
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.files import plain_fields, write_json
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description
-from spot_jax.training.build import RunParts, plain_fields
+from spot_jax.training.build import AnyBackbone, RunParts
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    MethodRecipe,
-    RandomBackbone,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
 from spot_jax.training.optimizers import Optimizer
 from spot_jax.training.progress import Progress
-from spot_jax.training.run_directory import (
-    check_same_run,
-    run_path,
-    write_environment,
-    write_json,
-)
-from spot_jax.training.sharding import (
-    MeshShape,
-    make_mesh,
-)
+from spot_jax.training.run_directory import check_same_run, run_path, write_environment
+from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.training.step import State, train_step
 from spot_jax.training.step_timer import Stopwatch
 from spot_jax.training.validation import Best, Validation
@@ -84,8 +73,8 @@ class TrainResult:
 def train(
     *,
     model_dir: str,
-    backbone: StoredBackbone | RandomBackbone,
-    method: MethodRecipe,
+    backbone: AnyBackbone,
+    method: BaseMethod,
     data: DataSource,
     optimizer: Optimizer,
     train_steps: int,
@@ -124,10 +113,9 @@ def train(
     directory = run_path(model_dir)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
     _check_steps(train_steps, plans[1].embedding_step, method)
-    built = make_mesh(mesh or MeshShape(data=1, model=1))
-    setup = RunParts.make(backbone, method, data, optimizer, seeds, built)
-    setup.init_by_task = init_by_task
-    check_same_run(directory, setup.description(method, data, optimizer))
+    devices = make_mesh(mesh or MeshShape(data=1, model=1))
+    setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
+    check_same_run(directory, setup.description(data, optimizer), method.defaults())
     if jax.process_index() == 0:
         write_environment(directory)
         if operative_config:
@@ -136,7 +124,7 @@ def train(
     return _Run(directory, setup, data, *plans).go(train_steps, progress)
 
 
-def _check_steps(train_steps: int, embedding_step: int, method: MethodRecipe) -> None:
+def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> None:
     if train_steps < 1:
         raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
     if not 0 <= embedding_step <= train_steps:
@@ -162,15 +150,7 @@ class _Run:
         self.last: list[dict[str, float]] = []
         self.validation = None
         if evaluation.period:
-            self.validation = Validation(
-                setup.method,
-                setup.vocabulary,
-                data,
-                setup.names,
-                evaluation,
-                setup.mesh,
-                setup.own_batches,
-            )
+            self.validation = Validation(setup, data, evaluation)
 
     def go(self, steps: int, progress: bool | None) -> TrainResult:
         state, self.frozen = self.setup.first_state()
@@ -180,7 +160,7 @@ class _Run:
             self.best = [Best(**one) for one in place_in_data["best"]]
             self.last = place_in_data["last"]
         sizes = [leaf.size for leaf in jax.tree.leaves(state.trainable)]
-        self.trainable = sum(sizes) // self.setup.method.num_trained
+        self.trainable = sum(sizes) // self.setup.program.num_trained
         first = int(state.step)
         if first > steps:
             raise SpotError(
@@ -202,7 +182,7 @@ class _Run:
             self.saved.plan.embedding_step,
         )
         setup = self.setup
-        step = train_step(setup.method, setup.tx, setup.backbone.config.dropout_rate > 0)
+        step = train_step(setup.program, setup.tx, setup.backbone.config.dropout_rate > 0)
         try:
             state, finished = fit(
                 state, self.frozen, step, setup.batches, setup.placement, steps, hooks
@@ -227,7 +207,7 @@ class _Run:
         self.last = self.validation(state.trainable, self.frozen)
         scalars: dict[str, Any] = {}
         chosen_by = [metrics["score"] for metrics in self.last]
-        if self.setup.method.num_trained == 1:
+        if self.setup.program.num_trained == 1:
             # Prompts that come of the same numbers have their best step together.
             chosen_by = [float(np.mean(chosen_by))] * len(chosen_by)
         for i, metrics in enumerate(self.last):
@@ -282,28 +262,29 @@ class _Run:
 
     def _write_prompt(self, which, i, step, state, metrics, backbone="") -> Path | None:
         setup, trees = self.setup, (state.trainable, self.frozen)
-        prompt = setup.method.export(*trees, i)
+        file = setup.program.file(
+            *trees,
+            i,
+            backbone=backbone or setup.backbone.fingerprint,
+            vocabulary=setup.vocabulary.sha256 if setup.vocabulary else "",
+            task=setup.names[i],
+            step=step,
+            seed=setup.seeds[i],
+            metrics=metrics,
+            ancestry=setup.ancestry[i],
+            tasks=setup.tasks[i],
+            tuning=setup.tuning[i],
+        )
+        if file is None:
+            return None
         path = self._prompt_path(which, i)
-        if prompt is not None and self.lead:
-            tensors = setup.method.tensors(*trees, i)
-            file = PromptFile(
-                np.asarray(prompt, np.float32),
-                method={**setup.method.describe(), **setup.method.describe_own(i)},
-                backbone=backbone or setup.backbone.fingerprint,
-                vocabulary=setup.vocabulary.sha256 if setup.vocabulary else "",
-                task=setup.names[i],
-                step=step,
-                seed=setup.seeds[i],
-                metrics=metrics,
-                ancestry=setup.ancestry[i],
-                tasks=setup.tasks[i],
-                tuning=setup.tuning[i],
-                tensors={name: np.asarray(one, np.float32) for name, one in tensors.items()},
-            )
+        # Every process computes them, since the trees lie on all of them.
+        others = setup.program.companions(*trees, i, file)
+        if self.lead:
             file.save(path)
-            for kind, other in setup.method.beside(*trees, i, file).items():
+            for kind, other in others.items():
                 other.save(self._prompt_path(f"{kind}-{which}", i))
-        return None if prompt is None else path
+        return path
 
     def result(self, state: State, finished: bool) -> TrainResult:
         setup, step, batches = self.setup, int(state.step), self.setup.batches
@@ -338,7 +319,7 @@ class _Run:
     def _write_backbone(self, state: State, step: int) -> str:
         """Stores the tuned weights unless they are there, and returns their fingerprint."""
         config, loaded = self.setup.backbone.config, self.setup.backbone
-        params = self.setup.method.inference(state.trainable, self.frozen, 0).params
+        params = self.setup.program.infer(state.trainable, self.frozen, 0).params
         params = jax.tree.map(np.asarray, params)
         if config.scan_layers:
             params = unstack_layers(params, config)

@@ -23,11 +23,11 @@ from typing import Any
 import jax
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_json
+from spot_jax.files import parse_json, write_json
 
 
 def run_path(model_dir: str | os.PathLike[str]) -> Path:
-    """The run directory, made if need be; `SpotError` if it cannot be written."""
+    """Return the run directory, made if need be; `SpotError` if it cannot be written."""
     path = Path(model_dir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -41,13 +41,16 @@ def run_path(model_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_same_run(directory: Path, description: Mapping[str, Any]) -> None:
-    """Writes run.json at the first start; afterwards refuses a run that is another.
+def check_same_run(
+    directory: Path, description: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Write run.json at the first start; afterwards refuse a run that is another.
 
     Args:
         directory: the run directory.
         description: everything that decides the path of training, in JSON's types. What may
             change between two starts (number of steps, periods, mesh) is not in it.
+        defaults: the method's default settings: what a run had of those that are new since.
 
     Raises:
         SpotError: a field that differs, with both values.
@@ -58,19 +61,30 @@ def check_same_run(directory: Path, description: Mapping[str, Any]) -> None:
         write_json(path, description)
         return
     try:
-        found = json.loads(path.read_text())
+        stored = parse_json(path.read_text())
     except ValueError as error:
         raise SpotError(f"{path} is damaged ({error}); choose another MODEL_DIR") from error
-    # Runs of before the vocabulary was written down are taken on trust.
-    found = {"vocabulary": description.get("vocabulary"), **found}
-    odd = sorted(k for k in description.keys() | found.keys() if description.get(k) != found.get(k))
+    stored = _as_written_today(stored, description, defaults)
+    keys = description.keys() | stored.keys()
+    odd = sorted(k for k in keys if description.get(k) != stored.get(k))
     if odd:
         name = odd[0]
         more = f" (and {len(odd) - 1} more: {', '.join(odd[1:4])})" if len(odd) > 1 else ""
         raise SpotError(
-            f"{directory} holds a run with {name} = {_short(found.get(name))}, this one has "
+            f"{directory} holds a run with {name} = {_short(stored.get(name))}, this one has "
             f"{_short(description.get(name))}{more}; choose another MODEL_DIR, or the same settings"
         )
+
+
+def _as_written_today(
+    stored: dict[str, Any], description: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A run.json of an earlier version as this one would have written it."""
+    # Runs of before the vocabulary was written down are taken on trust.
+    stored = {"vocabulary": description.get("vocabulary"), **stored}
+    method = str(stored.get("method", "")).removesuffix("Recipe")
+    settings = {**defaults, **stored.get("method_settings", {})}
+    return {**stored, "method": method, "method_settings": settings}
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from spot_jax.methods.base import Method
+from spot_jax.methods.program import Program
 
 Tree = Any
 
@@ -45,21 +45,21 @@ def init_state(trainable: Tree, tx: optax.GradientTransformation, keys: Key[Arra
     return State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), keys)
 
 
-def train_step(method: Method, tx: optax.GradientTransformation, dropout: bool) -> StepFunction:
+def train_step(program: Program, tx: optax.GradientTransformation, dropout: bool) -> StepFunction:
     """The jitted step (state, frozen, batch) -> (state, metrics), compiled once a batch shape.
 
     `finite` in the metrics says whether loss, gradient and result were; the loop looks at it
     before it saves anything.
 
     Args:
-        method: gives the loss.
+        program: method at work, which gives the loss.
         tx: the optimizer of `trainable`.
         dropout: whether the loss gets keys.
     """
 
     def step(state: State, frozen: Tree, batch: dict) -> tuple[State, dict[str, Array]]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-        grad = jax.value_and_grad(method.loss, has_aux=True)
+        grad = jax.value_and_grad(program.loss, has_aux=True)
         (loss, metrics), grads = grad(state.trainable, frozen, batch, keys if dropout else None)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

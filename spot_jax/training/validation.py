@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-
-from jax.sharding import Mesh
 
 from spot_jax.data.batches import BatchShape, evaluation_batches
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
-from spot_jax.methods.base import Inference, Method, Tree
-from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training.batch_source import OwnBatches
-from spot_jax.training.config import DataSource, EvaluationPlan
+from spot_jax.methods.base import Inference
+from spot_jax.methods.losses import Tree
+from spot_jax.training.build import RunParts
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
 
 
@@ -47,68 +45,70 @@ class Validation:
     and the score is their mean.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        vocabulary: Vocabulary | None,
-        data: DataSource,
-        names: Sequence[str],
-        plan: EvaluationPlan,
-        mesh: Mesh,
-        own_batches: OwnBatches | None = None,
-    ):
-        if vocabulary is None:
+    def __init__(self, parts: RunParts, data: DataSource, plan: EvaluationPlan):
+        """Read the splits that are scored.
+
+        Args:
+            parts: parts of the run.
+            data: what is trained on.
+            plan: how checkpoints are scored.
+
+        Raises:
+            SpotError: a backbone without a vocabulary, or a split that cannot be read.
+        """
+        if parts.vocabulary is None:
             raise SpotError(
                 "evaluation reads and writes text, but the backbone has no vocabulary; convert it "
                 "with one, or set EvaluationPlan.period = 0"
             )
-        self.method, self.vocabulary, self.plan = method, vocabulary, plan
+        self.parts, self.vocabulary, self.plan = parts, parts.vocabulary, plan
         rows = plan.batch_size or data.batch_size
         lengths = data.task_feature_lengths
         self.shape = BatchShape(rows, lengths["inputs"], lengths["targets"])
-        self.place = BatchPlacement(mesh, rows)
+        self.place = BatchPlacement(parts.mesh, rows)
         self.tasks = {
             name: load_tasks(
                 name,
                 plan.split,
-                vocabulary,
+                parts.vocabulary,
                 lengths=lengths,
                 decoding=plan.decoding,
                 limit=plan.examples,
             )
-            for name in dict.fromkeys(names)
+            for name in dict.fromkeys(parts.names)
         }
-        self.names, self.own_batches = list(names), own_batches
         self.write = input_writer(
-            method.config.vocab_size,
-            method.prompt_length,
-            placement=method.placement,
-            vocabulary=vocabulary,
+            parts.backbone.config.vocab_size,
+            parts.prompt_length,
+            placement=parts.method.placement,
+            vocabulary=parts.vocabulary,
         )
         if self.write is not None:
             for task in (task for tasks in self.tasks.values() for task in tasks):
                 self.write.check_examples(task.examples, lengths["inputs"])
 
     def __call__(self, trainable: Tree, frozen: Tree) -> list[dict[str, float]]:
-        """Each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
-        return [self._score(i, trainable, frozen) for i in range(len(self.names))]
+        """Return each prompt's metrics, with `loss` and the `score` a checkpoint is chosen by."""
+        return [self._score(i, trainable, frozen) for i in range(len(self.parts.names))]
 
     def _score(self, i: int, trainable: Tree, frozen: Tree) -> dict[str, float]:
-        tasks, method = self.tasks[self.names[i]], self.method
+        tasks = self.tasks[self.parts.names[i]]
         # Each prompt alone, as prompt 0: one program serves every prompt of the run.
-        inference = method.inference(trainable, frozen, i)
-        found = [self._measure(task, inference) for task in tasks]
-        return found[0] if len(tasks) == 1 else mean_of_tasks(tasks, found)
+        inference = self.parts.program.infer(trainable, frozen, i)
+        values = [self._measure(task, inference) for task in tasks]
+        return values[0] if len(tasks) == 1 else mean_of_tasks(tasks, values)
 
     def _measure(self, task: ScoredTask, inference: Inference) -> dict[str, float]:
         here = self.place.host_rows
-        if self.own_batches is None:
+        source = self.parts.batch_source
+        if source is None:
             batches = evaluation_batches(task.examples, self.shape, self.write, host_rows=here)
         else:
-            batches = self.own_batches.evaluation(task, self.shape, here)
-        found = evaluate(
+            split = task.name, task.split, task.examples
+            batches = source.evaluation(*split, self.shape, here)
+        result = evaluate(
             inference.params,
-            self.method.config,
+            self.parts.backbone.config,
             batches,
             self.vocabulary,
             task.targets or [""] * len(task.examples),
@@ -118,7 +118,7 @@ class Validation:
             scorer=inference.scorer,
             place=self.place,
         )
-        values = dict(found.metrics)
-        loss = float("nan") if found.loss is None else found.loss
+        values = dict(result.metrics)
+        loss = float("nan") if result.loss is None else result.loss
         score = score_of(task.name, values, loss, self.plan.metric)
         return {**values, "loss": loss, "score": score}

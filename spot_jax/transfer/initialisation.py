@@ -1,30 +1,22 @@
 """Which methods a transfer can use, and how their prompts begin: each any way, then from another's.
 
-A recipe fits when it is a dataclass with the fields `init` and `prompt`, as `PromptTuningRecipe`
+A method fits when it has the fields `init` and `prompt`, as `PromptTuning`
 has them: `init = "prompt"` with a stored prompt, or one for each of the run's, is the transfer.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import T5Config
-from spot_jax.training.config import MethodRecipe, PromptTuningRecipe
 
 
-class PromptRecipe(MethodRecipe, Protocol):
-    """A method's settings with a beginning."""
-
-    @property
-    def init(self) -> str:
-        """How prompts begin."""
-        ...
-
-
-def check_method(method: MethodRecipe) -> None:
+def check_method(method: BaseMethod) -> None:
     """`SpotError` for a method without prompts, or whose prompts cannot begin from stored ones."""
-    name = type(method).__name__.removesuffix("Recipe")
+    name = type(method).__name__
     if method.tunes_backbone:
         raise SpotError(
             f"{name} tunes the backbone and has no prompt to carry on; give a transfer a method "
@@ -38,9 +30,7 @@ def check_method(method: MethodRecipe) -> None:
         )
 
 
-def beginning(
-    method: MethodRecipe, init: str | None, prompts: Sequence[str] | None = None
-) -> PromptRecipe:
+def beginning(method: BaseMethod, init: str | None, prompts: Sequence[str] | None = None) -> Any:
     """The same method with another beginning.
 
     Args:
@@ -48,12 +38,12 @@ def beginning(
         init: how its prompts begin; None for what the recipe says.
         prompts: files to begin from, one a prompt, whatever `init` says; None for none.
     """
-    made: Any = method
+    changed: Any = method
     if prompts is not None:
-        return dataclasses.replace(made, init="prompt", prompt=list(prompts))
-    return dataclasses.replace(made, init=made.init if init is None else init, prompt=None)
+        return dataclasses.replace(changed, init="prompt", prompt=list(prompts))
+    return dataclasses.replace(changed, init=changed.init if init is None else init, prompt=None)
 
 
-def stored_shape(method: MethodRecipe, config: T5Config) -> tuple[int, int] | None:
+def stored_shape(method: BaseMethod, config: T5Config) -> tuple[int, int] | None:
     """[rows, width] of a stored prompt, where that is known before the method is built."""
-    return (method.length, config.emb_dim) if isinstance(method, PromptTuningRecipe) else None
+    return (method.length, config.emb_dim) if isinstance(method, PromptTuning) else None

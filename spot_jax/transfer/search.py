@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from spot_jax.data import loading
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, slug, write_json
+from spot_jax.files import aligned, plain_fields, slug, write_json
 from spot_jax.library.library import Entry, Library, Ranking
 from spot_jax.library.similarity import Metric, check_metric
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.training.build import plain_fields
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, PromptTuningRecipe, StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.initialisation import stored_shape
@@ -225,7 +226,7 @@ def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tunin
             modules=tuple(given.modules),
             text_directory=given.text_directory,
         ),
-        method=PromptTuningRecipe(length=given.length or entry.length),
+        method=PromptTuning(length=given.length or entry.length),
         optimizer=Adafactor(**settings),
         source_init=given.init or like.tuning.get("init") or made.source_init,
         seeds=given.seed,

@@ -15,7 +15,7 @@ import numpy as np
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.restored import use_of
+from spot_jax.methods.stored import use_of
 from spot_jax.transfer.retrieval import Retrieved
 
 Groups = Sequence[Sequence[Retrieved]]

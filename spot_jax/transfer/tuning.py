@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from spot_jax.data import loading
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    MethodRecipe,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.run import TrainResult, train
 from spot_jax.training.sharding import MeshShape
@@ -62,7 +59,7 @@ class Tuning:
 
     backbone: StoredBackbone
     data: DataSource
-    method: MethodRecipe = PromptTuningRecipe()
+    method: BaseMethod = PromptTuning()
     optimizer: Optimizer = Adafactor()
     train_steps: int = 100_000
     seeds: int | Sequence[int] = 0

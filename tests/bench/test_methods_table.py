@@ -19,8 +19,8 @@ from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.stored import read_description
-from spot_jax.training.config import PromptTuningRecipe
 from tasks.bundled import reading
 
 ONE, TWO, UNSEEN = "banking77", "sms_spam", "gap_coref"
@@ -190,7 +190,7 @@ def test_no_prompt_is_the_bare_backbone_by_the_evaluator(tmp_path):
 def test_cells_are_what_runs_come_to(tmp_path):
     bench = Bench(tmp_path, seeds=(0, 1), validation=20, test=20, evaluation_rows=20)
     task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=16)
-    two = {f"P = {length}": Candidate(PromptTuningRecipe(length), length) for length in (2, 3)}
+    two = {f"P = {length}": Candidate(PromptTuning(length), length) for length in (2, 3)}
     way = prompts.Way(two, (0.1, 0.3), 4, 8, evaluations=2)
     cell = prompts.tuned(bench, task, "prompt_tuning", way)
     assert len(cell.tried) == 4 and len(cell.accuracies) == len(cell.files) == 2

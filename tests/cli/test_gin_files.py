@@ -107,7 +107,8 @@ def test_a_loop_of_includes_is_refused(tmp_path):
 
 
 def test_arguments_are_the_library_s_own_classes():
-    from spot_jax.training.config import DataSource, StoredBackbone
+    from spot_jax.data.data_source import DataSource
+    from spot_jax.training.config import StoredBackbone
     from spot_jax.training.run import train
 
     called, given, text = configurables.configured(

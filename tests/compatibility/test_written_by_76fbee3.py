@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 from tiny_text import store_backbone
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.prefix_tuning import PrefixTuning
+from spot_jax.methods.prompt_tuning import PromptTuning
+from spot_jax.methods.y_tuning import YTuning
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes_prefix import PrefixTuningRecipe
-from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from spot_jax.training.run import train
 
 HERE = Path(__file__).parent
@@ -36,9 +33,9 @@ RUNS = (
 )
 # Runs that are stored whole, with what `make_fixtures.py` started them with.
 WHOLE = {
-    "prompt_tuning": (PromptTuningRecipe(4), Adafactor(0.3), 3),
-    "prefix_mlp": (PrefixTuningRecipe(2, "normal", hidden=5), AdamW(0.01), 2),
-    "y_tuning": (YTuningRecipe(heads=2), AdamW(1e-2), 2),
+    "prompt_tuning": (PromptTuning(4), Adafactor(0.3), 3),
+    "prefix_mlp": (PrefixTuning(2, "normal", hidden=5), AdamW(0.01), 2),
+    "y_tuning": (YTuning(heads=2), AdamW(1e-2), 2),
 }
 
 
@@ -95,4 +92,5 @@ def test_a_run_goes_on_as_it_would_have(name, runs, expected, monkeypatch):
     prompts = open_tuned(name, backbone="backbone", which="last").prompts
     for prompt, rows in zip(prompts, expected[name]["later"], strict=True):
         assert prompt.file.step == steps + 2
-        np.testing.assert_allclose(prompt.file.prompt, rows, rtol=1e-3, atol=1e-5)
+        values = prompt.file.tensors["labels"] if name == "y_tuning" else prompt.file.rows
+        np.testing.assert_allclose(values, rows, rtol=1e-3, atol=1e-5)

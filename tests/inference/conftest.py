@@ -9,15 +9,12 @@ import pytest
 from etils import epath
 from tiny_text import CONFIG, store_backbone
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.training.run_info import read_setup, task_facts
@@ -72,7 +69,7 @@ def world(tmp_path_factory) -> World:
     train(
         model_dir=run,
         backbone=StoredBackbone(backbone, dropout_rate=0.0),
-        method=PromptTuningRecipe(length=LENGTH, init="uniform"),
+        method=PromptTuning(length=LENGTH, init="uniform"),
         data=DataSource(TASK, LENGTHS, batch_size=64),
         optimizer=Adafactor(0.3),
         train_steps=2,

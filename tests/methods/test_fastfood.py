@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_cases import begin
 from scipy.linalg import hadamard as matrix
 
 from spot_jax.errors import SpotError
 from spot_jax.methods import fastfood
 from spot_jax.methods.fastfood import FastfoodTuning, draw, hadamard, project
-from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.restored import restored, virtual_tokens
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.stored import inference_of, virtual_tokens
 from spot_jax.t5.backbone import flatten, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.model import stack_layers, unstack_layers
@@ -80,26 +80,24 @@ def test_draws_are_of_the_published_kind():
 
 
 def made(seed=0, config=CONFIG, tree=None):
-    method = FastfoodTuning(config, dim=6, seed=seed)
-    backbone = types.SimpleNamespace(params=tree or params())
-    return method, *method.init(jax.random.split(jax.random.key(0), 1), backbone)
+    return begin(FastfoodTuning(dim=6, seed=seed), tree or params(), config)
 
 
 @pytest.mark.slow
 def test_the_vector_begins_at_the_backbone_and_moves_every_tensor():
     method, trainable, frozen = made()
     assert jax.tree.map(jnp.shape, trainable) == {"vector": (6,)}
-    assert (method.num_prompts, method.prompt_length) == (1, 0)
-    still = method.inference(trainable, frozen, 0).params
+    assert (method.num_trained, method.prompt_length(trainable, frozen)) == (1, 0)
+    still = method.infer(trainable, frozen, 0).params
     jax.tree.map(np.testing.assert_array_equal, still, params())
     vector = normal(3, 6)
-    found = dict(flatten(method.inference({"vector": vector}, frozen, 0).params))
+    found = dict(flatten(method.infer({"vector": vector}, frozen, 0).params))
     steps = {name: found[name] - leaf for name, leaf in flatten(params())}
     assert all(np.all(step != 0) for step in steps.values())
     # Tensors of one shape go different ways, and another seed goes another way.
     one, other = (steps[f"encoder/layers_{i}/attention/query/kernel"] for i in (0, 1))
     assert np.abs(one - other).max() > 0.01
-    elsewhere = dict(flatten(made(seed=1)[0].inference({"vector": vector}, made(1)[2], 0).params))
+    elsewhere = dict(flatten(made(seed=1)[0].infer({"vector": vector}, made(1)[2], 0).params))
     assert all(np.any(found[name] != elsewhere[name]) for name in found)
 
 
@@ -108,32 +106,31 @@ def test_scanned_layers_move_as_layers_by_themselves():
     scanned = dataclasses.replace(CONFIG, scan_layers=True)
     vector = {"vector": jnp.asarray(normal(3, 6))}
     one, other = made(), made(config=scanned, tree=stack_layers(params(), CONFIG))
-    expected = one[0].inference(vector, one[2], 0).params
-    found = unstack_layers(other[0].inference(vector, other[2], 0).params, CONFIG)
+    expected = one[0].infer(vector, one[2], 0).params
+    found = unstack_layers(other[0].infer(vector, other[2], 0).params, CONFIG)
     close = {"rtol": 1e-5, "atol": 1e-6}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), found, expected)
 
 
-def test_a_file_gives_the_same_weights_again():
+def test_a_file_gives_the_same_weights_again(tmp_path):
     method, _, frozen = made(seed=5)
     trainable = {"vector": jnp.asarray(normal(3, 6))}
-    prompt = np.asarray(method.export(trainable, frozen, 0))
-    assert prompt.shape == (1, 6)
-    tensors = {k: np.asarray(v) for k, v in method.tensors(trainable, frozen, 0).items()}
-    file = PromptFile(prompt, method=method.describe(), tensors=tensors)
-    again = restored(params(), CONFIG, file)
-    expected = method.inference(trainable, frozen, 0).params
+    method.file(trainable, frozen, 0).save(tmp_path / "vector.safetensors")
+    file = load_prompt(tmp_path / "vector.safetensors")
+    assert file.prompt is None and file.tensors["vector"].shape == (6,)
+    again = inference_of(params(), CONFIG, file)
+    expected = method.infer(trainable, frozen, 0).params
     jax.tree.map(np.testing.assert_array_equal, again.params, expected)
     assert again.table is None and virtual_tokens(file)[0] == 0
-    other = dataclasses.replace(file, method={**method.describe(), "seed": 6})
+    other = dataclasses.replace(file, method={**file.method, "seed": 6})
     with pytest.raises(SpotError, match="another random projection than this NumPy draws") as says:
-        restored(params(), CONFIG, other)
+        inference_of(params(), CONFIG, other)
     assert "\n" not in str(says.value)
 
 
 def test_no_dimension_is_refused():
     with pytest.raises(SpotError, match="at least 1 dimension, found 0"):
-        FastfoodTuning(CONFIG, dim=0)
+        FastfoodTuning(dim=0)
 
 
 @pytest.mark.slow
@@ -155,7 +152,7 @@ def test_the_gradient_is_the_transposed_projection_of_the_weights_own():
     grads = jax.jit(jax.grad(loss, argnums=(0, 1), allow_int=True))(trainable, frozen)
     # d loss / d theta_0 is that in theta, for they differ by what v adds.
     basis = np.eye(6, dtype=np.float32)
-    moves = [method.inference({"vector": basis[i]}, frozen, 0).params for i in range(6)]
+    moves = [method.infer({"vector": basis[i]}, frozen, 0).params for i in range(6)]
     expected = [
         sum(
             np.sum((moved - leaf) * slope)

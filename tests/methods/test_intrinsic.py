@@ -1,21 +1,21 @@
 """MSF and IST: their losses and gradients beside torch's, and what they leave behind."""
 
-import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_cases import backbone_of, begin, from_rows
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import token_losses
-from spot_jax.methods.intrinsic_ist import SubspaceTuning
-from spot_jax.methods.intrinsic_msf import SubspaceFinding, alpha_of_mean
-from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
+from spot_jax.methods.base import Task
+from spot_jax.methods.losses import token_losses
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace import SubspaceShape
+from spot_jax.methods.subspace_file import SubspaceFile, load_subspace
+from spot_jax.methods.subspace_finding import SubspaceFinding, alpha_of_mean
+from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 
@@ -43,10 +43,8 @@ def normal(seed, *shape):
 
 
 PROMPTS = normal(9, N, P, 6)
-BACKBONE = types.SimpleNamespace(
-    params=unflatten(
-        {name: 0.5 * normal(i, *s) for i, (name, s) in enumerate(parameter_shapes(CONFIG).items())}
-    )
+PARAMS = unflatten(
+    {name: 0.5 * normal(i, *s) for i, (name, s) in enumerate(parameter_shapes(CONFIG).items())}
 )
 
 
@@ -69,12 +67,27 @@ def batch():
     }
 
 
-def found(**fields):
-    return SubspaceFinding(CONFIG, PROMPTS, **{"shape": SHAPE, **fields})
+TASKS = [from_rows(rows, task=name)[0] for rows, name in zip(PROMPTS, "abc", strict=True)]
 
 
-def tuned(proj_b, **fields):
-    return SubspaceTuning(CONFIG, SHAPE, proj_b, **{"starts": (None,) * N, **fields})
+def finding(**fields):
+    """A program of MSF, and its trees."""
+    settings = {"prompts": list("abc"), "dim": 3, "width": 5, "scale": 2.0, **fields}
+    return begin(SubspaceFinding(**settings), PARAMS, CONFIG, TASKS, keys())
+
+
+@pytest.fixture(scope="module")
+def subspace(tmp_path_factory):
+    """The file of a subspace as MSF begins."""
+    path = str(tmp_path_factory.mktemp("subspace") / "subspace.safetensors")
+    trainable = jax.tree.map(np.asarray, finding()[1])
+    SubspaceFile(SHAPE, trainable["proj"], trainable["proj_b"]).save(path)
+    return path
+
+
+def tuning(subspace, tasks=N, **fields):
+    """A program of IST, and its trees."""
+    return begin(SubspaceTuning(subspace, **fields), PARAMS, CONFIG, tasks, keys())
 
 
 def value_and_grad(method, trainable, frozen):
@@ -85,11 +98,11 @@ def value_and_grad(method, trainable, frozen):
 def prompts_gradient():
     """Of the language model's summed loss in each prompt, by prompt tuning's own loss."""
 
-    params = jax.tree.map(jnp.asarray, BACKBONE.params)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    program = begin(PromptTuning(P, z_loss=0.0), params, CONFIG, TASKS)[0]
 
     def loss(prompts):
-        method = PromptTuning(CONFIG, P, (ArrayInit(PROMPTS[0]),) * N, z_loss=0.0)
-        return method.loss({"prompt": prompts}, params, batch(), None)[0]
+        return program.loss({"prompt": prompts}, params, batch(), None)[0]
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -132,17 +145,15 @@ def test_msf_s_gradient_is_torch_s():
 
 @functools.cache
 def released():
-    method = found(alpha=200.0, per_token=False)
-    trees = method.init(keys(), BACKBONE)
+    method, *trees = finding(alpha=200.0, per_token=False)
     return *trees, *value_and_grad(method, *trees)
 
 
 @pytest.mark.slow
-def test_ist_s_gradient_is_torch_s():
+def test_ist_s_gradient_is_torch_s(subspace):
     torch = pytest.importorskip("torch")
-    trainable, _ = found().init(keys(), BACKBONE)
-    method = tuned(trainable["proj_b"])
-    vector, frozen = method.init(keys(), BACKBONE)
+    trainable = finding()[1]
+    method, vector, frozen = tuning(subspace)
     assert vector["vector"].shape == (N, 3)
     _, grad = value_and_grad(method, vector, frozen)
 
@@ -159,7 +170,7 @@ def test_ist_s_gradient_is_torch_s():
 def test_the_released_balance_beside_a_sum_is_ours_beside_a_mean():
     trainable, frozen, (loss, _), grad = released()
     # All targets have two tokens, so the mean over them is the sum by their number.
-    mean = found(alpha=alpha_of_mean(200.0, N * ROWS, 2), per_token=True)
+    mean = finding(alpha=alpha_of_mean(200.0, N * ROWS, 2), per_token=True)[0]
     (own, _), slopes = value_and_grad(mean, trainable, frozen)
     many = N * ROWS * 2
     np.testing.assert_allclose(loss, many * own, rtol=1e-5)
@@ -168,49 +179,52 @@ def test_the_released_balance_beside_a_sum_is_ours_beside_a_mean():
 
 
 def test_a_run_of_msf_leaves_the_subspace_once_and_it_gives_the_prompts():
-    origins = tuple({"task": name, "step": 5, "file": f"{name}.safetensors"} for name in "abc")
-    method = found(files=origins)
-    trainable, frozen = method.init(keys(), BACKBONE)
-    file = PromptFile(PROMPTS[0], backbone="ab", step=9, seed=4, method=method.describe())
-    beside = [method.beside(trainable, frozen, i, file) for i in range(N)]
-    assert [list(one) for one in beside] == [["subspace"], [], []]
+    method, trainable, frozen = finding()
+    files = [
+        method.file(trainable, frozen, i, backbone="ab", step=9, seed=4, task="abc"[i])
+        for i in range(N)
+    ]
+    beside = [method.companions(trainable, frozen, i, file) for i, file in enumerate(files)]
+    assert [list(kinds) for kinds in beside] == [["subspace"], [], []]
     subspace = beside[0]["subspace"]
     assert (subspace.tasks, subspace.step, subspace.backbone) == (("a", "b", "c"), 9, "ab")
-    for i in range(N):
-        again = method.export(trainable, frozen, i)
-        np.testing.assert_allclose(subspace.reconstruct(PROMPTS[i]), again, rtol=1e-5, atol=1e-6)
-        table = method.inference(trainable, frozen, i)
-        np.testing.assert_array_equal(table.table, again)
-        assert set(table.params) == set(BACKBONE.params)
+    for i, file in enumerate(files):
+        again = subspace.reconstruct(PROMPTS[i])
+        np.testing.assert_allclose(again, file.rows, rtol=1e-5, atol=1e-6)
+        inference = method.infer(trainable, frozen, i)
+        np.testing.assert_array_equal(inference.table, file.rows)
+        assert set(inference.params) == set(PARAMS)
 
 
-def test_vectors_begin_as_told_and_ist_exports_their_prompts():
-    trainable, _ = found().init(keys(), BACKBONE)
-    given = normal(1, 3)
-    method = tuned(trainable["proj_b"], starts=(None, given, None), std=0.5)
-    vector, frozen = method.init(keys(), BACKBONE)
-    np.testing.assert_array_equal(vector["vector"][1], given)
-    drawn = [0.5 * jax.random.normal(keys()[i], (3,)) for i in (0, 2)]
-    np.testing.assert_array_equal(vector["vector"][np.array([0, 2])], np.stack(drawn))
-    again = SHAPE.expand(trainable["proj_b"], given)
-    np.testing.assert_allclose(method.export(vector, frozen, 1), again, rtol=1e-6)
-    np.testing.assert_array_equal(method.tensors(vector, frozen, 1)["vector"], given)
+def test_vectors_begin_as_asked_and_ist_stores_their_prompts(subspace):
+    vector = normal(1, 3)
+    mark = load_subspace(subspace).mark
+    # A prompt that was tuned in this very subspace has its own place in it.
+    own = {"method": {"subspace": {"mark": mark}}, "tensors": {"vector": vector}}
+    tasks = [Task(), *from_rows(PROMPTS[0], **own), *from_rows(PROMPTS[1])]
+    method, trainable, frozen = tuning(subspace, tasks, std=0.5)
+    first = 0.5 * jax.random.normal(keys()[0], (3,))
+    np.testing.assert_array_equal(trainable["vector"][0], first)
+    np.testing.assert_array_equal(trainable["vector"][1], vector)
+    place = load_subspace(subspace).project(PROMPTS[1])
+    np.testing.assert_array_equal(trainable["vector"][2], place)
+    file = method.file(trainable, frozen, 1)
+    again = SHAPE.expand(frozen["proj_b"], vector)
+    np.testing.assert_allclose(file.rows, again, rtol=1e-6)
+    np.testing.assert_array_equal(file.tensors["vector"], vector)
+    odd = {**own, "tensors": {"vector": vector[:2]}}
     with pytest.raises(SpotError, match=r"has shape \[3\], found \[2\]"):
-        tuned(trainable["proj_b"], starts=(normal(0, 2),))
+        tuning(subspace, from_rows(PROMPTS[0], **odd))
 
 
-@pytest.mark.parametrize(
-    ("prompts", "fields", "match"),
-    [
-        (PROMPTS[:1], {}, "the prompts of at least 2 tasks, found 1"),
-        (PROMPTS, {"alpha": -1.0}, "alpha weighs the reconstruction"),
-        (PROMPTS[:, :2], {}, r"of prompts of shape \[4, 6\], found one of \[2, 6\]"),
-    ],
-)
-def test_what_no_subspace_is_found_from(prompts, fields, match):
-    with pytest.raises(SpotError, match=match) as caught:
-        dataclasses.replace(found(), prompts=prompts, **fields)
-    assert "\n" not in str(caught.value)
+def test_what_no_subspace_is_found_from():
+    backbone = backbone_of(PARAMS, CONFIG)
+    with pytest.raises(SpotError, match="the prompts of at least 2 tasks, found 1"):
+        SubspaceFinding(["a"], dim=3).sources(backbone, 1)
+    with pytest.raises(SpotError, match="alpha weighs the reconstruction"):
+        finding(alpha=-1.0)
+    with pytest.raises(SpotError, match=r"of prompts of shape \[4, 6\], found one of \[2, 6\]"):
+        SHAPE.check_prompt((2, 6))
 
 
 def test_smoothing_gives_every_id_its_share():

@@ -1,22 +1,22 @@
 """Losses and gradients: against Google's, packed against unpacked, several prompts against one."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from method_cases import begin, from_rows
 from tiny_text import CONFIG as TEXT
 
 from spot_jax.data.batches import Batches, BatchShape
 from spot_jax.data.examples import Examples
 from spot_jax.data.sources import Shuffled
 from spot_jax.data.virtual_tokens import VirtualTokens
-from spot_jax.methods.base import token_losses
+from spot_jax.methods.losses import token_losses
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, build
@@ -35,10 +35,6 @@ def value_and_grad(method):
     return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
 
 
-def backbone(params):
-    return types.SimpleNamespace(params=params)
-
-
 def close(found, expected, relative=1e-5):
     """Equal, relative to the largest number of the expected array."""
     difference = np.abs(np.asarray(found) - np.asarray(expected)).max()
@@ -54,9 +50,11 @@ def golden_batch(z, length=0):
 
 def prompt_tuning(golden_backbone, z):
     config, params = golden_backbone
-    method = PromptTuning(config, 7, (ArrayInit(z["prompt"]),))
     keys = jax.random.split(jax.random.key(0), 1)
-    return method, keys, *method.init(keys, backbone(params))
+    program, trainable, frozen = begin(
+        PromptTuning(7), params, config, from_rows(z["prompt"]), keys
+    )
+    return program, keys, trainable, frozen
 
 
 def test_prompt_loss_and_gradient_are_googles(golden_backbone, z):
@@ -85,8 +83,7 @@ def test_five_adafactor_steps_are_googles(golden_backbone, z):
 
 def test_model_gradients_are_googles(golden_backbone, z):
     config, params = golden_backbone
-    method = ModelTuning(config, per_token=False)
-    trainable, frozen = method.init(jax.random.split(jax.random.key(0), 1), backbone(params))
+    method, trainable, frozen = begin(ModelTuning(per_token=False), params, config)
     assert frozen == {}
     (loss, _), grad = value_and_grad(method)(trainable, frozen, golden_batch(z), None)
     close(loss, z["minimal/loss_sum_with_z"])
@@ -121,9 +118,8 @@ def test_packed_equals_unpacked_on_real_text():
     assert rows["decoder_loss_weights"].sum() == batch["decoder_loss_weights"].sum()
 
     prompt = np.random.default_rng(1).normal(size=(length, 16)).astype(np.float32)
-    method = PromptTuning(TEXT, length, (ArrayInit(prompt),))
     params = random_params(TEXT)
-    trainable, frozen = method.init(jax.random.split(jax.random.key(0), 1), backbone(params))
+    method, trainable, frozen = begin(PromptTuning(length), params, TEXT, from_rows(prompt))
     (loss, metrics), grad = value_and_grad(method)(trainable, frozen, batch, None)
     (expected, same), gradient = value_and_grad(method)(trainable, frozen, rows, None)
     close(loss, expected)
@@ -137,8 +133,7 @@ def test_a_prompts_gradient_is_that_of_its_own_rows():
     n, length = 3, 2
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=(n, length, 16)).astype(np.float32)
-    inits = tuple(ArrayInit(p) for p in prompts)
-    params, keys = random_params(TEXT), jax.random.split(jax.random.key(0), n)
+    params = random_params(TEXT)
     # Of very different numbers of target tokens: one normaliser for all would show.
     counts = (1, 2, 5)
 
@@ -153,10 +148,10 @@ def test_a_prompts_gradient_is_that_of_its_own_rows():
     together = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     together["row_prompt"] = np.repeat(np.arange(n, dtype=np.int32), 2)
     together["row_number"] = np.tile(np.arange(2, dtype=np.int32), n)
-    method = PromptTuning(TEXT, length, inits, per_token=True)
-    trainable, frozen = method.init(keys, backbone(params))
+    settings = PromptTuning(length, per_token=True)
+    method, trainable, frozen = begin(settings, params, TEXT, from_rows(*prompts))
     (_, metrics), grad = value_and_grad(method)(trainable, frozen, together, None)
-    one = PromptTuning(TEXT, length, inits[:1], per_token=True)
+    one = begin(settings, params, TEXT, from_rows(prompts[0]))[0]
     for i in range(n):
         own = dict(rows[i])
         ids = own["encoder_input_tokens"]

@@ -1,6 +1,5 @@
 """Model tuning: its gradient, what is trained, and what the optimizer keeps of it."""
 
-import types
 from pathlib import Path
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from method_cases import begin
 
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.t5.config import T5Config, parameter_shapes
@@ -54,9 +54,9 @@ def batch():
 
 @pytest.fixture(scope="module")
 def begun(params):
-    method = ModelTuning(CONFIG)
     keys = jax.random.split(jax.random.key(0), 1)
-    return method, keys, *method.init(keys, types.SimpleNamespace(params=params))
+    program, trainable, frozen = begin(ModelTuning(), params, CONFIG, 1, keys)
+    return program, keys, trainable, frozen
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,9 @@ def test_everything_is_trained_and_nothing_frozen(begun):
     assert frozen == {}
     flat = traverse_util.flatten_dict(trainable, sep="/")
     assert {name: leaf.shape for name, leaf in flat.items()} == parameter_shapes(CONFIG)
-    assert (method.num_prompts, method.prompt_length, method.tunes_backbone) == (1, 0, True)
-    assert method.export(trainable, frozen, 0) is None
+    assert (method.num_trained, method.prompt_length(trainable, frozen)) == (1, 0)
+    assert method.method.tunes_backbone
+    assert method.file(trainable, frozen, 0) is None
 
 
 def test_the_second_moment_of_large_matrices_is_two_vectors(begun):

@@ -1,13 +1,13 @@
 """P-Tuning: encoders against PyTorch's, gradients, counts, folding, prompts in a text."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from method_cases import backbone_of, begin, from_rows
 
 from spot_jax.data.batches import Batches, BatchShape, evaluation_batches
 from spot_jax.data.examples import Examples
@@ -15,10 +15,11 @@ from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled
 from spot_jax.data.virtual_tokens import TemplateTokens
 from spot_jax.errors import SpotError
-from spot_jax.methods.p_tuning import ENCODER, NormalInit, PTuning, StoredEncoder, stored_start
+from spot_jax.methods.base import StoredPrompt, Task
+from spot_jax.methods.p_tuning import ENCODER, PTuning
 from spot_jax.methods.prompt_encoder import KINDS, PromptEncoder, bidirectional
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.methods.prompt_tuning import ArrayInit, PromptTuning
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import T5Config, parameter_shapes
 
 CONFIG = T5Config(
@@ -38,13 +39,13 @@ ENCODERS = [
 ]
 
 
-def random_backbone():
+def random_params():
     rng, flat = np.random.default_rng(0), {}
     for name, shape in parameter_shapes(CONFIG).items():
         scale = shape[0] ** -0.5 if len(shape) > 1 else 1.0
         flat[name] = (rng.normal(size=shape) * scale).astype(np.float32)
     flat["token_embedder/embedding"] *= CONFIG.vocab_size**0.5
-    return types.SimpleNamespace(params=traverse_util.unflatten_dict(flat, sep="/"))
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def examples(seed, count=12):
@@ -66,9 +67,15 @@ def batches(index=0, pack=False, seed=0, rows=4):
 
 
 def begun(encoder, seeds=(0,), **options):
-    method = PTuning(CONFIG, P, encoder, [NormalInit()] * len(seeds), **options)
+    method = PTuning(length=P, encoder=encoder, **options)
     keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-    return method, *method.init(keys, random_backbone())
+    return begin(method, random_params(), CONFIG, len(seeds), keys)
+
+
+def table_of(program, trainable):
+    """[n * p, d]: prompt i's rows are i * p to (i + 1) * p - 1."""
+    count = program.num_prompts
+    return program.method.adapt_batch(trainable, {}, CONFIG, {}, count).table
 
 
 @functools.lru_cache
@@ -172,9 +179,9 @@ def test_the_loss_reaches_the_encoder_through_the_table_that_is_exported(mlp):
     batch = next(batches())
     (loss, _), grad = value_and_grad(method, trainable, frozen, batch)
     assert list(grad) == [ENCODER]
-    table, back = jax.vjp(method.prompt_table, trainable)
-    plain = PromptTuning(CONFIG, P, (ArrayInit(np.asarray(table)),))
-    prompt, backbone = plain.init(jax.random.split(jax.random.key(0), 1), random_backbone())
+    table, back = jax.vjp(lambda t: table_of(method, t), trainable)
+    tasks = from_rows(np.asarray(table))
+    plain, prompt, backbone = begin(PromptTuning(P), random_params(), CONFIG, tasks)
     (expected, _), outer = value_and_grad(plain, prompt, backbone, batch)
     close((loss, grad), (expected, back(outer["prompt"][0])[0]))
 
@@ -182,26 +189,26 @@ def test_the_loss_reaches_the_encoder_through_the_table_that_is_exported(mlp):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_exported_table_is_what_training_reads(encoder):
     method, trainable, frozen = begun(encoder, (3, 4))
-    table = method.prompt_table(trainable)
+    table = table_of(method, trainable)
     for i in range(2):
         rows = table[i * P : (i + 1) * P]
-        np.testing.assert_allclose(method.export(trainable, frozen, i), rows, atol=1e-6)
-        found = method.inference(trainable, frozen, i)
+        np.testing.assert_allclose(method.file(trainable, frozen, i).rows, rows, atol=1e-6)
+        found = method.infer(trainable, frozen, i)
         np.testing.assert_allclose(found.table, rows, atol=1e-6)
         assert found.params == frozen
 
 
 def test_the_backbone_is_frozen_or_all_of_it_is_tuned(mlp):
     method, trainable, frozen = mlp
-    params = random_backbone().params
+    params = random_params()
     assert set(trainable) == {ENCODER} and set(frozen) == set(params)
     jax.tree.map(np.testing.assert_array_equal, frozen, params)
     method, trainable, frozen = begun("mlp", tune_backbone=True)
     batch = next(batches())
-    assert frozen == {} and set(trainable) == {ENCODER, *params} and method.tunes_backbone
+    assert frozen == {} and set(trainable) == {ENCODER, *params} and method.method.tunes_backbone
     grad, _ = jax.eval_shape(jax.grad(method.loss, has_aux=True), trainable, {}, batch, None)
     assert jax.tree.map(jnp.shape, grad) == jax.tree.map(jnp.shape, trainable)
-    assert set(method.inference(trainable, frozen, 0).params) == set(params)
+    assert set(method.infer(trainable, frozen, 0).params) == set(params)
     with pytest.raises(SpotError, match="tunes one prompt a run, found 2"):
         begun("mlp", (0, 1), tune_backbone=True)
 
@@ -243,36 +250,32 @@ def test_several_prompts_are_each_as_alone(mlp):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_encoder_is_kept_beside_and_gone_on_with(encoder, tmp_path):
     method, trainable, frozen = begun(encoder, (0, 5))
-    table = np.asarray(method.export(trainable, frozen, 1))
-    file = PromptFile(table, method=method.describe(), backbone="mark")
-    others = method.beside(trainable, frozen, 1, file)
+    file = method.file(trainable, frozen, 1, backbone="mark")
+    others = method.companions(trainable, frozen, 1, file)
     assert set(others) == (set() if encoder == "identity" else {"encoder"})
-    for name, one in {"prompt": file, **others}.items():
-        one.save(tmp_path / name)
-        kind, start = stored_start(load_prompt(tmp_path / name, backbone="mark"))
-        assert kind == (encoder if name == "encoder" else "identity")
-        start = start or ArrayInit(table)
-        again = PTuning(CONFIG, P, kind, (start,))
-        tree, _ = again.init(jax.random.split(jax.random.key(9), 1), random_backbone())
-        np.testing.assert_allclose(again.export(tree, frozen, 0), table, atol=1e-6)
+    for name, stored in {"prompt": file, **others}.items():
+        stored.save(tmp_path / name)
+        source = StoredPrompt(name, load_prompt(tmp_path / name, backbone="mark"))
+        keys = jax.random.split(jax.random.key(9), 1)
+        tasks = [Task(source=source)]
+        again, tree, _ = begin(PTuning(length=P), random_params(), CONFIG, tasks, keys)
+        assert again.method.encoder == (encoder if name == "encoder" else "identity")
+        np.testing.assert_allclose(again.file(tree, frozen, 0).rows, file.rows, atol=1e-6)
         if name == "encoder":
             mine = jax.tree.map(lambda x: x[1:], trainable)
             jax.tree.map(np.testing.assert_array_equal, tree, mine)
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(SpotError, match="encoder lstm, lstm_wide, mlp, identity, found 'gru'"):
-        PTuning(CONFIG, P, "gru")
+        begun("gru")
     with pytest.raises(SpotError, match="at least 1 virtual token, not 0"):
-        PTuning(CONFIG, 0)
+        PTuning(length=0).resolve(backbone_of({}, CONFIG), [Task()])
     with pytest.raises(SpotError, match="9 is odd"):
         PromptEncoder("lstm", P, 9)
-    with pytest.raises(SpotError, match="an initialiser for each prompt"):
-        PTuning(CONFIG, P, initialisers=())
-    _, trainable, _ = begun("mlp")
-    leaves = traverse_util.flatten_dict(trainable[ENCODER], sep="/")
-    stored = StoredEncoder({name: np.asarray(leaf[0]) for name, leaf in leaves.items()})
+    method, trainable, frozen = begun("mlp")
+    file = method.file(trainable, frozen, 0)
+    (encoder,) = method.companions(trainable, frozen, 0, file).values()
     with pytest.raises(SpotError, match=r"tokens of shape \[3, 8\] where \[4, 8\] belongs"):
-        PTuning(CONFIG, 4, "mlp", (stored,)).init(
-            jax.random.split(jax.random.key(0), 1), random_backbone()
-        )
+        tasks = [Task(source=StoredPrompt("encoder", encoder))]
+        begin(PTuning(length=4), random_params(), CONFIG, tasks)

@@ -3,7 +3,6 @@
 import ast
 import functools
 import re
-import types
 from pathlib import Path
 
 import jax
@@ -11,21 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from method_cases import begin
 
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
 from spot_jax.library.exchange import write_prompt
 from spot_jax.library.library import Library
-from spot_jax.methods.prefix_tuning import (
-    MLPInit,
-    NormalInit,
-    PrefixTuning,
-    WordsInit,
-    restored_prefix,
-    stored_start,
-)
+from spot_jax.methods.base import StoredPrompt, Task
+from spot_jax.methods.prefix_tuning import Layout, PrefixTuning, rows_of_words
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
-from spot_jax.methods.restored import restored, restored_ensemble, virtual_tokens
+from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.prefix import prefix_shape
 from spot_jax.transfer.strategies import average
@@ -57,10 +51,9 @@ def shapes():
     return parameter_shapes(CONFIG)
 
 
-def made(params, *initialisers, config=CONFIG, places=BOTH):
-    method = PrefixTuning(config, P, places, initialisers)
-    keys = KEYS[: len(initialisers)]
-    return method, *method.init(keys, types.SimpleNamespace(params=params))
+LAYOUT = Layout(CONFIG, P, BOTH)
+NORMAL = PrefixTuning(P, "normal")
+MLP = PrefixTuning(P, "normal", hidden=5)
 
 
 def file_of(rows, places=BOTH, length=P, **fields):
@@ -87,10 +80,8 @@ def published():
 @pytest.mark.parametrize("config", list(published()))
 @pytest.mark.parametrize("hidden", [None, 512])
 def test_trainable_numbers_are_the_formulas_for_every_published_size(config, hidden):
-    init = NormalInit() if hidden is None else MLPInit(hidden)
-    method = PrefixTuning(config, 20, ("encoder", "decoder", "cross"), (init,))
-    backbone = types.SimpleNamespace(params={"token_embedder": 0})
-    trainable = jax.eval_shape(lambda: method.init(KEYS[:1], backbone)[0])
+    method = PrefixTuning(20, "normal", places=("encoder", "decoder", "cross"), hidden=hidden)
+    trainable = jax.eval_shape(lambda: begin(method, {"token_embedder": 0}, config)[1])
     inner = config.num_heads * config.head_dim
     total = 0
     for layers in (config.num_encoder_layers, *[config.num_decoder_layers] * 2):
@@ -115,7 +106,7 @@ def test_small_has_fewer_numbers_in_its_heads_than_its_width():
 
 
 def test_normal_is_of_its_scale_and_prefixes_differ(params):
-    _, trainable, _ = made(params, NormalInit(0.1), NormalInit(0.1))
+    _, trainable, _ = begin(PrefixTuning(P, "normal", scale=0.1), params, CONFIG, 2)
     prefix = np.asarray(trainable["prefix"])
     assert prefix.shape == (2, *prefix_shape(CONFIG, P, BOTH))
     assert 0.08 < prefix.std() < 0.12
@@ -123,10 +114,10 @@ def test_normal_is_of_its_scale_and_prefixes_differ(params):
 
 
 def test_words_begin_as_what_the_model_computes_for_them(params):
-    method, trainable, frozen = made(params, WordsInit((7, 9, 11, 13)), WordsInit((7,)))
-    given, filled = np.asarray(trainable["prefix"])
+    pair = zip(KEYS, ((7, 9, 11, 13), (7,)), strict=True)
+    given, filled = (np.asarray(rows_of_words(key, params, LAYOUT, ids)) for key, ids in pair)
     # The encoder's first keys are of position-free embeddings: word by word.
-    layer = frozen["encoder"]["layers_0"]
+    layer = params["encoder"]["layers_0"]
     x = np.asarray(params["token_embedder"]["embedding"])[[7, 9, 11]]
     x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6)
     x = x * np.asarray(layer["pre_attention_layer_norm"]["scale"])
@@ -134,8 +125,21 @@ def test_words_begin_as_what_the_model_computes_for_them(params):
     np.testing.assert_allclose(given[:P], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(filled[0], expected[0], rtol=1e-4, atol=1e-4)
     assert np.abs(filled[1:P] - expected[1:]).max() > 0.1
-    again = WordsInit((7,))(KEYS[1], params, method.layout)
-    np.testing.assert_array_equal(again, filled)
+
+    class Words:
+        def encode(self, text):
+            return [len(text)]
+
+    # The pieces of a task's labels, or of a text, and none otherwise.
+    task = Task(labels=("7 chars", "nine char"), vocabulary=Words())
+    for method, ids in (
+        (PrefixTuning(P, "class_labels"), (7, 9)),
+        (PrefixTuning(P, "text", text="7 chars"), (7,)),
+        (PrefixTuning(P), ()),
+    ):
+        _, trainable, _ = begin(method, params, CONFIG, [task], KEYS[:1])
+        expected = rows_of_words(KEYS[0], params, LAYOUT, ids)
+        np.testing.assert_array_equal(trainable["prefix"][0], expected)
 
 
 def numpy_mlp(one, layout):
@@ -151,23 +155,22 @@ def numpy_mlp(one, layout):
 
 
 def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
-    method, trainable, frozen = made(params, MLPInit(5))
-    rows = np.asarray(method.export(trainable, frozen, 0))
-    one = jax.tree.map(lambda x: x[0], trainable["prefix"])
-    np.testing.assert_allclose(rows, numpy_mlp(one, method.layout), atol=1e-6)
-    file = PromptFile(rows, method=method.describe())
-    (beside,) = method.beside(trainable, frozen, 0, file).values()
+    method, trainable, frozen = begin(MLP, params, CONFIG, 1, KEYS[:1])
+    file = method.file(trainable, frozen, 0)
+    own = jax.tree.map(lambda x: x[0], trainable["prefix"])
+    np.testing.assert_allclose(file.rows, numpy_mlp(own, LAYOUT), atol=1e-6)
+    (beside,) = method.companions(trainable, frozen, 0, file).values()
     beside.save(tmp_path / "mlp.safetensors")
     # It can be used as it is, and gone on with: bit for bit the same MLP.
     read = load_prompt(tmp_path / "mlp.safetensors")
-    np.testing.assert_array_equal(read.prompt, rows)
-    start = stored_start(CONFIG, read, mlp=True)
-    assert start.mlp_shape == (10, 5)
-    again = start(KEYS[0], params, method.layout)
-    jax.tree.map(np.testing.assert_array_equal, again, one)
-    np.testing.assert_array_equal(stored_start(CONFIG, read, mlp=False).stored, rows)
+    np.testing.assert_array_equal(read.rows, file.rows)
+    tasks = [Task(source=StoredPrompt("mlp", read))]
+    again = begin(MLP, params, CONFIG, tasks)[1]["prefix"]
+    jax.tree.map(np.testing.assert_array_equal, again, trainable["prefix"])
+    rows = begin(NORMAL, params, CONFIG, tasks)[1]["prefix"]
+    np.testing.assert_array_equal(rows[0], file.rows)
     with pytest.raises(SpotError, match="without its MLP cannot go on being reparameterised"):
-        stored_start(CONFIG, file, mlp=True)
+        begin(MLP, params, CONFIG, [Task(source=StoredPrompt("rows", file))])
 
 
 @functools.cache
@@ -177,7 +180,7 @@ def losses_and_gradients(method):
 
 @pytest.mark.slow
 def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(params):
-    both, together, frozen = made(params, NormalInit(), NormalInit())
+    both, together, frozen = begin(NORMAL, params, CONFIG, 2, KEYS)
     tokens = np.random.default_rng(0).integers(3, 40, (4, 5)).astype(np.int32)
     batch = {
         "encoder_input_tokens": tokens,
@@ -187,7 +190,7 @@ def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(param
     }
     lanes = {"row_prompt": np.array([0, 0, 1, 1]), "row_number": np.array([0, 1, 0, 1])}
     (_, metrics), found = losses_and_gradients(both)(together, frozen, {**batch, **lanes}, None)
-    alone = PrefixTuning(CONFIG, P, BOTH, (NormalInit(),))
+    alone = begin(NORMAL, params, CONFIG)[0]
     for i in range(2):
         own = jax.tree.map(lambda x, i=i: x[i : i + 1], together)
         rows = {name: x[2 * i : 2 * i + 2] for name, x in batch.items()}
@@ -198,26 +201,25 @@ def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(param
 
 
 def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):
-    for init in (NormalInit(), MLPInit(5)):
-        method, trainable, frozen = made(params, init)
-        rows = np.asarray(method.export(trainable, frozen, 0))
-        PromptFile(rows, method=method.describe()).save(tmp_path / "prefix.safetensors")
+    for settings in (NORMAL, MLP):
+        method, trainable, frozen = begin(settings, params, CONFIG)
+        method.file(trainable, frozen, 0).save(tmp_path / "prefix.safetensors")
         file = load_prompt(tmp_path / "prefix.safetensors")
-        found = restored(params, CONFIG, file)
+        found = inference_of(params, CONFIG, file)
         assert found.table is None
         assert virtual_tokens(file) == (0, "before")
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
             found.params,
-            method.inference(trainable, frozen, 0).params,
+            method.infer(trainable, frozen, 0).params,
         )
 
 
 def test_a_member_of_an_ensemble_is_the_prefix_alone(params):
     files = [file_of(drawn(seed)) for seed in range(2)]
-    found = restored_ensemble(params, CONFIG, files, 3).params
+    found = ensemble_of(params, CONFIG, files, 3).params
     for i, file in enumerate(files):
-        alone = restored_prefix(params, CONFIG, file).params
+        alone = PrefixTuning.read(file, params, CONFIG).params
         for path in (
             ("encoder", "layers_1", "attention"),
             ("decoder", "layers_0", "self_attention"),
@@ -231,10 +233,10 @@ def test_a_member_of_an_ensemble_is_the_prefix_alone(params):
                 np.testing.assert_array_equal(whole["prefix_value"][row], own["prefix_value"][0])
     virtual = PromptFile(np.zeros((2, 10), np.float32), method={"name": "PromptTuning"})
     with pytest.raises(SpotError, match="of prefixes alone, found PrefixTuning and PromptTuning"):
-        restored_ensemble(params, CONFIG, [files[0], virtual], 3)
+        ensemble_of(params, CONFIG, [files[0], virtual], 3)
     longer = file_of(drawn(0, length=4), length=4)
     with pytest.raises(SpotError, match=r"found 3 in encoder\+decoder, 4 in"):
-        restored_ensemble(params, CONFIG, [files[0], longer], 3)
+        ensemble_of(params, CONFIG, [files[0], longer], 3)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_a_member_of_an_ensemble_is_the_prefix_alone(params):
 )
 def test_a_file_that_does_not_fit_the_backbone_is_refused(file, message, params):
     with pytest.raises(SpotError, match=message):
-        restored_prefix(params, CONFIG, file)
+        PrefixTuning.read(file, params, CONFIG)
 
 
 def test_prefixes_are_kept_found_and_averaged(tmp_path):
@@ -273,7 +275,7 @@ def test_prefixes_are_kept_found_and_averaged(tmp_path):
     mean = average(files[:2], [0.25, 0.75], ["a", "b"])
     np.testing.assert_allclose(mean.prompt, 0.25 * drawn(0) + 0.75 * drawn(1), atol=1e-6)
     assert virtual_tokens(mean) == (0, "before")
-    assert stored_start(CONFIG, mean, mlp=False).stored.shape == (18, 12)
+    assert mean.rows.shape == (18, 12) and mean.method["places"] == list(BOTH)
     # As many rows of the same width, in another place: not to be mixed.
     other = file_of(drawn(0), places=("encoder", "cross"))
     with pytest.raises(SpotError, match="prompts of one kind, found ways of use"):
@@ -286,8 +288,7 @@ def test_prefixes_are_kept_found_and_averaged(tmp_path):
 def test_impossible_prefixes_are_refused():
     for fields, message in (
         ({"length": 0}, "a prefix has at least 1 key a layer, not 0"),
-        ({"initialisers": ()}, "needs an initialiser for each prefix"),
         ({"places": ("encoder", "encoder")}, "each once; found 'encoder', 'encoder'"),
     ):
         with pytest.raises(SpotError, match=message):
-            PrefixTuning(CONFIG, **{"length": P, **fields})
+            PrefixTuning(**{"length": P, **fields})

@@ -6,45 +6,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_cases import begin
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import Task
 from spot_jax.methods.label_decoder import LabelDecoder, cross_entropies, triplet_losses
-from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.restored import restored
-from spot_jax.methods.y_tuning import LabelLoss, LabelVectors, YTuning
-from spot_jax.t5.backbone import Backbone
+from spot_jax.methods.stored import inference_of
+from spot_jax.methods.y_tuning import LabelLoss, YTuning, label_vectors
 from spot_jax.t5.config import T5Config
 
 CONFIG = T5Config(vocab_size=40, emb_dim=8, num_heads=2, head_dim=4, num_encoder_layers=2)
 DECODER = LabelDecoder(8, 2, per_label=2, layers=1, heads=2, mlp_dim=12, mixed=3)
 
 
-def backbone():
-    table = 3.0 * np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
-    return Backbone(CONFIG, {"token_embedder": {"embedding": jnp.asarray(table)}}, "")
+def embedding():
+    return 3.0 * np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
 
-def method(decoder=DECODER, n=1, kind="labels", dropout=0.0, **options):
-    labels = tuple((f"label {i}") for i in range(decoder.classes))
-    pieces = tuple((3 + i, 10 + i) for i in range(decoder.classes))
-    return YTuning(
-        dataclasses.replace(CONFIG, dropout_rate=dropout),
-        decoder,
-        tuple(LabelVectors(pieces, decoder.per_label, kind) for _ in range(n)),
-        (labels,) * n,
-        **options,
-    )
+class Words:
+    """A vocabulary: label i is the pieces 3 + i and 10 + i."""
+
+    def encode(self, text):
+        number = int(text.split()[1])
+        return [3 + number, 10 + number]
+
+
+def settings(decoder=DECODER, **options):
+    own = {
+        name: getattr(decoder, name)
+        for name in ("per_label", "layers", "heads", "mlp_dim", "score", "scale", "reduce")
+    }
+    return YTuning(**{**own, "features": "mix" if decoder.mixed > 1 else "last", **options})
+
+
+def method(decoder=DECODER, n=1, dropout=0.0, **options):
+    """The program of n runs, its weights as they begin."""
+    labels = tuple(f"label {i}" for i in range(decoder.classes))
+    config = dataclasses.replace(CONFIG, dropout_rate=dropout)
+    params = {"token_embedder": {"embedding": jnp.asarray(embedding())}}
+    tasks = [Task(labels=labels, vocabulary=Words()) for _ in range(n)]
+    program, weights, frozen = begin(settings(decoder, **options), params, config, tasks)
+    assert frozen == {} and program.method.decoder(config, tasks[0]) == decoder
+    return program, weights
 
 
 def keys(seeds):
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 
-def trained(made, count=1):
-    """Weights of which every leaf has a part in the scores, drawn by numpy: nothing to compile."""
-    shapes = jax.eval_shape(lambda: made.init(keys(range(count)), backbone())[0])
+def trained(weights):
+    """Weights of which every leaf has a part in the scores."""
     rng = np.random.default_rng(5)
-    return jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), weights)
 
 
 def batch(decoder=DECODER, rows=4, tokens=7, seed=1):
@@ -126,8 +139,8 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 def test_loss_and_gradient_are_torchs(case):
     torch = pytest.importorskip("torch")
     decoder, kind = CASES[case]
-    made = method(decoder, n=2, loss_of=LabelLoss(kind, margin=0.7))
-    weights, parts = trained(made, 2), [batch(decoder, tokens=40, seed=seed) for seed in (1, 2)]
+    made, weights = method(decoder, n=2, loss=kind, margin=0.7)
+    weights, parts = trained(weights), [batch(decoder, tokens=40, seed=seed) for seed in (1, 2)]
     both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     grad = jax.jit(jax.value_and_grad(lambda w: made.loss(w, {}, both, None), has_aux=True))
     (_, metrics), grads = grad(weights)
@@ -145,8 +158,8 @@ def test_loss_and_gradient_are_torchs(case):
 
 def test_padding_and_the_way_attention_is_computed_change_nothing():
     decoder = LabelDecoder(8, 2, layers=1, heads=2, mlp_dim=12)
-    made = method(decoder)
-    weights, given = trained(made), batch(decoder, tokens=5)
+    made, weights = method(decoder)
+    weights, given = trained(weights), batch(decoder, tokens=5)
     longer = dict(given)
     filler = np.full((4, 40, 1, 8), 9.0, np.float32)
     # With 45 tokens queries are few, with 5 they are not.
@@ -158,9 +171,7 @@ def test_padding_and_the_way_attention_is_computed_change_nothing():
 
 def test_the_numbers_that_are_trained():
     for decoder in (DECODER, LabelDecoder(8, 5, layers=1, heads=4, mlp_dim=6)):
-        made = method(decoder, n=2)
-        weights, frozen = jax.eval_shape(lambda m=made: m.init(keys([0, 1]), backbone()))
-        assert frozen == {}
+        _, weights = method(decoder, n=2)
         sizes = sum(leaf.size for leaf in jax.tree.leaves(weights))
         d, f, rows = 8, decoder.mlp_dim, 1 + decoder.classes * decoder.per_label
         formula = rows * d + decoder.layers * (8 * d * d + 2 * d * f + 3 * d) + d
@@ -169,7 +180,7 @@ def test_the_numbers_that_are_trained():
 
 
 def test_labels_begin_as_their_tokens_the_vocabulary_or_uniform():
-    table = np.asarray(backbone().params["token_embedder"]["embedding"])
+    table = embedding()
     unit = table / np.sqrt(np.square(table).mean(axis=1, keepdims=True))
     pieces = ((3, 10), (4,), (5, 6, 7))
     key = jax.random.key(0)
@@ -177,7 +188,7 @@ def test_labels_begin_as_their_tokens_the_vocabulary_or_uniform():
     means /= np.sqrt(np.square(means).mean(axis=1, keepdims=True))
 
     def rows(kind):
-        return np.asarray(jax.jit(LabelVectors(pieces, 2, kind))(key, table))
+        return np.asarray(jax.jit(lambda k, t: label_vectors(k, t, pieces, 2, kind))(key, table))
 
     found = rows("labels")
     np.testing.assert_allclose(found[1::2], means, rtol=1e-4)
@@ -189,7 +200,7 @@ def test_labels_begin_as_their_tokens_the_vocabulary_or_uniform():
     uniform = rows("uniform")
     np.testing.assert_allclose(np.square(uniform).mean(axis=1), 1.0, rtol=1e-5)
     with pytest.raises(SpotError, match="label 1 has no pieces"):
-        LabelVectors(((3,), ()))
+        label_vectors(key, table, ((3,), ()))
 
 
 def test_the_triplet_loss_by_hand():
@@ -203,8 +214,8 @@ def test_the_triplet_loss_by_hand():
 
 @pytest.mark.slow
 def test_runs_together_are_those_alone_with_dropout():
-    made, alone = method(n=2, dropout=0.3), method(dropout=0.3)
-    weights, drop = trained(made, 2), keys([7, 8])
+    (made, weights), (alone, _) = method(n=2, dropout=0.3), method(dropout=0.3)
+    weights, drop = trained(weights), keys([7, 8])
     parts = [batch(seed=seed) for seed in (1, 2)]
     both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     (_, metrics), grads = jax.jit(jax.value_and_grad(made.loss, has_aux=True))(
@@ -222,23 +233,22 @@ def test_runs_together_are_those_alone_with_dropout():
 
 
 def test_a_stored_decoder_scores_as_the_one_in_training():
-    made = method(DECODER, layers="mix", dtype="float32")
-    weights, given = trained(made), batch()
-    inference = made.inference(weights, {}, 0)
-    tensors = {name: np.asarray(x) for name, x in made.tensors(weights, {}, 0).items()}
-    about = {**made.describe(), **made.describe_own(0)}
-    file = PromptFile(np.asarray(made.export(weights, {}, 0)), method=about, tensors=tensors)
-    found = restored({}, CONFIG, file)
+    made, weights = method(DECODER, cache_dtype="float32")
+    weights, given = trained(weights), batch()
+    inference = made.infer(weights, {}, 0)
+    file = made.file(weights, {}, 0)
+    assert file.prompt is None and file.tensors["labels"].shape == (5, 8)
+    found = inference_of({}, CONFIG, file)
     assert found.params["backbone"] == {}
     assert found.scorer == inference.scorer and hash(found.scorer) == hash(inference.scorer)
     assert inference.scorer.labels == ("label 0", "label 1")
     score = jax.jit(lambda params: inference.scorer(params, CONFIG, given))
     np.testing.assert_array_equal(score(found.params), score(inference.params))
     with pytest.raises(SpotError, match="width 8 and 3 layers cannot go .* 8 and 2"):
-        restored({}, dataclasses.replace(CONFIG, num_encoder_layers=1), file)
-    short = dataclasses.replace(file, tensors={**tensors, "decoder/norm": np.zeros((1, 7))})
+        inference_of({}, dataclasses.replace(CONFIG, num_encoder_layers=1), file)
+    short = dataclasses.replace(file, tensors={**file.tensors, "decoder/norm": np.zeros((1, 7))})
     with pytest.raises(SpotError, match="has norm of shape"):
-        restored({}, CONFIG, short)
+        inference_of({}, CONFIG, short)
 
 
 @pytest.mark.parametrize(
@@ -256,4 +266,4 @@ def test_settings_that_there_are_not(change, says):
     with pytest.raises(SpotError, match="'triplet' or 'cross_entropy'"):
         LabelLoss("hinge")
     with pytest.raises(SpotError, match="labels, vocabulary, uniform, prompt; found 'text'"):
-        LabelVectors(((3,), (4,)), 1, "text")
+        YTuning(init="text")

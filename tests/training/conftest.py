@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
 
@@ -73,7 +70,7 @@ class Tiny:
         """A run; options replace what stands here."""
         given = {
             "backbone": StoredBackbone(self.backbone, dropout_rate=0.0),
-            "method": PromptTuningRecipe(length=4, init="sampled_vocabulary"),
+            "method": PromptTuning(length=4, init="sampled_vocabulary"),
             "data": self.data(),
             "optimizer": Adafactor(0.3),
             "evaluation": EvaluationPlan(period=0),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import ModelTuningRecipe
 
 
 def embedding(directory, i=0):
@@ -51,7 +51,7 @@ def test_the_prompts_at_the_embedding_step_are_kept_by_runs_that_go_on_too(tiny,
     [
         (6, None, "embedding_step is 6, but the run's steps are 1 to 5; raise TRAIN_STEPS"),
         (-1, None, "embedding_step is -1, but the run's steps are 1 to 5"),
-        (2, ModelTuningRecipe(), "model tuning has no prompt to embed a task by"),
+        (2, ModelTuning(), "model tuning has no prompt to embed a task by"),
     ],
 )
 def test_an_embedding_that_cannot_be_is_refused_before_work(step, method, match, tiny, tmp_path):

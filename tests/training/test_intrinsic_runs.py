@@ -1,28 +1,28 @@
 """Runs of MSF, IST and Fastfood: what stays frozen, what is saved, going on, together and alone."""
 
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from method_cases import backbone_of, program_on
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.fastfood import FastfoodTuning
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.methods.subspace_finding import SubspaceFinding
+from spot_jax.methods.subspace_tuning import SubspaceTuning
+from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.stored import read_description
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes_intrinsic import (
-    FastfoodTuningRecipe,
-    SubspaceFindingRecipe,
-    SubspaceTuningRecipe,
-)
 from spot_jax.training.sharding import MeshShape
 
 ADAM = AdamW(0.01, weight_decay=0.0)
@@ -75,7 +75,7 @@ def run(tiny, directory, steps, method, **options):
 @pytest.fixture(scope="module")
 def found(tiny, prompts, tmp_path_factory):
     """A run of MSF over two tasks, and the method it was given."""
-    method = SubspaceFindingRecipe(prompts, dim=3, width=5)
+    method = SubspaceFinding(prompts, dim=3, width=5)
     return run(tiny, tmp_path_factory.mktemp("found") / "run", 5, method), method
 
 
@@ -141,7 +141,7 @@ def test_msf_saves_proj_and_proj_b_and_writes_them_once(found, prompts):
 
 
 def ist(tiny, found, directory, steps, **options):
-    method = SubspaceTuningRecipe(subspace_path(found[0]), std=0.5)
+    method = SubspaceTuning(subspace_path(found[0]), std=0.5)
     return run(tiny, directory, steps, method, **{"seeds": [7, 8], **options})
 
 
@@ -174,14 +174,16 @@ def test_a_run_goes_on_with_the_very_files_it_began_with(tiny, found, prompts, t
     path = tmp_path / "subspace"
     given = load_subspace(subspace_path(found[0]))
     given.save(path)
-    method = SubspaceTuningRecipe(str(path))
+    method = SubspaceTuning(str(path))
     run(tiny, tmp_path / "ist", 1, method)
     bent = jax.tree.map(lambda x: x + 1e-3, given.proj_b)
     dataclasses.replace(given, proj_b=bent).save(path)
     with pytest.raises(SpotError, match="holds a run with subspace = .* choose another MODEL_DIR"):
         run(tiny, tmp_path / "ist", 2, method)
-    one, other = (SubspaceFindingRecipe(p, 3) for p in (prompts, prompts[::-1]))
-    marks = [r.build(loaded(tiny), None, [None] * 2).reads()["prompts"] for r in (one, other)]
+    programs = [
+        program_on(SubspaceFinding(p, 3), loaded(tiny), 2) for p in (prompts, prompts[::-1])
+    ]
+    marks = [program.method.content_marks(program.tasks)["prompts"] for program in programs]
     assert marks[0] != marks[1]
 
 
@@ -190,7 +192,7 @@ def test_a_prompt_beside_another_s_data_is_refused(tiny, tmp_path):
         write(tmp_path / f"{i}", i, task=tiny.tasks[1 - i], backbone=mark(tiny)) for i in range(2)
     ]
     with pytest.raises(SpotError, match="give the prompts and MIXTURE_OR_TASK_NAME in the same"):
-        run(tiny, tmp_path / "run", 1, SubspaceFindingRecipe(paths, dim=3))
+        run(tiny, tmp_path / "run", 1, SubspaceFinding(paths, dim=3))
 
 
 @pytest.mark.slow
@@ -203,46 +205,54 @@ def test_msf_on_a_mesh_is_msf_on_one_device(tiny, found, tmp_path, watched):
     assert len(frozen["stored_prompts"].sharding.device_set) == 4
 
 
-class Loaded(types.SimpleNamespace):
-    """What recipes look at of a backbone."""
-
-
 def loaded(tiny, **changes):
-    found = described(tiny)
-    config = dataclasses.replace(found.config, **changes)
-    return Loaded(config=config, fingerprint=found.fingerprint)
+    """What methods look at of a backbone."""
+    description = described(tiny)
+    params = load_backbone(tiny.backbone).params
+    backbone = backbone_of(params, dataclasses.replace(description.config, **changes))
+    backbone.fingerprint = description.fingerprint
+    return backbone
+
+
+def starts(method, tiny, count):
+    """What `start` returns for each prompt."""
+    backbone = loaded(tiny)
+    program = program_on(method, backbone, count)
+    return [program.method.start(jax.random.key(0), backbone, task) for task in program.tasks]
 
 
 def test_a_vector_begins_where_a_stored_prompt_is(tiny, found, prompts, tmp_path):
     path = subspace_path(found[0])
     subspace = load_subspace(path)
-    recipe = SubspaceTuningRecipe(path, init="prompt", prompt=prompts)
-    method = recipe.build(loaded(tiny), None, [None, None])
-    for start, file in zip(method.starts, prompts, strict=True):
-        np.testing.assert_array_equal(start, subspace.project(load_prompt(file).prompt))
+    method = SubspaceTuning(path, init="prompt", prompt=prompts)
+    for start, file in zip(starts(method, tiny, 2), prompts, strict=True):
+        place = subspace.project(load_prompt(file).prompt)
+        np.testing.assert_array_equal(start["vector"], place)
     # A prompt that was tuned in this very subspace begins from its own vector.
     own = tmp_path / "own.safetensors"
     vector = np.array([0.5, -1.0, 2.0], np.float32)
-    described = {**method.describe(), "name": "SubspaceTuning"}
+    program = program_on(method, loaded(tiny), 2)
+    described = method.describe(config=program.config, tasks=program.tasks, i=0)
     write(own, 3, tensors={"vector": vector}, method=described, backbone=mark(tiny))
-    recipe = SubspaceTuningRecipe(path, init="prompt", prompt=str(own))
-    np.testing.assert_array_equal(recipe.build(loaded(tiny), None, [None]).starts[0], vector)
+    (start,) = starts(SubspaceTuning(path, init="prompt", prompt=str(own)), tiny, 1)
+    np.testing.assert_array_equal(start["vector"], vector)
     # And prompt tuning begins from what IST wrote.
-    given = PromptTuningRecipe(length=LENGTH, init="prompt", prompt=str(own))
-    start = given.build(loaded(tiny), None, [None]).initialisers[0].prompt
-    np.testing.assert_array_equal(start, load_prompt(own).prompt)
+    (start,) = starts(PromptTuning(length=LENGTH, init="prompt", prompt=str(own)), tiny, 1)
+    np.testing.assert_array_equal(start["prompt"], load_prompt(own).prompt)
 
 
 def test_a_random_subspace_is_of_its_seed(tiny):
-    recipe = SubspaceTuningRecipe("random", dim=3, length=LENGTH, width=5, scale=2.0)
-    one, again, other = (
-        dataclasses.replace(recipe, subspace_seed=seed).build(loaded(tiny), None, [None] * 2)
-        for seed in (0, 0, 1)
-    )
-    jax.tree.map(np.testing.assert_array_equal, one.proj_b, again.proj_b)
-    assert np.any(one.proj_b["prompt"]["kernel"] != other.proj_b["prompt"]["kernel"])
-    assert (one.num_prompts, one.shape.dim, one.shape.scale) == (2, 3, 2.0)
-    assert one.describe()["subspace"] == {"random": 0}
+    method = SubspaceTuning("random", dim=3, length=LENGTH, width=5, scale=2.0)
+    backbone = loaded(tiny)
+    seeded = [dataclasses.replace(method, subspace_seed=seed) for seed in (0, 0, 1)]
+    one, again, other = (each.freeze(backbone, [])["proj_b"] for each in seeded)
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert np.any(one["prompt"]["kernel"] != other["prompt"]["kernel"])
+    program = program_on(method, backbone, 2)
+    shape = method.shape(backbone.config.emb_dim)
+    assert (program.num_trained, shape.dim, shape.scale) == (2, 3, 2.0)
+    about = method.describe(config=program.config, tasks=program.tasks, i=0)
+    assert about["subspace"] == {"random": 0}
 
 
 @pytest.mark.parametrize(
@@ -263,9 +273,8 @@ def test_prompts_that_no_subspace_is_found_from(changes, match, tiny, prompts, t
     paths = prompts[: changes.pop("keep", 2)]
     if changes:
         paths = [prompts[0], write(tmp_path / "odd", 1, **{"backbone": "", **changes})]
-    recipe = SubspaceFindingRecipe(paths, **{"dim": 3, **own})
     with pytest.raises(SpotError, match=match) as caught:
-        recipe.build(loaded(tiny), None, [None] * len(paths))
+        program_on(SubspaceFinding(paths, **{"dim": 3, **own}), loaded(tiny), len(paths))
     assert "\n" not in str(caught.value)
 
 
@@ -286,12 +295,12 @@ def test_a_vector_that_cannot_be_tuned(recipe, match, tiny, found, prompts):
     width = {"emb_dim": recipe.pop("emb_dim")} if "emb_dim" in recipe else {}
     if "prompt" in recipe:
         recipe["prompt"] = prompts[0]
-    given = SubspaceTuningRecipe(**{"subspace": subspace_path(found[0]), **recipe})
     with pytest.raises(SpotError, match=match) as caught:
-        given.build(loaded(tiny, **width), None, [None])
+        method = SubspaceTuning(**{"subspace": subspace_path(found[0]), **recipe})
+        program_on(method, loaded(tiny, **width))
     assert "\n" not in str(caught.value)
 
 
 def test_fastfood_tunes_one_vector_a_run(tiny):
     with pytest.raises(SpotError, match="tunes one vector a run, 2 were asked for"):
-        FastfoodTuningRecipe().build(loaded(tiny), None, [None, None])
+        program_on(FastfoodTuning(), loaded(tiny), 2)

@@ -8,13 +8,14 @@ import pytest
 from conftest import CONFIG, store
 
 import spot_jax.training.run as run_module
+from spot_jax.methods.fastfood import FastfoodTuning
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import ModelTuningRecipe, StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor, AdamW, WarmupDecay
-from spot_jax.training.recipes_intrinsic import FastfoodTuningRecipe
 
 # T5X's: of matrices with both sides 128 or more it keeps two vectors.
 ADAFACTOR = Adafactor(
@@ -55,9 +56,7 @@ def ways(tiny, wide, tmp_path):
 @pytest.mark.slow
 def test_model_tuning_goes_on_as_if_it_had_not_stopped(wide, ways):
     begun = load_backbone(wide)
-    whole, parts = (
-        load_backbone(r.directory / "backbone") for r in ways(ModelTuningRecipe(), ADAFACTOR)
-    )
+    whole, parts = (load_backbone(r.directory / "backbone") for r in ways(ModelTuning(), ADAFACTOR))
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
     assert whole.fingerprint == parts.fingerprint != begun.fingerprint
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), whole.params, begun.params)
@@ -68,7 +67,7 @@ def test_model_tuning_goes_on_as_if_it_had_not_stopped(wide, ways):
 
 @pytest.mark.slow
 def test_a_target_is_tuned_from_what_a_mixture_has_left(tiny, tmp_path):
-    options = {"method": ModelTuningRecipe(), "optimizer": ADAFACTOR}
+    options = {"method": ModelTuning(), "optimizer": ADAFACTOR}
     mixture = tiny.train(tmp_path / "mixture", 3, **options).directory / "backbone"
     still = {**options, "optimizer": Adafactor(0.0, weight_decay=0.0)}
     target = tiny.train(
@@ -91,7 +90,7 @@ def test_fastfood_goes_on_and_its_model_stays(ways, monkeypatch):
         return fit(state, frozen, *rest)
 
     monkeypatch.setattr(run_module, "fit", watching)
-    whole, parts = ways(FastfoodTuningRecipe(dim=4), AdamW(0.05, weight_decay=0.0))
+    whole, parts = ways(FastfoodTuning(dim=4), AdamW(0.05, weight_decay=0.0))
     assert whole.trainable == 4
     one, other = (
         load_prompt(r.directory / "prompts" / "last-0.safetensors") for r in (whole, parts)

@@ -1,28 +1,29 @@
 """Runs of P-Tuning: resumed, several at once, gone on from an encoder, with the backbone tuned."""
 
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import pytest
+from method_cases import backbone_of, program_on
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.p_tuning import PTuning
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, EvaluationPlan
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes_p_tuning import PTuningRecipe
 
 P = 2
-RECIPE = PTuningRecipe(length=P, encoder="mlp")
+RECIPE = PTuning(length=P, encoder="mlp")
 
 
 @pytest.fixture(scope="module")
@@ -99,49 +100,53 @@ def test_nothing_left_of_the_text_is_found_before_training(run):
     with pytest.raises(
         SpotError, match="with 3 places for virtual tokens.* found 2; give the task"
     ):
-        run("odd", 2, PTuningRecipe(length=3, encoder="mlp"))
+        run("odd", 2, PTuning(length=3, encoder="mlp"))
 
 
 def build(count=1, **fields):
-    config = T5Config(vocab_size=64, emb_dim=8)
-    return PTuningRecipe(**fields).build(
-        types.SimpleNamespace(config=config, fingerprint="mark"), None, [None] * count
-    )
+    backbone = backbone_of({}, T5Config(vocab_size=64, emb_dim=8))
+    return program_on(PTuning(**fields), backbone, count)
 
 
-def test_what_a_recipe_comes_to(tmp_path):
+def about(program, i):
+    return program.method.describe(config=program.config, tasks=program.tasks, i=i)
+
+
+def test_what_the_settings_come_to():
     two, three = ("{text} <prompt:2> {target}", "<prompt:3> {text} {target}")
-    found = build(2, template=two)
-    assert (found.length, found.num_prompts, len(set(found.forms))) == (2, 2, 1)
-    assert found.describe_own(1)["form"].startswith("<extra_id_98> {text}")
-    assert PTuningRecipe(template=[two, two], prompt="x").copies == 2
-    assert build(length=4).describe_own(0) == {}
+    program = build(2, template=two)
+    assert (program.method.length, program.num_prompts) == (2, 2)
+    assert about(program, 0)["form"] == about(program, 1)["form"]
+    assert about(program, 1)["form"].startswith("<extra_id_98> {text}")
+    assert PTuning(template=[two, two], prompt="x").copies == 2
+    assert "form" not in about(build(length=4), 0)
     for match, fields in {
         "as many virtual tokens each, found .2, 3.": {"template": [two, three]},
         "needs a template, or the number of places": {},
         "the template has 2 virtual tokens, PTuning.length is 3": {"template": two, "length": 3},
         "unknown initialisation 'uniform'": {"template": two, "init": "uniform"},
         "init 'prompt' needs a prompt file": {"template": two, "init": "prompt"},
+        "tunes one prompt a run, found 2": {"template": two, "tune_backbone": True},
     }.items():
         with pytest.raises(SpotError, match=match):
-            build(**fields)
+            build(2 if "tune_backbone" in fields else 1, **fields)
 
 
 def test_both_kinds_of_file_are_gone_on_with(run, tmp_path):
     directory = run("whole", 4, seeds=[0, 1])
     files = [str(directory / f"prompts/{kind}-0.safetensors") for kind in ("encoder-last", "last")]
     mark = load_prompt(files[0]).backbone
-    backbone = types.SimpleNamespace(config=T5Config(vocab_size=64, emb_dim=16), fingerprint=mark)
+    backbone = backbone_of({}, T5Config(vocab_size=64, emb_dim=16))
+    backbone.fingerprint = mark
     kinds = []
     for path in files:
-        recipe = PTuningRecipe(length=P, init="prompt", prompt=path)
-        kinds.append(recipe.build(backbone, None, [None]).encoder)
-        ((_, source),) = recipe.sources(backbone, 1)
-        assert source.ancestor(path)["step"] == 4
+        program = program_on(PTuning(length=P, init="prompt", prompt=path), backbone)
+        kinds.append(program.method.encoder)
+        assert program.tasks[0].source.file.ancestor(path)["step"] == 4
     assert kinds == ["mlp", "identity"]
     with pytest.raises(SpotError, match="one kind of encoder .* found .'identity', 'mlp'."):
-        PTuningRecipe(length=P, init="prompt", prompt=files).build(backbone, None, [None, None])
+        program_on(PTuning(length=P, init="prompt", prompt=files), backbone, 2)
     PromptFile(np.zeros((P, 16), np.float32)).save(tmp_path / "plain.safetensors")
     plain = str(tmp_path / "plain.safetensors")
-    recipe = PTuningRecipe(length=P, init="prompt", prompt=plain)
-    assert recipe.build(backbone, None, [None]).encoder == "identity"
+    program = program_on(PTuning(length=P, init="prompt", prompt=plain), backbone)
+    assert program.method.encoder == "identity"

@@ -12,19 +12,20 @@ from etils import epath
 
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
+from spot_jax.methods.prefix_tuning import PrefixTuning
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.prefix import prefix_shape
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes_prefix import PrefixTuningRecipe
 from spot_jax.training.run_directory import run_path
 from spot_jax.training.sharding import MeshShape
 
-DIRECT = PrefixTuningRecipe(length=3)
-MLP = PrefixTuningRecipe(length=3, init="normal", hidden=5)
+DIRECT = PrefixTuning(length=3)
+MLP = PrefixTuning(length=3, init="normal", hidden=5)
 # Of both vectors and matrices: decay must not tell them apart by how many prefixes there are.
 DECAYED = AdamW(0.01, weight_decay=0.1)
 
@@ -177,14 +178,14 @@ def stored(tiny, tmp_path_factory):
 def test_what_a_prefix_cannot_begin_from_is_one_line(settings, message, stored, tiny, tmp_path):
     if settings.get("prompt"):
         settings = {**settings, "init": "prompt", "prompt": stored[settings["prompt"]]}
-    method = PrefixTuningRecipe(**{"length": 3, **settings})
     with pytest.raises(SpotError, match=message) as caught:
+        method = PrefixTuning(**{"length": 3, **settings})
         tiny.train(tmp_path, 1, method=method)
     assert "\n" not in str(caught.value)
 
 
 def test_a_prefix_is_no_beginning_for_virtual_tokens(stored, tiny, tmp_path):
-    method = PromptTuningRecipe(length=12, init="prompt", prompt=stored["prefix"])
+    method = PromptTuning(length=12, init="prompt", prompt=stored["prefix"])
     with pytest.raises(SpotError, match="found a prompt of PrefixTuning, which is none"):
         tiny.train(tmp_path, 1, method=method)
 

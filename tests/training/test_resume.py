@@ -17,9 +17,10 @@ from sentencepiece import sentencepiece_model_pb2
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import PromptTuningRecipe, StoredBackbone
+from spot_jax.training.config import StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run_directory import check_same_run
@@ -110,7 +111,7 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tiny, tmp_path):
     [
         ("seeds", {"seeds": 1}),
         ("optimizer_settings", {"optimizer": Adafactor(0.2)}),
-        ("method_settings", {"method": PromptTuningRecipe(length=5, init="uniform")}),
+        ("method_settings", {"method": PromptTuning(length=5, init="uniform")}),
         ("batch_size", {"data": {"batch_size": 4}}),
     ],
 )

@@ -14,10 +14,11 @@ from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.evaluation import evaluate
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import EvaluationPlan, PromptTuningRecipe, StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 
@@ -129,7 +130,7 @@ def test_a_saved_step_holds_the_state_alone_and_is_small(tmp_path, tiny):
     # The width of `base` and a prompt of 100; depth does not matter to what is saved.
     wide = dataclasses.replace(CONFIG, emb_dim=768, mlp_dim=64, num_heads=2)
     backbone = StoredBackbone(store(tmp_path / "wide", wide), dropout_rate=0.0)
-    method = PromptTuningRecipe(length=100, init="sampled_vocabulary")
+    method = PromptTuning(length=100, init="sampled_vocabulary")
     result = tiny.train(tmp_path / "run", 2, backbone=backbone, method=method)
     step = result.directory / "checkpoints" / "2"
     size = sum(file.stat().st_size for file in step.rglob("*") if file.is_file())
@@ -179,9 +180,8 @@ def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
         ({"steps": 0}, "TRAIN_STEPS is at least 1"),
         ({"lengths": {"inputs": 9}}, "TASK_FEATURE_LENGTHS lacks 'targets'"),
         ({"checkpoints": CheckpointPlan(period=0)}, "at least 1, found 0"),
-        ({"method": PromptTuningRecipe(init="best")}, "unknown prompt initialisation 'best'"),
-        ({"method": PromptTuningRecipe(init="prompt")}, "needs a prompt file"),
-        ({"method": PromptTuningRecipe(init="text", text="a")}, "needs the backbone's vocabulary"),
+        ({"method": PromptTuning(init="prompt")}, "needs a prompt file"),
+        ({"method": PromptTuning(init="text", text="a")}, "needs the backbone's vocabulary"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(options, match, tiny, tmp_path):
@@ -198,7 +198,7 @@ def test_settings_that_do_not_fit_are_one_line(options, match, tiny, tmp_path):
 def test_a_prompt_begins_from_a_file_and_names_its_ancestors(tiny, tmp_path):
     first = tiny.train(tmp_path / "first", 3, seeds=4)
     path = str(first.prompts[0])
-    method = PromptTuningRecipe(length=4, init="prompt", prompt=path)
+    method = PromptTuning(length=4, init="prompt", prompt=path)
     frozen_rate = Adafactor(0.0, weight_decay=0.0)
     second = tiny.train(tmp_path / "second", 1, method=method, optimizer=frozen_rate)
     found = load_prompt(second.prompts[0])

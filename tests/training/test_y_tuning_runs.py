@@ -6,24 +6,26 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from method_cases import begin
 
+from spot_jax.data import cached_features
+from spot_jax.data.cached_features import T5Features
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.feature_batches import FeatureBatches, LabelledFeatures
 from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.errors import SpotError
-from spot_jax.methods.label_decoder import LabelDecoder
+from spot_jax.methods.base import Task
+from spot_jax.methods.program import Program
 from spot_jax.methods.prompt_file import load_prompt
-from spot_jax.methods.y_tuning import LabelVectors, YTuning
-from spot_jax.t5.backbone import Backbone
+from spot_jax.methods.y_tuning import YTuning
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
-from spot_jax.training import recipes_y_tuning
 from spot_jax.training import run as run_module
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, EvaluationPlan, StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import AdamW
-from spot_jax.training.recipes_y_tuning import T5Features, YTuningRecipe
 from spot_jax.training.step import init_state, train_step
 
 WORDS = ("good", "bad")
@@ -56,7 +58,7 @@ def run(worded, labelled, tmp_path_factory):
             directory,
             steps,
             backbone=StoredBackbone(worded.backbone, dropout_rate=dropout),
-            method=YTuningRecipe(**{**settings, **dict(recipe)}),
+            method=YTuning(**{**settings, **dict(recipe)}),
             data=DataSource(names, {"inputs": 8, "targets": 2}, batch_size=6),
             optimizer=AdamW(rate),
             **options,
@@ -67,7 +69,8 @@ def run(worded, labelled, tmp_path_factory):
 
 def stored(result, i=0):
     file = load_prompt(result.directory / "prompts" / f"last-{i}.safetensors")
-    return {"labels": file.prompt, **file.tensors}
+    assert file.prompt is None
+    return dict(file.tensors)
 
 
 @pytest.mark.slow
@@ -168,7 +171,8 @@ def test_tasks_of_one_program_have_as_many_labels(worded):
     loaded = StoredBackbone(worded.backbone).load(make_mesh(MeshShape(1, 1)))
     vocabulary = Vocabulary(loaded.vocabulary_path)
     with pytest.raises(SpotError, match="as many labels, found 2 and 3"):
-        YTuningRecipe(heads=2).build(loaded, vocabulary, [WORDS, ("a", "b", "c")])
+        tasks = [Task(labels=words, vocabulary=vocabulary) for words in (WORDS, ("a", "b", "c"))]
+        Program.of(YTuning(heads=2), loaded, tasks)
 
 
 def test_a_mixture_has_no_cache(run, tmp_path, monkeypatch):
@@ -176,7 +180,7 @@ def test_a_mixture_has_no_cache(run, tmp_path, monkeypatch):
         pass
 
     monkeypatch.setattr(
-        recipes_y_tuning.loading, "training_source", lambda *given, **options: Endless()
+        cached_features.loading, "training_source", lambda *given, **options: Endless()
     )
     with pytest.raises(SpotError, match="a mixture or a stream without end"):
         run(tmp_path / "run", 1)
@@ -202,14 +206,14 @@ def test_any_encoder_of_tokens_plugs_in(tmp_path):
     features = FeatureStore(tmp_path, Embeddings()).of("halves", "train", examples, 8)
     cut = np.zeros(len(texts), np.int32)
     batches = FeatureBatches([LabelledFeatures(features, labels, cut)], [0], 32)
-    config = T5Config(vocab_size=64, emb_dim=12, dropout_rate=0.0)
-    decoder = LabelDecoder(12, 2, heads=3, mlp_dim=24, mixed=2)
-    method = YTuning(config, decoder, (LabelVectors(((3,), (4,)), 1, "uniform"),), (WORDS,))
-    vectors = Backbone(config, {"token_embedder": {"embedding": table[:, 0]}}, "")
+    config = T5Config(vocab_size=64, emb_dim=12, num_encoder_layers=1, dropout_rate=0.0)
+    method = YTuning(heads=3, mlp_dim=24, features="mix", init="uniform")
     keys = jax.random.split(jax.random.key(0), 1)
-    trainable, frozen = method.init(keys, vectors)
+    tasks = [Task(labels=WORDS, vocabulary=Vocabulary(VOCABULARY))]
+    params = {"token_embedder": {"embedding": table[:, 0]}}
+    program, trainable, frozen = begin(method, params, config, tasks, keys)
     tx = AdamW(1e-2).transformation(1e-2)
-    state, step = init_state(trainable, tx, keys), train_step(method, tx, dropout=False)
+    state, step = init_state(trainable, tx, keys), train_step(program, tx, dropout=False)
     losses = []
     for _ in range(60):
         state, metrics = step(state, frozen, next(batches))

@@ -6,17 +6,15 @@ import json
 import pytest
 from study_cases import make_world
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.transfer.study import TransferStudy
-from spot_jax.training.config import (
-    DataSource,
-    MethodRecipe,
-    ModelTuningRecipe,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import StoredBackbone
 from spot_jax.transfer.initialisation import beginning
 from spot_jax.transfer.tuning import Tuning
 
@@ -36,25 +34,23 @@ class Fixed:
 
 def test_a_plan_without_a_method_is_prompt_tuning_from_the_sampled_vocabulary(world, tmp_path):
     plan = world.plan(tmp_path)
-    assert plan.recipe(plan.source) == PromptTuningRecipe(3, "sampled_vocabulary")
-    assert plan.recipe(Stage(3, init="uniform")) == PromptTuningRecipe(3, "uniform")
-    assert plan.recipe(plan.target, ["a", "b"]) == PromptTuningRecipe(
-        3, "prompt", prompt=["a", "b"]
-    )
+    assert plan.recipe(plan.source) == PromptTuning(3, "sampled_vocabulary")
+    assert plan.recipe(Stage(3, init="uniform")) == PromptTuning(3, "uniform")
+    assert plan.recipe(plan.target, ["a", "b"]) == PromptTuning(3, "prompt", prompt=["a", "b"])
     # What studies of before have written down is what is asked for still.
     assert plan.settings()["source.init"] == "sampled_vocabulary"
     assert "method" not in plan.settings()
 
 
 def test_a_plans_method_is_that_of_every_prompt(world, tmp_path):
-    method = PromptTuningRecipe(5, "uniform", z_loss=0.5)
+    method = PromptTuning(5, "uniform", z_loss=0.5)
     plan = world.plan(tmp_path, method=method)
     assert plan.recipe(plan.source) == method
     assert plan.recipe(Stage(3, init="class_labels")).init == "class_labels"
     assert plan.recipe(plan.target, ["a"]) == dataclasses.replace(
         method, init="prompt", prompt=["a"]
     )
-    assert plan.settings()["method"]["type"] == "PromptTuningRecipe"
+    assert plan.settings()["method"]["type"] == "PromptTuning"
     assert plan.settings()["source.init"] == "uniform"
     json.dumps(plan.settings())
     assert plan.virtual_tokens == 5
@@ -63,22 +59,22 @@ def test_a_plans_method_is_that_of_every_prompt(world, tmp_path):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (ModelTuningRecipe(), "ModelTuning tunes the backbone and has no prompt"),
+        (ModelTuning(), "ModelTuning tunes the backbone and has no prompt"),
         (Fixed(), "Fixed has no setting 'init'"),
-        (PromptTuningRecipe(3, "prompt", prompt="x"), "found 'prompt'"),
+        (PromptTuning(3, "prompt", prompt="x"), "found 'prompt'"),
     ],
 )
 def test_a_method_that_cannot_be_transferred_is_one_line(world, tmp_path, method, message):
     with pytest.raises(SpotError, match=message) as caught:
         world.plan(tmp_path, method=method)
     assert "\n" not in str(caught.value)
-    if method.__class__ is not PromptTuningRecipe:
+    if method.__class__ is not PromptTuning:
         with pytest.raises(SpotError, match=message):
             Tuning(StoredBackbone(world.backbone), DataSource("a", {}), method)
 
 
 def test_a_beginning_keeps_the_rest():
-    method: MethodRecipe = PromptTuningRecipe(7, "text", text="words")
+    method: BaseMethod = PromptTuning(7, "text", text="words")
     assert beginning(method, None) == method
     assert beginning(method, "uniform") == dataclasses.replace(method, init="uniform")
     begun = beginning(method, "uniform", ["a"])
@@ -88,7 +84,7 @@ def test_a_beginning_keeps_the_rest():
 
 @pytest.mark.slow
 def test_a_study_tunes_with_its_method(world, tmp_path):
-    plan = world.plan(tmp_path, method=PromptTuningRecipe(4, "uniform"), sources=world.tasks[:1])
+    plan = world.plan(tmp_path, method=PromptTuning(4, "uniform"), sources=world.tasks[:1])
     study = TransferStudy(plan)
     study.run(lambda line: None, progress=False)
     done = {job.kind: result for job, result in study.done()}
@@ -108,7 +104,7 @@ def test_a_job_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
         raise SpotError("enough")
 
     monkeypatch.setattr("spot_jax.transfer.tuning.train", train)
-    method = PromptTuningRecipe(4, "uniform", z_loss=0.5)
+    method = PromptTuning(4, "uniform", z_loss=0.5)
     study = TransferStudy(world.plan(tmp_path, method=method))
     with pytest.raises(SpotError, match="enough"):
         study.run_job(study.jobs[0].name, print, progress=False)

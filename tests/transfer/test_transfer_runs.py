@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 from study_cases import World, make_world
 
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import (
-    DataSource,
-    EvaluationPlan,
-    PromptTuningRecipe,
-    StoredBackbone,
-)
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.transfer import tuning as tuning_module
@@ -55,7 +52,7 @@ def library(world, tmp_path_factory) -> Library:
 def make_tuning(world, **options):
     """Of task c, two steps."""
     given = {
-        "method": PromptTuningRecipe(length=3, init="sampled_vocabulary"),
+        "method": PromptTuning(length=3, init="sampled_vocabulary"),
         "train_steps": 2,
         "evaluation": EvaluationPlan(period=1, decoding="greedy", batch_size=12),
         "checkpoints": CheckpointPlan(period=1, embedding_step=1),
@@ -131,7 +128,7 @@ def test_prompts_from_a_list_go_as_each_alone(best_of_two, world, tmp_path):
     alone = train(
         model_dir=str(tmp_path),
         backbone=tuning.backbone,
-        method=PromptTuningRecipe(length=3, init="prompt", prompt=one.file),
+        method=PromptTuning(length=3, init="prompt", prompt=one.file),
         data=tuning.data,
         optimizer=Adafactor(0.3),
         train_steps=2,

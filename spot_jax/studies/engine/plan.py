@@ -7,7 +7,7 @@ from typing import Any
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
-from spot_jax.training.build import plain_fields
+from spot_jax.files import plain_fields
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.sharding import MeshShape

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from spot_jax.data import loading
+from spot_jax.data.data_source import DataSource
 from spot_jax.evaluation.evaluate import measure
 from spot_jax.evaluation.scored_task import score_of
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import Prompt, Tuned
+from spot_jax.methods.base import BaseMethod
 from spot_jax.metrics import Outputs
 from spot_jax.studies.engine.job import Job, PromptResult
 from spot_jax.studies.engine.plan import Plan, Stage
 from spot_jax.studies.engine.study import Study
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import DataSource, EvaluationPlan, MethodRecipe, StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.run import TrainResult
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.transfer.tuning import finish_training
@@ -62,7 +64,7 @@ class JobRun(Generic[P, J]):
 
     def train(
         self,
-        method: MethodRecipe,
+        method: BaseMethod,
         tasks: str | Sequence[str],
         seeds: Sequence[int],
         stage: Stage,

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.intrinsic_msf import FEWEST
+from spot_jax.methods.subspace_finding import FEWEST, SubspaceFinding
+from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.studies.engine.plan import SIDES, Plan, Stage, check_list
-from spot_jax.training.recipes_intrinsic import SubspaceFindingRecipe, SubspaceTuningRecipe
 
 STAGES = ("prompt", "msf", "ist", "model")
 OURS = {
-    "msf_settings": (SubspaceFindingRecipe, ("prompts", "dim", "tunes_backbone")),
+    "msf_settings": (SubspaceFinding, ("prompts", "dim", "tunes_backbone")),
     "ist_settings": (
-        SubspaceTuningRecipe,
+        SubspaceTuning,
         ("subspace", "dim", "length", "subspace_seed", "scale", "init", "prompt", "tunes_backbone"),
     ),
 }

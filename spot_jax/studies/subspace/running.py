@@ -12,8 +12,14 @@ import numpy as np
 from spot_jax.files import write_json
 from spot_jax.inference.tuned import Prompt, open_tuned
 from spot_jax.library.library import Library
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.methods.subspace_finding import SubspaceFinding
+from spot_jax.methods.subspace_tuning import RANDOM as RANDOM_SUBSPACE
+from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.engine.running import JobRun, bare
@@ -33,14 +39,6 @@ from spot_jax.studies.subspace.jobs import (
 )
 from spot_jax.studies.subspace.plan import SubspacePlan
 from spot_jax.t5.config import parameter_shapes
-from spot_jax.training.config import MethodRecipe, ModelTuningRecipe, PromptTuningRecipe
-from spot_jax.training.recipes_intrinsic import (
-    RANDOM as RANDOM_SUBSPACE,
-)
-from spot_jax.training.recipes_intrinsic import (
-    SubspaceFindingRecipe,
-    SubspaceTuningRecipe,
-)
 from spot_jax.training.run import TrainResult
 
 
@@ -86,7 +84,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         missing = [seed for seed in self.seeds if seed not in files]
         if missing:
             init = plan.prompt.init or "sampled_vocabulary"
-            method = PromptTuningRecipe(length=plan.prompt_length, init=init)
+            method = PromptTuning(length=plan.prompt_length, init=init)
             result = self._tune(plan.prompt, method, [task], missing)
             files |= dict(zip(missing, result.prompts, strict=True))
         trained = plan.prompt_length * plan.backbone.description().config.emb_dim
@@ -96,7 +94,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         """Tune a whole model on a task; what is scored is its last step."""
         plan, part = self.plan, self.job.parts[0]
         assert plan.model is not None
-        result = self._tune(plan.model, ModelTuningRecipe(), [part.task], self.seeds)
+        result = self._tune(plan.model, ModelTuning(), [part.task], self.seeds)
         tuned = open_tuned(result.directory, mesh=plan.mesh)
         (score,) = self.score(tuned, lengths=plan.lengths, rows=plan.prompt.batch_size)
         shapes = parameter_shapes(tuned.backbone.config)
@@ -116,7 +114,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
             for task in job.tasks
         ]
         sources = [str(self._tuned_file(*pair)) for pair in pairs]
-        method = SubspaceFindingRecipe(sources, job.dimension, **plan.msf_settings)
+        method = SubspaceFinding(sources, job.dimension, **plan.msf_settings)
         result = self._tune(
             plan.msf, method, [task for task, _ in pairs], [seed for _, seed in pairs]
         )
@@ -131,7 +129,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
     def tuned(self) -> SubspaceResult:
         """Tune vectors in a found subspace."""
         subspace = self.study.needed(self.job.needs[0]).subspace
-        method = SubspaceTuningRecipe(
+        method = SubspaceTuning(
             str(self.study.path / subspace),
             dim=self.job.dimension,
             **self.plan.ist_settings,
@@ -143,7 +141,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         plan, job = self.plan, self.job
         files = [self._tuned_file(task, job.seed) for task in self.tasks.train]
         prompts = np.stack([load_prompt(file).prompt for file in files])
-        method = SubspaceTuningRecipe(
+        method = SubspaceTuning(
             RANDOM_SUBSPACE,
             dim=job.dimension,
             length=plan.prompt_length,
@@ -153,7 +151,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         )
         return self._vectors(method)
 
-    def _vectors(self, method: SubspaceTuningRecipe) -> SubspaceResult:
+    def _vectors(self, method: SubspaceTuning) -> SubspaceResult:
         tasks = [part.task for part in self.job.parts]
         result = self._tune(self.plan.ist, method, tasks, self.seeds)
         return self._scored(result.prompts, self.job.dimension)
@@ -197,7 +195,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         return {int(seed): self.directory / file for seed, file in taken.items()}
 
     def _tune(
-        self, stage: Stage, method: MethodRecipe, tasks: Sequence[str], seeds: Sequence[int]
+        self, stage: Stage, method: BaseMethod, tasks: Sequence[str], seeds: Sequence[int]
     ) -> TrainResult:
         # What is shared by tasks, a subspace or a model, begins by its seed alone.
         alone = self.job.kind in (SUBSPACE, MODEL)

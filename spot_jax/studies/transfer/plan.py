@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spot_jax.errors import SpotError
+from spot_jax.files import plain_fields
 from spot_jax.library import similarity
+from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.engine.plan import (
     SIDES,
     Plan,
@@ -19,9 +22,7 @@ from spot_jax.studies.engine.plan import (
     check_list,
     check_once,
 )
-from spot_jax.training.build import plain_fields
-from spot_jax.training.config import MethodRecipe, PromptTuningRecipe
-from spot_jax.transfer.initialisation import PromptRecipe, beginning, check_method
+from spot_jax.transfer.initialisation import beginning, check_method
 
 TASK_SETTINGS = ("inputs", "targets", "decoding")
 
@@ -76,7 +77,7 @@ class TransferPlan(Plan):
     weighted_average: Sequence[int] = ()
     multitask_mixture: Sequence[int] = ()
     mixture_steps: int | None = None
-    method: MethodRecipe | None = None
+    method: BaseMethod | None = None
     similarity: str = "per_token"
     title: str = "A study of prompt transfer"
     families: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -104,9 +105,9 @@ class TransferPlan(Plan):
         fields = [f.name for f in dataclasses.fields(Grid)]
         return Grid(**{name: tuple(getattr(self, name)) for name in fields})
 
-    def recipe(self, stage: Stage, starts: Sequence[str] | None = None) -> PromptRecipe:
+    def recipe(self, stage: Stage, starts: Sequence[str] | None = None) -> Any:
         """Return the method of a stage's prompts, which begin from these files if there are any."""
-        method = self.method or PromptTuningRecipe(self.prompt_length, "sampled_vocabulary")
+        method = self.method or PromptTuning(self.prompt_length, "sampled_vocabulary")
         check_method(method)
         return beginning(method, stage.init, starts)
 

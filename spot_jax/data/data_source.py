@@ -1,0 +1,40 @@
+"""What a run is trained on, as plain data."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """What is trained on.
+
+    Attributes:
+        mixture_or_task_name: name of a seqio task or mixture, or path of a file of arrays
+            (`spot_jax.data.loading` says which); a list gives each prompt of the run one.
+        task_feature_lengths: {"inputs": ..., "targets": ...} in tokens of text, end included; the
+            prompt's room is added.
+        batch_size: number of rows a step, for each prompt.
+        split: split of training.
+        pack: whether several examples share a row.
+        packed_lengths: whole lengths of rows when packing, prompts included; None for one
+            example's.
+        modules: names of Python modules that register tasks.
+        text_directory: path of plain text for `span_corruption` and `prefix_lm`.
+        use_cached_tasks: whether seqio's offline cache is read.
+    """
+
+    mixture_or_task_name: str | Sequence[str]
+    task_feature_lengths: Mapping[str, int]
+    batch_size: int = 32
+    split: str = "train"
+    pack: bool = False
+    packed_lengths: Mapping[str, int] | None = None
+    modules: Sequence[str] = ()
+    text_directory: str | None = None
+    use_cached_tasks: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Names as a list."""
+        name = self.mixture_or_task_name
+        return [name] if isinstance(name, str) else list(name)

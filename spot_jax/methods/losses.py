@@ -1,0 +1,122 @@
+"""The sequence-to-sequence loss of N prompts in one batch, each normalised by itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from spot_jax.t5 import model
+from spot_jax.t5.config import T5Config
+
+Tree = Any
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+
+def row_keys(keys: Key[Array, " n"] | None, batch: Batch) -> Key[Array, " b"] | None:
+    """Return one dropout key a row, from its prompt's key and its number within that prompt."""
+    if keys is None:
+        return None
+    rows = batch["encoder_input_tokens"].shape[0]
+    prompt = batch.get("row_prompt", jnp.zeros(rows, jnp.int32))
+    number = batch.get("row_number", jnp.arange(rows))
+    return jax.vmap(lambda p, i: jax.random.fold_in(keys[p], i))(prompt, number)
+
+
+def token_losses(
+    logits: Float[Array, "b u v"],
+    targets: Int[Array, "b u"],
+    z_loss: float,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, "b u"], Float[Array, "b u"]]:
+    """Compute each target's cross entropy with T5X's z-loss: -log p(target) + z_loss * log(Z)^2.
+
+    Args:
+        logits: scores of all ids, float32.
+        targets: ids.
+        z_loss: weight of the squared log normaliser, which keeps logits from drifting.
+        label_smoothing: share of the target's weight that all ids have alike.
+
+    Returns:
+        The loss of each position, and the part of it that is the z-loss.
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        mean = jnp.mean(logits, axis=-1)
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * mean
+    penalty = z_loss * jnp.square(log_z)
+    return log_z - chosen + penalty, penalty
+
+
+def seq2seq_loss(
+    params: Tree,
+    config: T5Config,
+    batch: Batch,
+    keys: Key[Array, " n"] | None,
+    *,
+    table: Float[Array, "r d"] | None = None,
+    z_loss: float = 1e-4,
+    per_token: bool = False,
+    num_prompts: int = 1,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Compute the loss of a batch, summed over target tokens as in T5X, each prompt by itself.
+
+    Args:
+        params: tree of the T5.
+        config: shape of the T5.
+        batch: T5X's features; `row_prompt` and `row_number` when there are several prompts.
+        keys: dropout keys, one a prompt; None for no dropout.
+        table: rows of the virtual tokens.
+        z_loss: weight of the squared log normaliser, see `token_losses`.
+        per_token: whether each prompt's sum is divided by its number of target tokens.
+        num_prompts: number of prompts, N.
+        label_smoothing: share of all ids, see `token_losses`.
+
+    Returns:
+        The scalar to differentiate: the sum over prompts of each one's loss, so that a prompt's
+        gradient is that of its own loss; and metrics, each with an axis of N: `loss` (mean over
+        tokens, nats), `z_loss` (the same), `accuracy` (share of tokens predicted right given the
+        ones before), `tokens`.
+    """
+    drop = row_keys(keys, batch)
+    drops = [
+        None if drop is None else jax.vmap(jax.random.fold_in, (0, None))(drop, i) for i in (0, 1)
+    ]
+    tokens, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+    segments = batch.get("encoder_segment_ids")
+    encoded = model.encode(
+        params, config, tokens, table=table, segment_ids=segments, dropout_keys=drops[0]
+    )
+    logits = model.decode(
+        params,
+        config,
+        encoded,
+        tokens,
+        batch["decoder_input_tokens"],
+        targets,
+        encoder_segment_ids=segments,
+        decoder_segment_ids=batch.get("decoder_segment_ids"),
+        dropout_keys=drops[1],
+    )
+    weights = batch["decoder_loss_weights"]
+    losses, penalties = token_losses(logits, targets, z_loss, label_smoothing)
+    right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    per_row = jnp.stack([jnp.sum(x * weights, axis=1) for x in (losses, penalties, right)], axis=1)
+    per_row = jnp.concatenate([per_row, jnp.sum(weights, axis=1, keepdims=True)], axis=1)
+    if "row_prompt" in batch:
+        sums = jax.ops.segment_sum(per_row, batch["row_prompt"], num_segments=num_prompts)
+    else:
+        sums = jnp.sum(per_row, axis=0, keepdims=True)
+    loss, penalty, hits, count = jnp.moveaxis(sums, 1, 0)
+    mean = jnp.maximum(count, 1.0)
+    metrics = {
+        "loss": (loss - penalty) / mean,
+        "z_loss": penalty / mean,
+        "accuracy": hits / mean,
+        "tokens": count,
+    }
+    return jnp.sum(loss / mean if per_token else loss), metrics
