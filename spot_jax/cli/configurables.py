@@ -5,7 +5,7 @@ imported only when a run uses the name.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -13,7 +13,6 @@ import gin
 from spot_jax.cli import gin_checks, gin_files
 from spot_jax.cli.gin_files import Settings
 from spot_jax.errors import SpotError
-from spot_jax.methods.base import methods
 
 CONFIGURABLES = {
     # What `spot train` calls; `spot eval` and `spot infer` read the run directory instead.
@@ -48,9 +47,16 @@ CONFIGURABLES = {
 def target(name: str) -> Callable[..., Any]:
     """Return what a name stands for: of the table, a method, or what a user's module registered."""
     if name not in CONFIGURABLES:
-        return methods().get(name) or gin.get_configurable(name)
+        return _methods().get(name) or gin.get_configurable(name)
     module, _, attribute = CONFIGURABLES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _methods() -> Mapping[str, Callable[..., Any]]:
+    # Only now, as it imports JAX and misspelt macros should show before.
+    from spot_jax.methods.base import methods
+
+    return methods()
 
 
 def configured(
@@ -74,7 +80,7 @@ def configured(
     gin_checks.check_macros(settings, root)
     gin.clear_config()
     gin_files.import_modules(settings)
-    ours = {*CONFIGURABLES, *methods()}
+    ours = {*CONFIGURABLES, *_methods()}
     registered = {name for name in _selectors(settings) - ours if _registered(name)}
     gin_checks.check_configurables(settings, root, ours | registered)
     used = gin_checks.reached(settings, root)[0]
@@ -104,10 +110,12 @@ def _arguments(
 ) -> dict[str, Any]:
     """The root's arguments, made by gin; the root itself is left to the caller."""
     for name, what in targets.items():
-        # Registering again is an error to gin, so what an earlier call registered stays.
-        ours = name in CONFIGURABLES or name in methods()
+        # Registering again is an error to gin, so what an earlier call registered stays, unless a
+        # user's module has been imported anew.
+        ours = name in CONFIGURABLES or name in _methods()
         if ours and _registered_with_gin.get(name) is not what:
-            gin.external_configurable(what, name=name, module="spot")
+            with gin.config.interactive_mode():
+                gin.external_configurable(what, name=name, module="spot")
             _registered_with_gin[name] = what
     used, macros = gin_checks.reached(settings, root)
     kept = {

@@ -129,6 +129,9 @@ class Saveable(Protocol):
         ...
 
 
+_METHODS: dict[str, type["BaseMethod"]] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class BaseMethod:
     """What a run asks of a method, whatever its loss is; `Method` is the base of nearly all.
@@ -147,9 +150,11 @@ class BaseMethod:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if cls.__module__ == __name__:
+        namesake = _METHODS.get(cls.__name__)
+        # gin derives a class of the same name from each that it configures.
+        if cls.__module__ == __name__ or (namesake is not None and issubclass(cls, namesake)):
             return
-        other = _METHODS.get(cls.__name__, cls).__module__
+        other = cls.__module__ if namesake is None else namesake.__module__
         # A script's module has two names where something imports it, too.
         if len({other, cls.__module__} - {"__main__"}) > 1:
             raise SpotError(
@@ -486,7 +491,6 @@ def virtual_token_inference(file: PromptFile, params: Tree, config: T5Config) ->
     return Inference(params, jnp.asarray(rows))
 
 
-_METHODS: dict[str, type[BaseMethod]] = {}
 # Settings that a stored prompt needs no more: how it began, and its loss.
 _DONE = {"init", "prompt", "text", "template", *(f.name for f in dataclasses.fields(Method))}
 

@@ -74,7 +74,7 @@ class SubspaceTuning(Method):
 
     @functools.cached_property
     def file(self) -> SubspaceFile | None:
-        """The subspace that MSF found, read once; None for a random one."""
+        """Subspace that MSF found, read once; None for a random one."""
         return None if self.subspace == RANDOM else load_subspace(self.subspace)
 
     def shape(self, emb_dim: int) -> SubspaceShape:
@@ -99,20 +99,22 @@ class SubspaceTuning(Method):
             SpotError: no such subspace, one of another shape or backbone, or a stored prompt that
                 has no place in it.
         """
+        # A copy, which reads the file as it is now.
+        resolved = dataclasses.replace(self)
         emb_dim = backbone.config.emb_dim
-        if self.file is not None:
-            self.file.check(
+        if resolved.file is not None:
+            resolved.file.check(
                 self.subspace,
                 backbone=backbone.fingerprint,
                 emb_dim=emb_dim,
                 length=self.length,
                 dim=self.dim,
             )
-        self.shape(emb_dim)
+        resolved.shape(emb_dim)
         for task in tasks:
             if task.source is not None:
-                self._place(task.source)
-        return self
+                resolved._place(task.source)
+        return resolved
 
     def start(self, key: Key[Array, ""], backbone: Backbone, task: Task) -> Tree:
         """Return {"vector": the place in the subspace}."""

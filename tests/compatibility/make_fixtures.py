@@ -15,6 +15,14 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from spot_jax.training.recipes_intrinsic import (
+    FastfoodTuningRecipe,
+    SubspaceFindingRecipe,
+    SubspaceTuningRecipe,
+)
+from spot_jax.training.recipes_p_tuning import PTuningRecipe
+from spot_jax.training.recipes_prefix import PrefixTuningRecipe
+from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from tiny_text import store_backbone
 
 from spot_jax.inference.scores import score
@@ -28,14 +36,6 @@ from spot_jax.training.config import (
     StoredBackbone,
 )
 from spot_jax.training.optimizers import Adafactor, AdamW
-from spot_jax.training.recipes_intrinsic import (
-    FastfoodTuningRecipe,
-    SubspaceFindingRecipe,
-    SubspaceTuningRecipe,
-)
-from spot_jax.training.recipes_p_tuning import PTuningRecipe
-from spot_jax.training.recipes_prefix import PrefixTuningRecipe
-from spot_jax.training.recipes_y_tuning import YTuningRecipe
 from spot_jax.training.run import train
 
 TASK = "bundled_vader_tweets"
