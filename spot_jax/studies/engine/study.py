@@ -445,9 +445,9 @@ def _record(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as it compares: methods were called recipes once."""
-    if isinstance(value, dict) and isinstance(value.get("type"), str):
-        return {**value, "type": value["type"].removesuffix("Recipe")}
+    """A setting as it compares: methods were called recipes once, and had no smoothing."""
+    if isinstance(value, dict) and str(value.get("type")).endswith("Recipe"):
+        return {"label_smoothing": 0.0, **value, "type": value["type"].removesuffix("Recipe")}
     return value
 
 
