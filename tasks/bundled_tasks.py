@@ -22,7 +22,9 @@ from tasks.t5_features import OUTPUT_FEATURES
 MAXIMUM = 2**19
 
 
-def _dataset(split: str, shuffle_files: bool = False, seed: int | None = None, *, name: str):
+def _dataset(
+    split: str, shuffle_files: bool = False, seed: int | None = None, *, name: str
+) -> tf.data.Dataset:
     """Return the raw fields of a split as a dataset; the file is read here and not before."""
     found = rows(name, split)
     fields = [*SETS[whole(name)].fields, "label"]
@@ -32,7 +34,9 @@ def _dataset(split: str, shuffle_files: bool = False, seed: int | None = None, *
 
 
 @seqio.map_over_dataset
-def write_text(example: Mapping[str, tf.Tensor], *, fields: tuple[str, ...]):
+def write_text(
+    example: Mapping[str, tf.Tensor], *, fields: tuple[str, ...]
+) -> dict[str, tf.Tensor]:
     """Return the example as text: `text: ...`, or `text1: ... text2: ...`, and its label word."""
     parts = [tf.strings.join([f"{field}: ", example[field]]) for field in fields]
     return {"inputs": tf.strings.join(parts, " "), "targets": example["label"], **example}

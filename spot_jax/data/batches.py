@@ -57,7 +57,7 @@ class BatchShape:
     packed_inputs_length: int | None = None
     packed_targets_length: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.batch_size, self.inputs_length, self.targets_length) < 1:
             raise SpotError(
                 f"expected a batch size and lengths of at least 1, found {self.batch_size} rows of "

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from spot_jax.data import seqio_registry, seqio_tasks
+from spot_jax.data.examples import Ids
 from spot_jax.t5.vocabulary import Vocabulary
 
 FEATURES = ("inputs", "targets")
@@ -91,8 +92,8 @@ def show(
     )
 
 
-def _text(written: object, ids, vocabulary: Vocabulary) -> str:
-    return written.decode("utf-8") if isinstance(written, bytes) else vocabulary.decode(ids)
+def _text(raw: object, ids: Ids, vocabulary: Vocabulary) -> str:
+    return raw.decode("utf-8") if isinstance(raw, bytes) else vocabulary.decode(ids.tolist())
 
 
 def parts(name: str) -> list[tuple[str, float]]:

@@ -42,7 +42,9 @@ class TextLines(seqio.FunctionDataSource):
         """The files; `SpotError` when there is no UTF-8 text."""
         return read_directory(self.directory)
 
-    def _lines(self, split: str, shuffle_files: bool = False, seed: int | None = None):
+    def _lines(
+        self, split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
         text = self.text
         return tf.data.Dataset.from_generator(
             lambda: ({"text": line} for line in text.lines(split)),

@@ -14,7 +14,9 @@ _ROUGE = ("rouge1", "rouge2", "rougeLsum")
 GEM_VERSION = "1.1.0"
 
 
-def _text(name: str, title: str, location: str, rows: dict[str, int], family: str, **fields):
+def _text(
+    name: str, title: str, location: str, rows: dict[str, int], family: str, **fields: Any
+) -> DataSet:
     fields.setdefault("families", (family, "all"))
     fields.setdefault("metrics", _ROUGE)
     return DataSet(name, title, "tfds", location, rows, **fields)

@@ -5,6 +5,8 @@ ReCoRD's and WSC's `examples` are those of T5's own SuperGLUE mixture (WSC's als
 2021, table 7).
 """
 
+from typing import Any
+
 from tasks.papers.data_set import DataSet, sizes
 
 _TRUE = ("False", "True")
@@ -18,7 +20,9 @@ GLUE_VERSION = "2.0.0"
 SUPER_GLUE_VERSION = "1.0.2"
 
 
-def _glue(name: str, title: str, rows: dict[str, int], *, config: str = "", **fields) -> DataSet:
+def _glue(
+    name: str, title: str, rows: dict[str, int], *, config: str = "", **fields: Any
+) -> DataSet:
     fields.setdefault("families", ("glue", "all"))
     fields.setdefault("unlabelled", _HIDDEN)
     location = f"glue/{config or name}:{GLUE_VERSION}"
@@ -121,7 +125,7 @@ GLUE = (
 )
 
 
-def _super_glue(name: str, title: str, rows: dict[str, int], **fields) -> DataSet:
+def _super_glue(name: str, title: str, rows: dict[str, int], **fields: Any) -> DataSet:
     fields.setdefault("families", ("super_glue", "all"))
     fields.setdefault("papers", _FEW)
     location = f"super_glue/{fields.pop('config', name)}:{SUPER_GLUE_VERSION}"

@@ -4,6 +4,8 @@ Sizes are those of https://www.tensorflow.org/datasets/catalog at the version th
 of RACE are in Lai et al. 2017, table 2, and those of MRQA also in Fisch et al. 2019, table 1.
 """
 
+from typing import Any
+
 from tasks.papers.data_set import DataSet, sizes
 
 _NLI = ("entailment", "neutral", "contradiction")
@@ -57,7 +59,7 @@ NLI = (
 )
 
 
-def _mrqa(name: str, title: str, rows: dict[str, int], **fields) -> DataSet:
+def _mrqa(name: str, title: str, rows: dict[str, int], **fields: Any) -> DataSet:
     location = f"mrqa/{name}:{MRQA_VERSION}"
     return DataSet(f"mrqa_{name}", title, "tfds", location, rows, metrics=_ANSWERS, **fields)
 
