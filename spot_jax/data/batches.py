@@ -12,6 +12,7 @@ from spot_jax.errors import SpotError
 
 Batch = dict[str, np.ndarray]
 Pair = tuple[Ids, Ids]
+LARGEST = 1_000_000
 
 
 class InputWriter(Protocol):
@@ -58,10 +59,12 @@ class BatchShape:
     packed_targets_length: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.inputs_length, self.targets_length) < 1:
+        if not 1 <= self.batch_size <= LARGEST:
+            raise SpotError(f"expected a batch of 1 to {LARGEST:,} rows, found {self.batch_size:,}")
+        if min(self.inputs_length, self.targets_length) < 1:
             raise SpotError(
-                f"expected a batch size and lengths of at least 1, found {self.batch_size} rows of "
-                f"{self.inputs_length} inputs and {self.targets_length} targets; give larger ones"
+                f"expected lengths of at least 1, found inputs of {self.inputs_length} and targets "
+                f"of {self.targets_length}; give larger ones"
             )
         if not self.pack and (self.packed_inputs_length or self.packed_targets_length):
             raise SpotError(

@@ -3,6 +3,34 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from spot_jax.errors import SpotError
+
+SIDES = ("inputs", "targets")
+LONGEST = 1_000_000
+
+
+def check_lengths(lengths: Mapping[str, int], name: str = "TASK_FEATURE_LENGTHS") -> None:
+    """Raise `SpotError` unless lengths are whole numbers of inputs and targets and no others.
+
+    Args:
+        lengths: lengths in tokens by feature.
+        name: name of the setting.
+    """
+    example = "{'inputs': 256, 'targets': 16}"
+    if not isinstance(lengths, Mapping):
+        raise SpotError(f"expected {name} such as {example}, found {lengths!r}")
+    for side in SIDES:
+        if side not in lengths:
+            raise SpotError(f"{name} lacks {side!r}; give both, such as {example}")
+    for side, length in lengths.items():
+        if side not in SIDES:
+            raise SpotError(f"{name} has {side!r}, which no task has; give {example}")
+        if not isinstance(length, int) or isinstance(length, bool) or not 0 < length <= LONGEST:
+            raise SpotError(
+                f"expected {name}[{side!r}] to be a whole number from 1 to {LONGEST:,}, found "
+                f"{length!r}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:

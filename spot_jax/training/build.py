@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from spot_jax.data import loading
 from spot_jax.data.batch_source import BatchSource, TrainingBatches
 from spot_jax.data.batches import Batches, BatchShape, InputWriter
-from spot_jax.data.data_source import DataSource
+from spot_jax.data.data_source import DataSource, check_lengths
 from spot_jax.data.examples import Examples
 from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled, Source
@@ -316,11 +316,9 @@ def _sources(
 
 
 def _check_lengths(data: DataSource) -> None:
-    for name in ("inputs", "targets"):
-        if name not in data.task_feature_lengths:
-            raise SpotError(
-                f"TASK_FEATURE_LENGTHS lacks {name!r}; give {{'inputs': .., 'targets': ..}}"
-            )
+    check_lengths(data.task_feature_lengths)
+    if data.packed_lengths is not None:
+        check_lengths(data.packed_lengths, "PACKED_LENGTHS")
 
 
 def _batches(

@@ -156,8 +156,11 @@ def test_ids_of_another_vocabulary_are_refused(side):
 
 
 def test_shapes_that_cannot_be_are_refused():
+    for rows in (0, -4, 3_000_000_000):
+        with pytest.raises(SpotError, match="a batch of 1 to 1,000,000 rows"):
+            BatchShape(rows, 4, 4)
     with pytest.raises(SpotError, match="at least 1"):
-        BatchShape(0, 4, 4)
+        BatchShape(1, 4, 0)
     with pytest.raises(SpotError, match="only when packing"):
         BatchShape(1, 4, 4, packed_inputs_length=8)
     with pytest.raises(SpotError, match="longer than the prompt's 8"):
