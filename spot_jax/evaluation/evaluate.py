@@ -25,7 +25,7 @@ from spot_jax.metrics import Metric, OutputMetric, Outputs, split_numbers
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import Params, encode
-from spot_jax.t5.scoring import label_matrix, rank_labels, token_log_likelihoods
+from spot_jax.t5.scoring import choose_label, label_matrix, token_log_likelihoods
 from spot_jax.t5.vocabulary import EOS, TextCodec
 
 Batch = Mapping[str, Any]
@@ -267,12 +267,10 @@ def _predict_batch(
         loss, weight = -jnp.sum(likelihoods), jnp.sum(weights)
         result["score"] = jnp.sum(likelihoods, axis=1)
     if label_tokens is not None:
-        scores = rank_labels(
-            params, config, tokens, label_tokens, normalise=search.normalise, **model
-        )
-        output = jnp.argmax(scores, axis=1)
+        choice = {"normalise": search.normalise, "valid": valid}
+        output, likelihood = choose_label(params, config, tokens, label_tokens, **choice, **model)
         if with_aux:
-            result["likelihood"] = jnp.max(scores, axis=1)
+            result["likelihood"] = likelihood
     else:
         length = search.max_length or batch["decoder_target_tokens"].shape[1]
         if search.beams == 1:

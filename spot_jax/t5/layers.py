@@ -328,7 +328,21 @@ class DecoderLayer(nn.Module):
         dropout_keys: Key[Array, " b"] | None,
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """Run one layer over whole sequences, for training and scoring."""
+        """Run one layer over whole sequences; the second result is for scan."""
+        cross = self.cross_keys_and_values(encoded)
+        return self.forward(x, cross, bias, visibility, cross_visibility, dropout_keys, layer), None
+
+    def forward(
+        self,
+        x: Float[Array, "b t d"],
+        cross: KeyValue,
+        bias: Bias,
+        visibility: Visibility,
+        cross_visibility: Visibility,
+        dropout_keys: Key[Array, " b"] | None,
+        layer: Int[Array, ""] | int,
+    ) -> Float[Array, "b t d"]:
+        """Run one layer over whole sequences, given the encoder's keys and values."""
         rate = self.config.dropout_rate
         keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(6)]
         y = self.pre_self_attention_layer_norm(x)
@@ -336,11 +350,10 @@ class DecoderLayer(nn.Module):
         y = self.self_attention(y, own, bias, visibility, keys[0])
         x = x + dropout(y, keys[1], rate, site=1)
         y = self.pre_cross_attention_layer_norm(x)
-        cross = self.cross_keys_and_values(encoded)
         y = self.encoder_decoder_attention(y, cross, None, cross_visibility, keys[2])
         x = x + dropout(y, keys[3], rate, site=1)
         y = self.mlp(self.pre_mlp_layer_norm(x), keys[4])
-        return x + dropout(y, keys[5], rate, site=1), None
+        return x + dropout(y, keys[5], rate, site=1)
 
     def step(
         self,

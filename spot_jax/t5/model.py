@@ -126,6 +126,15 @@ class Decoder(_Stack):
         return own, [layer.cross_keys_and_values(encoded) for layer in layers]
 
     @nn.compact
+    def forward(self, x, crosses, visibility, cross_visibility, embedding):
+        """Float32 logits [b, t, vocab_size], given each layer's keys and values of the encoder."""
+        bias = RelativePositionBias(self.config, False, name="relpos_bias")(*[x.shape[1]] * 2)
+        for i, cross in enumerate(crosses):
+            layer = DecoderLayer(self.config, name=f"layers_{i}")
+            x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
+        return self.head(x, embedding)
+
+    @nn.compact
     def step(self, x, caches, crosses, position, cross_visibility, embedding, length: int):
         """Logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
@@ -172,6 +181,14 @@ class T5(nn.Module):
     def start(self, encoded, length):
         """Every decoder layer's empty cache, and its keys and values of the encoder's output."""
         return self.decoder.start(encoded, length)
+
+    def forward(self, inputs, targets, crosses, encoder_visibility):
+        """See the function `decode_cached`."""
+        own = _segments(targets, None)
+        visibility = Visibility(own, own, causal=True)
+        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=own)
+        x, table = self.token_embedder(inputs), self.token_embedder.table()
+        return self.decoder.forward(x, crosses, visibility, cross_visibility, table)
 
     def step(self, tokens, caches, crosses, position, cross_visibility, length):
         """One position of decoding."""
@@ -326,6 +343,31 @@ def start_cache(
     real = _segments(encoder_tokens, None)
     visibility = Visibility(jnp.ones((len(real), 1), jnp.int32), real)
     return Cache(own, cross, visibility, max_length)
+
+
+def decode_cached(
+    params: Params,
+    config: T5Config,
+    cache: Cache,
+    decoder_input_tokens: Int[Array, "b u"],
+    decoder_target_tokens: Int[Array, "b u"],
+) -> Float[Array, "b u v"]:
+    """Compute what `decode` does from a cache, so that many targets share the encoder's keys.
+
+    Args:
+        params: the model's tree.
+        config: its shape.
+        cache: of `start_cache`; its self-attention is not used.
+        decoder_input_tokens: targets shifted right by one, 0 at the start.
+        decoder_target_tokens: targets; 0 is padding.
+
+    Returns:
+        Float32 logits at every target position.
+    """
+    params, config = _for_decoding(params, config)
+    tokens = decoder_input_tokens, decoder_target_tokens
+    encoder = cache.cross_attention, cache.cross_visibility
+    return _apply(T5.forward, params, config, *tokens, *encoder)
 
 
 def decode_step(

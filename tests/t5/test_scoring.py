@@ -112,3 +112,48 @@ def test_ranking_equals_a_forward_pass_a_label(monkeypatch, labels_at_a_time):
         np.testing.assert_allclose(found[:, number], expected, rtol=1e-5)
     mean = rank(params, table, True)
     np.testing.assert_allclose(mean, found / np.array([[3, 2, 3, 1, 2]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("sharpness", [0.3, 4.0])
+def test_the_chosen_label_is_the_one_that_ranks_first(monkeypatch, sharpness, normalise):
+    # Sure of itself, a model has a few labels scored; unsure, nearly all of them.
+    params, table = model()
+    head = params["decoder"]["logits_dense"]["kernel"] * sharpness
+    params = {**params, "decoder": {**params["decoder"], "logits_dense": {"kernel": head}}}
+    random = np.random.default_rng(0)
+    drawn = {tuple(random.integers(2, 8, random.integers(1, 4)).tolist()) for _ in range(60)}
+    labels = np.zeros((len(drawn), 4), np.int32)
+    for row, label in zip(labels, sorted(drawn), strict=True):
+        row[: len(label) + 1] = [*label, 1]
+    inputs = random.integers(2, 18, (9, 6)).astype(np.int32)
+    scored = []
+    original = scoring.decode_cached
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: scored.append(1))
+        return original(*arguments)
+
+    # Written as for one device, where rows are taken in parts.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(scoring, "decode_cached", counted)
+    options = {"table": table, "normalise": normalise}
+    choose = functools.partial(scoring.choose_label, config=CONFIG, **options)
+    chosen = jax.jit(lambda params, x: choose(params, encoder_tokens=x, label_tokens=labels))
+    found, best = jax.block_until_ready(chosen(params, inputs))
+    jax.effects_barrier()
+    calls = len(scored)
+    scores = scoring.rank_labels(params, CONFIG, inputs, labels, **options)
+    assert found.tolist() == np.argmax(scores, axis=1).tolist()
+    np.testing.assert_allclose(best, np.max(scores, axis=1), rtol=1e-5)
+    most = scoring._PARTS * len(labels) / scoring._LABELS_AT_ONCE
+    assert calls < most
+
+
+def test_rows_that_do_not_count_are_not_searched():
+    params, table = model()
+    chosen, _ = scoring.choose_label(
+        params, CONFIG, INPUTS, LABELS, table=table, valid=np.array([True, False, False])
+    )
+    ranked = scoring.rank_labels(params, CONFIG, INPUTS, LABELS, table=table)
+    assert int(chosen[0]) == int(jnp.argmax(ranked[0]))
