@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import spot_jax
+from spot_jax import shipped
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
 from spot_jax.files import aligned
@@ -22,8 +22,6 @@ from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
 
-SHIPPED = Path(spot_jax.__file__).parent.parent
-BACKBONE = SHIPPED / "backbones" / "mini"
 MODULES = ("tasks.bundled_tasks",)
 
 
@@ -47,7 +45,7 @@ class Plan:
         evaluations: of each run.
     """
 
-    backbone: str = str(BACKBONE)
+    backbone: str = str(shipped.BACKBONE)
     source: str = "bundled_wordnet_hypernym"
     target: str = "bundled_wordnet_supersense"
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -16,7 +16,7 @@ ROOT = Path(spot_jax.__file__).parent.parent
 BORDER = "spot_jax.data.seqio_"
 DATA_ONLY = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "t5"}
 # What every module may import, and the modules above all packages: they import as they please.
-COMMON = {"errors", "version"}
+COMMON = {"errors", "shipped", "version"}
 ENTRANCES = {"spot_jax", "demo", "train"}
 TASKS_MAY = {"files", "metrics", "t5", "data"}
 

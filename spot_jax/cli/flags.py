@@ -1,8 +1,9 @@
 """Command line flags as T5X has them, and an argument parser that complains in one line."""
 
 import argparse
+import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from spot_jax.errors import SpotError
@@ -74,3 +75,17 @@ def gin_flags(
     lines = [(f"--gin_bindings={line!r}", line) for line in known.gin_bindings]
     paths = [path for group in known.gin_search_paths for path in group.split(",") if path]
     return known, {"files": known.gin_file, "flags": [*flags, *lines], "search_paths": paths}
+
+
+def import_named(modules: Iterable[str], what: str) -> None:
+    """Import modules that a user names; `SpotError` for one that cannot be.
+
+    Args:
+        modules: names of modules.
+        what: words that name them, for the error.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise SpotError(f"{what} {module}: {error}; check its name and PYTHONPATH") from error

@@ -15,10 +15,10 @@ from typing import Any
 
 from gin import config_parser
 
-import spot_jax
+from spot_jax import shipped
 from spot_jax.errors import SpotError
 
-INSTALLED = Path(spot_jax.__file__).parent.parent
+INSTALLED = shipped.ROOT
 """Holds the `gin_configs/` that ships, so that `gin_configs/runs/x.gin` works anywhere."""
 
 COMMAND_LINE = "the command line"

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     labels = [] if given.labels is None else [label.strip() for label in given.labels.split(",")]
 
     with _lines(given.input) as lines:  # before the backbone: a missing file is found at once
-        from spot_jax.inference.lines import ENDINGS, Predictor
+        from spot_jax.inference.predictor import ENDINGS, Predictor
 
         tuned = opened(given, [given.prompt] if given.prompt else [])
         predictor = Predictor(tuned, task=given.task, labels=labels, **options)

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from spot_jax.cli.flags import OneLineParser, parser
+from spot_jax.cli.flags import OneLineParser, import_named, parser
 from spot_jax.errors import SpotError
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ def inference_parser(verb: str, description: str) -> OneLineParser:
     made = parser(verb, description)
     made.add_argument("run_dir", nargs="?", metavar="RUN_DIR", help="a MODEL_DIR of spot train")
     made.add_argument("--backbone", metavar="DIR", help="instead of the run's, or without a run")
+    made.add_argument(
+        "--module", action="append", default=[], metavar="NAME", help="defines methods of your own"
+    )
     made.add_argument("--which", choices=["best", "last"], default="best", help="prompts of a run")
     made.add_argument("--decoding", choices=["auto", "rank", "greedy", "beam"], default="auto")
     made.add_argument("--beams", type=int, default=4, metavar="N")
@@ -27,6 +30,8 @@ def inference_parser(verb: str, description: str) -> OneLineParser:
 
 def opened(given: argparse.Namespace, prompts: list[str]) -> "Tuned":
     """The backbone and prompts that the flags name."""
+    import_named(given.module, "--module")
+
     from spot_jax.cli.values import mesh
     from spot_jax.inference.tuned import open_tuned
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from spot_jax.cli.flags import OneLineParser
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 2 for a mistake in the input, 130 for Ctrl-C."""
     # TensorFlow reads tasks only; its greeting helps nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A user's own methods and tasks may lie where they work; what is installed comes first.
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))
     try:
         with plain_warnings():
             return _run(list(sys.argv[1:] if argv is None else argv))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import spot_jax
 from spot_jax.errors import SpotError
+from spot_jax.shipped import ROOT
 
 
 def mesh(shape: str = "1x1") -> Any:
@@ -25,7 +25,7 @@ def mesh(shape: str = "1x1") -> Any:
 
 def shipped(path: str) -> str:
     """The path, or the file of that name that ships with the package: `tasks/t5_spiece.model`."""
-    ours = Path(spot_jax.__file__).parent.parent / path
+    ours = ROOT / path
     return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)
 
 

@@ -14,7 +14,7 @@ from spot_jax.evaluation.ensemble import evaluate_ensemble
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, score_of
 from spot_jax.files import write_whole
-from spot_jax.inference.lines import DEFAULT_LENGTHS, DEFAULT_ROWS
+from spot_jax.inference.predictor import DEFAULT_LENGTHS, DEFAULT_ROWS
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.metrics import accuracy
 

@@ -43,7 +43,7 @@ def power_of_two(number: int) -> int:
 
 
 def hadamard(x: Float[Array, "... m"]) -> Float[Array, "... m"]:
-    """Compute H x for Hadamard's (Sylvester's) matrix of +-1, m a power of two, in m log m operations."""
+    """Compute H x, H Hadamard's (Sylvester's) matrix of +-1, m a power of two, in m log m steps."""
     size, done = x.shape[-1], 1
     while done < size:
         factor = min(_FACTOR, size // done)

@@ -63,7 +63,7 @@ class Program:
     def loss(
         self, trainable: Tree, frozen: Tree, batch: Batch, keys: Key[Array, " n"] | None
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Return the scalar whose gradient in `trainable` is taken; `keys` None means no dropout."""
+        """Return the scalar to differentiate in `trainable`; `keys` None means no dropout."""
         return self.method.batch_loss(trainable, frozen, batch, keys, **self._bound)
 
     def infer(self, trainable: Tree, frozen: Tree, i: int) -> Inference:

@@ -31,8 +31,8 @@ class SubspaceShape:
         variant: "paper": one vector of d numbers a prompt. "per_token" (a variant of the released
             code): one of d numbers a row, every row through the same layers, so that a prompt is
             P * d numbers.
-        scale: number that prompts are divided by before Proj and multiplied by after Proj_b. 1 in the
-            paper. Ours, because T5 has no norm on its embeddings: its prompts grow to tens, far
+        scale: number that prompts are divided by before Proj and multiplied by after Proj_b. 1
+            in the paper. Ours, because T5 has no norm on its embeddings: its prompts grow to tens, far
             from what freshly initialised layers yield.
     """
 

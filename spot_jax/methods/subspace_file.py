@@ -66,7 +66,7 @@ class SubspaceFile:
 
     @functools.cached_property
     def mark(self) -> str:
-        """Mark that tells this subspace from others: 16 hexadecimal digits of Proj_b and the shape."""
+        """Mark of this subspace: 16 hexadecimal digits of Proj_b and the shape."""
         digest = hashlib.sha256(repr(self.shape).encode())
         for name, array in sorted(self._tensors.items()):
             if name.startswith("proj_b/"):

@@ -161,7 +161,7 @@ class SubspaceFinding(Method):
         config: T5Config,
         tasks: Sequence[Task],
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Add the reconstruction; `reconstruction` [n] in the metrics is each task's mean square."""
+        """Add the reconstruction, whose mean square for each task is a metric, [n]."""
         prompts = self._reconstructed(trainable, frozen)
         adapted = Adapted(table=prompts.reshape(-1, config.emb_dim))
         total, metrics = self._sequence_loss(adapted, frozen, config, batch, keys, len(tasks))

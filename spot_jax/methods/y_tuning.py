@@ -272,7 +272,7 @@ class YTuning(BaseMethod):
     def store(
         self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
     ) -> tuple[None, Mapping[str, Array]]:
-        """Return run i's `labels`, the task's vector first, and as `decoder/...` the other weights."""
+        """Return run i's `labels`, the task's vector first, and its other weights as `decoder/...`."""
         weights = dict(self.part_of(trainable, i))
         labels = weights.pop("labels")
         rest = {f"decoder/{name}": leaf for name, leaf in flatten(weights)}
@@ -297,7 +297,7 @@ class YTuning(BaseMethod):
         seeds: Sequence[int],
         host_rows: slice,
     ) -> CachedFeatures:
-        """Return batches of cached features; the caches are made here, the training split's first."""
+        """Return batches of cached features; the caches are made here, first of training."""
         if data.pack:
             raise SpotError("features of single texts are not packed; set PACK = False")
         vocabulary = tasks[0].vocabulary

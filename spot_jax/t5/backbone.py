@@ -40,6 +40,7 @@ class Backbone:
         fingerprint: what tells this model from others, the same in float32 and bfloat16.
         vocabulary_path: its SentencePiece model, if known.
         source: where it came from, for people to read.
+        path: directory that it was loaded from; None for weights that are stored nowhere.
     """
 
     config: T5Config
@@ -47,6 +48,7 @@ class Backbone:
     fingerprint: str
     vocabulary_path: epath.Path | None = None
     source: str = ""
+    path: str | None = None
 
 
 class Fingerprint:
@@ -174,6 +176,7 @@ def load_backbone(
         fingerprint=description.fingerprint,
         vocabulary_path=description.vocabulary_path,
         source=description.source,
+        path=str(directory),
     )
 
 

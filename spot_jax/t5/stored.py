@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.shipped import BACKBONE
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.tensor_files import TensorFile, TensorWriter
 
@@ -22,7 +23,7 @@ _FORMAT = 1
 _SHARD_BYTES = 2 << 30
 # Up to so many bytes a load reads every file once more to compare its hash: some 20 ms for `mini`.
 _ALWAYS_VERIFIED = 64 << 20
-_SHIPPED = epath.Path(__file__).resolve().parents[2] / "backbones" / "mini"
+_SHIPPED = epath.Path(BACKBONE)
 _STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 

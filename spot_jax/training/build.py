@@ -213,7 +213,7 @@ def _root_keys(seeds: Sequence[int]) -> Any:
 
 
 def _init_keys(seeds: Sequence[int], names: Sequence[str] | None) -> Any:
-    """Each prompt's key of initial values, which depend on its task's name where names are given."""
+    """Each prompt's key of initial values; they depend on its task's name where there are names."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(_root_keys(seeds), 0xFFFFFFFF)
     if names is None:
         return keys

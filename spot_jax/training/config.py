@@ -27,7 +27,8 @@ class StoredBackbone:
         path: directory of the backbone.
         dtype: type of the activations, "float32" or "bfloat16".
         parameter_dtype: type of the weights in memory; None keeps what is stored.
-        dropout_rate: probability of dropping; 0.1 when prompts are tuned in the papers (SPoT says so; Lester does not).
+        dropout_rate: probability of dropping; 0.1 when prompts are tuned in the papers (SPoT says
+            so; Lester does not).
         scan_layers: whether layers run as one `lax.scan`.
         remat: whether layers are recomputed in the backward pass.
     """
@@ -40,7 +41,7 @@ class StoredBackbone:
     remat: bool = False
 
     def description(self) -> Description:
-        """Return its shape, fingerprint and vocabulary, without the weights; `SpotError` without it."""
+        """Return its shape, fingerprint and vocabulary; `SpotError` if there is no backbone."""
         return read_description(epath.Path(self.path))
 
     def title(self) -> str:
@@ -58,7 +59,7 @@ class StoredBackbone:
         return Vocabulary(path)
 
     def load(self, mesh: Mesh) -> Backbone:
-        """Return the backbone on the mesh, each device with its slice, its config set for this run."""
+        """Return the backbone on the mesh, each device with its slice, configured for this run."""
         shapes = parameter_shapes(self.description().config)
         stored = load_backbone(
             self.path,
@@ -89,8 +90,8 @@ class RandomBackbone:
         config: shape, dtype and dropout of the T5.
         vocabulary: path of the SentencePiece model it will read.
         seed: seed of the weights.
-        word_vectors: path of a file of `spot_jax.data.word_vectors` that the embeddings, and the weights of
-            the logits, begin with; a small model then learns in fewer steps.
+        word_vectors: path of a file of `spot_jax.data.word_vectors` that the embeddings, and the
+            weights of the logits, begin with; a small model then learns in fewer steps.
     """
 
     config: T5Config
@@ -139,14 +140,14 @@ class EvaluationPlan:
     """How a checkpoint is scored while training, and by which score the best one is chosen.
 
     Attributes:
-        period: number of steps between evaluations; 0 for none. 1,000 in the released prompt tuning, 500 in
-            SPoT; Lester's paper does not say.
+        period: number of steps between evaluations; 0 for none. 1,000 in the released prompt
+            tuning, 500 in SPoT; Lester's paper does not say.
         split: split of the task.
         examples: number of examples at most, the first ones; None for all.
         batch_size: number of rows; None for the training batch's.
         decoding: "rank" (the best of the task's verbalizers), "greedy", "beam", or "auto": rank
             where the task has verbalizers, greedy elsewhere.
-        metric: name of the metric that the best is chosen by; None for the mean of the task's metrics.
+        metric: name of the metric that the best is chosen by; None for the mean of the task's.
     """
 
     period: int = 1000

@@ -5,8 +5,10 @@ import csv
 import difflib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 
@@ -16,9 +18,10 @@ from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search, predict
 from spot_jax.evaluation.scored_task import search_of
-from spot_jax.inference.tuned import Prompt, Tuned
+from spot_jax.inference.tuned import Prompt, Tuned, open_tuned
 from spot_jax.t5.vocabulary import EOS
 from spot_jax.training.run_info import TaskFacts
+from spot_jax.training.sharding import MeshShape
 
 FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text"}
@@ -101,6 +104,41 @@ class Predictor:
         if not self.examples:
             raise SpotError("the input has no lines; give one text or JSON object a line")
 
+    @overload
+    def predict(self, inputs: str | Mapping[str, str]) -> str: ...
+
+    @overload
+    def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[str]: ...
+
+    def predict(
+        self, inputs: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
+    ) -> str | list[str]:
+        """Predict for one input, or for each of several.
+
+        Args:
+            inputs: text of a task with one field, or a mapping of the task's fields, or of
+                "inputs" to the whole text; or a sequence of such.
+
+        Returns:
+            The label or the text written; a list for a sequence.
+
+        Raises:
+            SpotError: the number of an input that lacks a field or is no text.
+        """
+        alone = isinstance(inputs, str | Mapping)
+        texts = []
+        for number, item in enumerate([inputs] if alone else inputs, start=1):
+            if not isinstance(item, str | Mapping):
+                raise SpotError(
+                    f"input {number}: expected a text or a mapping of fields, found "
+                    f"{type(item).__name__}"
+                )
+            fields = _text_field(item, number, self.task) if isinstance(item, str) else item
+            _check_unicode(fields, number)
+            texts.append(_written(fields, number, self.task))
+        predictions = self._predict(texts) if texts else []
+        return predictions[0] if alone else predictions
+
     def _predict(self, texts: list[str]) -> list[str]:
         tuned, vocabulary = self.tuned, self.tuned.vocabulary
         encoded = vocabulary.encode_all(texts)
@@ -133,6 +171,42 @@ class Predictor:
             place=place,
         )
         return predictions.texts
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backbone: str | os.PathLike[str] | None = None,
+    which: str = "best",
+    mesh: MeshShape | None = None,
+    **options: Any,
+) -> Predictor:
+    """Load what was tuned, to predict with: `load(run.directory).predict([...])`.
+
+    Args:
+        path: run directory of `train`, or path of one prompt file.
+        backbone: directory of the stored backbone; needed for a prompt file, and for a run whose
+            backbone has moved.
+        which: "best" by validation, or "last", of a run's prompts.
+        mesh: arrangement of devices; one device by default.
+        **options: arguments of `Predictor`, such as `task`, `decoding` or `labels`.
+
+    Raises:
+        SpotError: nothing there, or what was tuned does not fit the backbone.
+    """
+    alone = Path(path).expanduser().is_file()
+    if alone and backbone is None:
+        raise SpotError(
+            f"{os.fspath(path)} is a prompt file, which needs its backbone; add backbone=DIR"
+        )
+    tuned = open_tuned(
+        None if alone else path,
+        backbone=backbone,
+        prompts=[path] if alone else (),
+        which=which,
+        mesh=mesh,
+    )
+    return Predictor(tuned, **options)
 
 
 def read_rows(

@@ -10,7 +10,7 @@ import pytest
 
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
-from spot_jax.inference.lines import Predictor, read_rows
+from spot_jax.inference.predictor import Predictor, read_rows
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
