@@ -32,8 +32,8 @@ class SubspaceShape:
             code): one of d numbers a row, every row through the same layers, so that a prompt is
             P * d numbers.
         scale: number that prompts are divided by before Proj and multiplied by after Proj_b. 1
-            in the paper. Ours, because T5 has no norm on its embeddings: its prompts grow to tens, far
-            from what freshly initialised layers yield.
+            in the paper. Ours, because T5 has no norm on its embeddings: its prompts grow to tens,
+            far from what freshly initialised layers yield.
     """
 
     dim: int

@@ -272,7 +272,7 @@ class YTuning(BaseMethod):
     def store(
         self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
     ) -> tuple[None, Mapping[str, Array]]:
-        """Return run i's `labels`, the task's vector first, and its other weights as `decoder/...`."""
+        """Return run i's `labels`, the task's vector first, and other weights as `decoder/...`."""
         weights = dict(self.part_of(trainable, i))
         labels = weights.pop("labels")
         rest = {f"decoder/{name}": leaf for name, leaf in flatten(weights)}
