@@ -93,10 +93,10 @@ def untuned(backbone: str, tasks: list[str], examples: int) -> dict[str, dict[st
     )
     return {
         task: {
-            "no_prompt": round(found.metrics["accuracy"], 2),
-            "majority": round(found.majority or 0.0, 2),
+            "no_prompt": round(scored.metrics["accuracy"], 2),
+            "majority": round(scored.majority or 0.0, 2),
         }
-        for task, found in zip(tasks, scores, strict=True)
+        for task, scored in zip(tasks, scores, strict=True)
     }
 
 
@@ -105,33 +105,33 @@ def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str,
     from spot_jax.training.metrics_log import read_metrics
 
     lines = [line for line in read_metrics(directory) if "validation/accuracy" in line]
-    found = {}
+    by_task = {}
     for n, task in enumerate(dict.fromkeys(tasks)):
         mine = slice(n * seeds, (n + 1) * seeds)
-        found[task] = {
+        by_task[task] = {
             "steps": [line["step"] for line in lines],
             "accuracy": [
                 [round(x, 2) for x in line["validation/accuracy"][mine]] for line in lines
             ],
         }
-    return found
+    return by_task
 
 
-def changes(found: dict[str, dict], steps: list[int], targets: list[str]) -> list[dict]:
+def changes(by_start: dict[str, dict], steps: list[int], targets: list[str]) -> list[dict]:
     """At each number of steps the mean change against scratch, and its 95% interval."""
     from spot_jax.studies.bootstrap import estimate
 
     rows = []
     for i, step in enumerate(steps):
         row: dict = {"steps": step}
-        at = {b: np.array([found[b][t]["accuracy"][i] for t in targets]) for b in BEGINNINGS}
+        at = {b: np.array([by_start[b][t]["accuracy"][i] for t in targets]) for b in BEGINNINGS}
         row["scratch"] = round(float(at["scratch"].mean()), 2)
         for name in BEGINNINGS[1:]:
-            one = estimate(at[name] - at["scratch"])
+            change = estimate(at[name] - at["scratch"])
             row[name] = {
                 "mean": round(float(at[name].mean()), 2),
-                "change": round(one.mean, 2),
-                "interval_95": [round(one.low, 2), round(one.high, 2)],
+                "change": round(change.mean, 2),
+                "interval_95": [round(change.low, 2), round(change.high, 2)],
             }
         rows.append(row)
     return rows
@@ -151,7 +151,7 @@ def main() -> None:
     flags.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
     values = flags.parse_args()
     SETTINGS["length"] = values.length
-    seeds, found = values.seeds, {}
+    seeds, by_start = values.seeds, {}
     pairs = {target: TARGETS[target] for target in values.targets}
     suffix = f"_{values.shots}shot" if values.shots else ""
     targets = [f"{target}{suffix}" for target in pairs]
@@ -186,8 +186,8 @@ def main() -> None:
                 values.period,
                 values.examples,
             )
-            found[beginning] = curves(directory, names, len(seeds))
-    steps = found["scratch"][targets[0]]["steps"]
+            by_start[beginning] = curves(directory, names, len(seeds))
+    steps = by_start["scratch"][targets[0]]["steps"]
     bare = untuned(values.backbone, targets, values.examples)
     means = {
         name: round(float(np.mean([scores[name] for scores in bare.values()])), 2)
@@ -206,8 +206,8 @@ def main() -> None:
             },
         },
         "untuned": {"mean": means, **bare},
-        "change_by_steps": changes(found, steps, targets),
-        "curves": found,
+        "change_by_steps": changes(by_start, steps, targets),
+        "curves": by_start,
     }
     Path(values.output).write_text(json.dumps(written, indent=1) + "\n")
     print(json.dumps(means))

@@ -63,7 +63,7 @@ class Plan:
 def demo(
     directory: Path, plan: Plan, say: Callable[[str], None], progress: bool | None = None
 ) -> dict[str, list[Score]]:
-    """Runs the plan in `directory` and tells of it line by line.
+    """Run the plan in `directory` and tells of it line by line.
 
     A demo that was stopped goes on, one that is finished only shows its results again.
 
@@ -75,7 +75,7 @@ def demo(
     source = _tune(directory / "source", plan, plan.source, plan.source_steps, [0], None, progress)
     say(_rise(source, plan))
     origins = {"scratch": None, "source prompt": str(source.prompts[0])}
-    found = {"no prompt": _no_prompt(plan)}
+    scores = {"no prompt": _no_prompt(plan)}
     for name, prompt in origins.items():
         say(
             f"target: {len(plan.seeds)} prompts on {plan.target} from "
@@ -86,7 +86,7 @@ def demo(
         steps, seeds = plan.target_steps, plan.seeds
         result = _tune(run, plan, plan.target, steps, seeds, prompt, progress)
         tuned = open_tuned(result.directory)
-        found[name] = score(
+        scores[name] = score(
             tuned,
             split="test",
             decoding=plan.decoding,
@@ -94,11 +94,11 @@ def demo(
             examples=plan.test_examples,
         )
     say("")
-    for line in _table(found, plan):
+    for line in _table(scores, plan):
         say(line)
     say("")
     say(f"files: {directory}/*/prompts/best-*.safetensors, metrics.jsonl and TensorBoard's beside")
-    return found
+    return scores
 
 
 def _tune(
@@ -164,8 +164,8 @@ def _rise(result: TrainResult, plan: Plan) -> str:
     return f"  validation accuracy {steps} steps; the commonest label alone {best.majority:.1f}"
 
 
-def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
-    scores = next(iter(found.values()))
+def _table(by_origin: dict[str, list[Score]], plan: Plan) -> list[str]:
+    scores = next(iter(by_origin.values()))
     names = [n for n in scores[0].metrics if n in ("accuracy", "macro_f1")]
     head = (
         f"{plan.target}, {scores[0].examples} test examples, mean and sd of {len(plan.seeds)} seeds"
@@ -173,10 +173,10 @@ def _table(found: dict[str, list[Score]], plan: Plan) -> list[str]:
     rows = [[head, *names], ["commonest label", *[""] * len(names)]]
     if scores[0].majority is not None:
         rows[1][1 + names.index("accuracy")] = f"{scores[0].majority:.1f}"
-    for origin, each in found.items():
+    for origin, each in by_origin.items():
         cells = []
         for name in names:
-            values = [one.metrics[name] for one in each]
+            values = [score.metrics[name] for score in each]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
         rows.append([origin if origin == "no prompt" else f"prompt from {origin}", *cells])

@@ -22,11 +22,11 @@ def majority(bench: Bench, task: Task) -> Cell:
     label = collections.Counter(texts(task.name, "train")[1]).most_common(1)[0][0]
     _, labels = texts(task.name, "test")
     labels = labels[: bench.test]
-    found = 100 * labels.count(label) / len(labels)
+    accuracy = 100 * labels.count(label) / len(labels)
     return Cell(
         task.name,
         "majority",
-        (found,),
+        (accuracy,),
         len(labels),
         chosen={"label": label},
         whole_seconds=time.monotonic() - start,
@@ -34,10 +34,11 @@ def majority(bench: Bench, task: Task) -> Cell:
 
 
 def no_prompt(bench: Bench, task: Task) -> Cell:
-    """The bare backbone on the text: nothing is trained, read and decoded as with a prompt."""
+    """Return the bare backbone on the text: nothing is trained, read and decoded as with a
+    prompt."""
     start = time.monotonic()
     loading.import_modules(MODULES)
-    (found,) = score(
+    (scored,) = score(
         bare(bench.stored()),
         split="test",
         tasks=[task.task],
@@ -49,8 +50,8 @@ def no_prompt(bench: Bench, task: Task) -> Cell:
     return Cell(
         task.name,
         NO_PROMPT,
-        (round(found.metrics["accuracy"], 2),),
-        found.examples,
+        (round(scored.metrics["accuracy"], 2),),
+        scored.examples,
         whole_seconds=round(time.monotonic() - start, 1),
     )
 
@@ -75,14 +76,14 @@ def svm(bench: Bench, task: Task) -> Cell:
         right = model.score(features["validation"], texts(task.name, "validation")[1])
         fitted[cost] = model, time.monotonic() - began
         tried.append({"C": cost, "validation": round(100 * right, 2)})
-    chosen = max(tried, key=lambda one: one["validation"])
+    chosen = max(tried, key=lambda trial: trial["validation"])
     model, seconds = fitted[chosen["C"]]
     labels = texts(task.name, "test")[1][: bench.test]
-    found = 100 * model.score(features["test"][: len(labels)], labels)
+    accuracy = 100 * model.score(features["test"][: len(labels)], labels)
     return Cell(
         task.name,
         "svm",
-        (round(found, 2),),
+        (round(accuracy, 2),),
         len(labels),
         trainable=model.coef_.size + model.intercept_.size,
         seconds=round(seconds, 2),

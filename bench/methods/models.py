@@ -57,12 +57,12 @@ def adafactor(rate: float, steps: int) -> Adafactor:
 
 
 def model_tuning(bench: Bench, task: Task, tuning: Tuning = TUNING) -> Cell:
-    """All weights, from the backbone as it is."""
+    """Return all weights, from the backbone as it is."""
     return _cell(bench, task, "model_tuning", tuning, bench.backbone)
 
 
 def multitask(bench: Bench, task: Task, tuning: Tuning = AFTER_MIXTURE) -> Cell:
-    """All weights on a mixture of every set that ships, then on the task alone."""
+    """Return all weights on a mixture of every set that ships, then on the task alone."""
     return _cell(bench, task, "multitask_model_tuning", tuning, str(_mixture(bench)))
 
 
@@ -99,28 +99,28 @@ def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) 
         dropout_rate: of(dropout_rate, bench.seeds[0]) for dropout_rate in tuning.dropout_rates
     }
     tried = [
-        {"dropout": dropout_rate, "validation": round(found.last[0]["score"], 2)}
-        for dropout_rate, found in first.items()
+        {"dropout": dropout_rate, "validation": round(result.last[0]["score"], 2)}
+        for dropout_rate, result in first.items()
     ]
-    dropout_rate = max(tried, key=lambda one: one["validation"])["dropout"]
+    dropout_rate = max(tried, key=lambda trial: trial["validation"])["dropout"]
     runs = [first[dropout_rate], *(of(dropout_rate, seed) for seed in bench.seeds[1:])]
     scores = [
         score(
-            open_tuned(found.directory),
+            open_tuned(result.directory),
             split="test",
             decoding=task.decoding,
             batch_size=bench.evaluation_rows,
             examples=bench.test,
         )[0]
-        for found in runs
+        for result in runs
     ]
     cell = Cell(
         task.name,
         method,
-        tuple(round(one.metrics["accuracy"], 2) for one in scores),
+        tuple(round(trial.metrics["accuracy"], 2) for trial in scores),
         scores[0].examples,
         trainable=runs[0].trainable,
-        seconds=round(sum(found.seconds for found in runs) / len(runs), 2),
+        seconds=round(sum(result.seconds for result in runs) / len(runs), 2),
         chosen={"rate": tuning.rate, "dropout": dropout_rate, "steps": tuning.steps},
         tried=tuple(tried),
         whole_seconds=round(time.monotonic() - start, 1),

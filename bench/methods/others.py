@@ -55,30 +55,30 @@ def template(name: str, length: int) -> str:
 def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """With the LSTM and without."""
     form = template(task.name, bench.length)
-    found = {
+    candidates = {
         "LSTM": Candidate(PTuning(form), bench.length),
         "no encoder": Candidate(
             PTuning(form, encoder="identity", init="sampled_vocabulary"), bench.length
         ),
     }
-    return tuned(bench, task, "p_tuning", Way(found, bench.rates, bench.steps))
+    return tuned(bench, task, "p_tuning", Way(candidates, bench.rates, bench.steps))
 
 
 def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Keys and values of encoder and decoder, without a reparameterisation."""
-    found = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
+    candidates = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
     steps = bench.prefix_steps
-    way = Way(found, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
-    return tuned(bench, task, "prefix", way)
+    tuning = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
+    return tuned(bench, task, "prefix", tuning)
 
 
 def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cell:
     """`dim` numbers in a subspace of the prompts of `FOUND_FROM`."""
-    found = {
+    candidates = {
         f"d = {dim}": Candidate(SubspaceTuning(str(_subspace(bench, results, dim))), bench.length)
     }
-    way = Way(found, bench.rates, bench.steps, optimizer=falling(bench.steps))
-    return tuned(bench, task, f"ist_{dim}", way)
+    tuning = Way(candidates, bench.rates, bench.steps, optimizer=falling(bench.steps))
+    return tuned(bench, task, f"ist_{dim}", tuning)
 
 
 def _subspace(bench: Bench, results: MethodResults, dim: int) -> Path:
@@ -122,19 +122,21 @@ def _find(bench: Bench, results: MethodResults, dim: int, directory: Path) -> No
 
 def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
     """The best of a task's prompts with these settings, by validation."""
-    alike = [one for one in results.done(task, "prompt_tuning").tried if one["recipe"] == recipe]
-    return max(alike, key=lambda one: one["validation"])["file"]
+    alike = [
+        trial for trial in results.done(task, "prompt_tuning").tried if trial["recipe"] == recipe
+    ]
+    return max(alike, key=lambda trial: trial["validation"])["file"]
 
 
 def y_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """On cached features of the encoder's last layer."""
-    found = {"1 layer": Candidate(YTuning(cache=str(bench.directory / "features")))}
+    candidates = {"1 layer": Candidate(YTuning(cache=str(bench.directory / "features")))}
     return tuned(
         bench,
         task,
         "y_tuning",
         Way(
-            found,
+            candidates,
             (1e-3, 3e-3),
             bench.y_steps,
             examples=32,

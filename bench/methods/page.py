@@ -86,7 +86,7 @@ def render(results: MethodResults) -> str:
 
 
 def write(results: MethodResults, path: Path) -> None:
-    """Writes the page in one move."""
+    """Write the page in one move."""
     write_whole(path, render(results))
 
 
@@ -123,8 +123,8 @@ def _accuracies(results: MethodResults, title: str, tasks: Sequence[str]) -> str
     rows = [["method", *(_wrapped(task) for task in tasks), "mean"]]
     for method in _methods(results, tasks):
         cells = [results.get(task, method) for task in tasks]
-        found = summary.mean(results, method, tasks)
-        whole = "" if found is None else _number(*found)
+        pair = summary.mean(results, method, tasks)
+        whole = "" if pair is None else _number(*pair)
         rows.append([METHODS[method].title, *map(_cell, cells), whole])
     return f"## {title}\n\n{_table(rows)}"
 
@@ -138,8 +138,8 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _number(value: float, spread: float | None) -> str:
-    known = spread is not None and not math.isnan(spread)
-    return f"{value:.1f} ± {spread:.1f}" if known else f"{value:.1f}"
+    spreads = spread is not None and not math.isnan(spread)
+    return f"{value:.1f} ± {spread:.1f}" if spreads else f"{value:.1f}"
 
 
 def _lines(results: MethodResults) -> str:

@@ -61,14 +61,14 @@ class Way:
 
 
 def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
-    """The cell of a method with prompts."""
+    """Return the cell of a method with prompts."""
     start = time.monotonic()
     tried: list[dict[str, Any]] = []
     if len(way.candidates) * len(way.rates) > 1:
         for name in way.candidates:
             tried += _grid(bench, task, method, way, name)
     only: dict[str, Any] = {"recipe": next(iter(way.candidates)), "rate": way.rates[0]}
-    best = max(tried, key=lambda one: one["validation"], default=only)
+    best = max(tried, key=lambda trial: trial["validation"], default=only)
     seeds = list(bench.seeds)
     result = run(
         bench,
@@ -89,7 +89,7 @@ def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
     return Cell(
         task.name,
         method,
-        tuple(round(one.metrics["accuracy"], 2) for one in scores),
+        tuple(round(trial.metrics["accuracy"], 2) for trial in scores),
         scores[0].examples,
         trainable=result.trainable,
         seconds=round(result.seconds / len(seeds), 2),
@@ -129,12 +129,12 @@ def run(
     """One program: a prompt a rate, or a prompt a seed."""
     examples = min(way.examples, task.examples)
     room = candidate.room
-    given = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
+    source = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
     return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(dropout_rate=way.dropout_rate),
         method=candidate.recipe,
-        data=given,
+        data=source,
         optimizer=dataclasses.replace(way.optimizer, learning_rate=rates),
         train_steps=way.steps,
         seeds=seeds,
@@ -156,16 +156,16 @@ def finished_train(**options: Any) -> TrainResult:
 
 
 def place(bench: Bench, task: Task, method: str, name: str) -> Path:
-    """The directory of a run."""
+    """Return the directory of a run."""
     return bench.directory / method / task.name / name.replace(" ", "")
 
 
 def relative(bench: Bench, path: Path) -> str:
-    """A file as results name it."""
+    """Return a file as results name it."""
     return str(path.relative_to(bench.directory))
 
 
 def seconds_of(directory: Path) -> float:
-    """What a run that is finished already took; it is not timed again."""
+    """Return what a run that is finished already took; it is not timed again."""
     path = directory / "result.json"
     return json.loads(path.read_text())["seconds"] if path.exists() else 0.0

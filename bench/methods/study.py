@@ -47,16 +47,16 @@ class MethodStudy(Study[Bench, MethodJob, MethodResult]):
 
     command = "python -m bench.methods"
     result_type = MethodResult
-    made = ()
+    products = ()
 
     def plan_jobs(self) -> Sequence[MethodJob]:
         """See `Study`."""
         return [self._job(task, method) for task, method in order(list(METHODS), list(TASKS))]
 
     def _job(self, task: str, method: str) -> MethodJob:
-        way = METHODS[method]
-        seeds = tuple(map(Part, self.plan.seeds)) if way.seeded else (Part(None),)
-        needs = tuple(f"{need}-{of}" for of, need in way.needs(TASKS[task]))
+        kind = METHODS[method]
+        seeds = tuple(map(Part, self.plan.seeds)) if kind.seeded else (Part(None),)
+        needs = tuple(f"{need}-{of}" for of, need in kind.needs(TASKS[task]))
         return MethodJob(f"{method}-{task}", method, seeds, needs, task)
 
     def amount(self, job: MethodJob) -> float:

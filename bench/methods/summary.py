@@ -11,7 +11,7 @@ from spot_jax.studies.bootstrap import Estimate, estimate
 
 
 def mean(results: MethodResults, method: str, tasks: Sequence[str]) -> tuple[float, float] | None:
-    """Mean accuracy over tasks, and its standard deviation over seeds; None if a cell lacks.
+    """Return mean accuracy over tasks, and its standard deviation over seeds; None if a cell lacks.
 
     The deviation is that of the mean over tasks, seed by seed; NaN where there are no seeds.
     """
@@ -26,31 +26,32 @@ def mean(results: MethodResults, method: str, tasks: Sequence[str]) -> tuple[flo
 def closed(
     results: MethodResults, tasks: Sequence[str], method: str = "prompt_tuning"
 ) -> float | None:
-    """The share of the distance from the commonest label to model tuning that a method closes.
+    """Return the share of the distance from the commonest label to model tuning that a method
+    closes.
 
     Of the means over `tasks`; NaN where model tuning is not above the commonest label.
     """
-    found = [mean(results, name, tasks) for name in ("majority", method, "model_tuning")]
-    if None in found:
+    pairs = [mean(results, name, tasks) for name in ("majority", method, "model_tuning")]
+    if None in pairs:
         return None
-    low, value, high = (one[0] for one in found if one is not None)
+    low, value, high = (pair[0] for pair in pairs if pair is not None)
     return (value - low) / (high - low) if high > low else math.nan
 
 
 def change(
     results: MethodResults, method: str, against: str, tasks: Sequence[str]
 ) -> Estimate | None:
-    """Mean change of a method against another, with the interval over tasks and seeds."""
+    """Return mean change of a method against another, with the interval over tasks and seeds."""
     cells = _cells(results, method, tasks), _cells(results, against, tasks)
     if cells[0] is None or cells[1] is None:
         return None
-    one, other = (np.array(_by_seed(each)) for each in cells if each is not None)
-    return estimate(one - other)
+    first, second = (np.array(_by_seed(each)) for each in cells if each is not None)
+    return estimate(first - second)
 
 
 def _cells(results: MethodResults, method: str, tasks: Sequence[str]) -> list[Cell] | None:
-    found = [results.get(task, method) for task in tasks]
-    return None if None in found or not found else [cell for cell in found if cell is not None]
+    cells = [results.get(task, method) for task in tasks]
+    return None if None in cells or not cells else [cell for cell in cells if cell is not None]
 
 
 def _by_seed(cells: Sequence[Cell]) -> list[list[float]]:

@@ -140,7 +140,7 @@ class Bench:
         return {"backbone": self.stored().description().fingerprint[:16], **plain}
 
     def stored(self, **options) -> StoredBackbone:
-        """The T5 in float32, without dropout unless something else is said."""
+        """Return the T5 in float32, without dropout unless something else is said."""
         return StoredBackbone(
             **{
                 "path": self.backbone,
@@ -151,7 +151,7 @@ class Bench:
         )
 
     def data(self, task: Task, examples: int, room: int = 0) -> DataSource:
-        """The task's training split, packed: about four examples in a row.
+        """Return the task's training split, packed: about four examples in a row.
 
         Texts are half as long as the longest, on the mean, so four of them fill two such lengths.
 
@@ -166,12 +166,12 @@ class Bench:
         )
 
     def padded(self, task: Task, examples: int) -> DataSource:
-        """The task's training split, an example a row."""
+        """Return the task's training split, an example a row."""
         lengths = {"inputs": task.inputs, "targets": task.targets}
         return DataSource(task.task, lengths, batch_size=examples, modules=MODULES)
 
     def evaluation(self, task: Task, period: int) -> EvaluationPlan:
-        """How checkpoints of a task are chosen."""
+        """Return how checkpoints of a task are chosen."""
         return EvaluationPlan(
             period=period,
             examples=self.validation,

@@ -31,14 +31,16 @@ class Method:
 
 
 def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    found = {f"P = {length}": Candidate(PromptTuning(length), length) for length in bench.lengths}
-    return tuned(bench, task, "prompt_tuning", Way(found, bench.rates, bench.steps))
+    candidates = {
+        f"P = {length}": Candidate(PromptTuning(length), length) for length in bench.lengths
+    }
+    return tuned(bench, task, "prompt_tuning", Way(candidates, bench.rates, bench.steps))
 
 
 def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """As from scratch, but from the source's best prompt of the length that was best here."""
-    own = results.done(task.name, "prompt_tuning")
-    recipe, rate = own.chosen["recipe"], own.chosen["rate"]
+    scratch = results.done(task.name, "prompt_tuning")
+    recipe, rate = scratch.chosen["recipe"], scratch.chosen["rate"]
     file = str(bench.directory / prompt_file(results, task.source, recipe))
     length = int(recipe.split()[-1])
     begun = Candidate(PromptTuning(length, "prompt", prompt=file), length)

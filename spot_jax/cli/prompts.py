@@ -39,17 +39,17 @@ def _help() -> str:
 
 def add(arguments: Sequence[str]) -> int:
     """Run `spot prompts add`."""
-    made = _parser(
+    flags = _parser(
         "add",
         "Put a run's prompts into a library: of each the best, with the task embedding that the\n"
         "run kept at its embedding step. Adding the same prompt again changes nothing.",
     )
-    made.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
-    given = made.parse_args(arguments)
-    library = _opened(given)
+    flags.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
+    values = flags.parse_args(arguments)
+    library = _opened(values)
     from pathlib import Path
 
-    for source in given.sources:
+    for source in values.sources:
         is_run = Path(source).expanduser().is_dir()
         added = library.add_run(source) if is_run else [library.add_file(source)]
         for entry in added:
@@ -59,32 +59,34 @@ def add(arguments: Sequence[str]) -> int:
 
 def list_(arguments: Sequence[str]) -> int:
     """Run `spot prompts list`."""
-    made = _parser("list", "Show what a library holds, one prompt a line.")
-    made.add_argument(
+    flags = _parser("list", "Show what a library holds, one prompt a line.")
+    flags.add_argument(
         "--backbone", metavar="FINGERPRINT", help="only of this one; or its beginning"
     )
-    made.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
-    given = made.parse_args(arguments)
-    library = _opened(given)
-    entries = library.entries(backbone=given.backbone)
-    if given.json:
+    flags.add_argument(
+        "--json", action="store_true", help="a JSON object a line instead of a table"
+    )
+    values = flags.parse_args(arguments)
+    library = _opened(values)
+    entries = library.entries(backbone=values.backbone)
+    if values.json:
         for entry in entries:
             print(json.dumps(vars(entry), ensure_ascii=False))
     elif entries:
         print(_table(entries))
     else:
-        of = f" of backbone {given.backbone}" if given.backbone else ""
+        of = f" of backbone {values.backbone}" if values.backbone else ""
         print(f"no prompts{of} in {library.directory}")
     return 0
 
 
 def show(arguments: Sequence[str]) -> int:
     """Run `spot prompts show`."""
-    made = _parser("show", "Show everything that is known of a prompt, its origin too.")
-    made.add_argument("id", metavar="ID", help="or the beginning or the end of one")
-    given = made.parse_args(arguments)
-    library = _opened(given)
-    entry = library.get(given.id)
+    flags = _parser("show", "Show everything that is known of a prompt, its origin too.")
+    flags.add_argument("id", metavar="ID", help="or the beginning or the end of one")
+    values = flags.parse_args(arguments)
+    library = _opened(values)
+    entry = library.get(values.id)
     prompt, _ = library.load(entry)
     fields = {**vars(entry), "tuning": prompt.tuning}
     ancestry = fields.pop("ancestry")
@@ -99,24 +101,24 @@ def show(arguments: Sequence[str]) -> int:
 
 def remove(arguments: Sequence[str]) -> int:
     """Run `spot prompts remove`."""
-    made = _parser("remove", "Delete prompts from a library, damaged ones too.")
-    made.add_argument("ids", nargs="+", metavar="ID", help="or the beginning or the end of one")
-    given = made.parse_args(arguments)
-    library = _opened(given)
-    for id in given.ids:
+    flags = _parser("remove", "Delete prompts from a library, damaged ones too.")
+    flags.add_argument("ids", nargs="+", metavar="ID", help="or the beginning or the end of one")
+    values = flags.parse_args(arguments)
+    library = _opened(values)
+    for id in values.ids:
         print(f"removed {library.remove(id)}")
     return 0
 
 
 def verify(arguments: Sequence[str]) -> int:
     """Run `spot prompts verify`."""
-    made = _parser(
+    flags = _parser(
         "verify",
         "Read every prompt whole and compare it with the hash in its name. The exit code is 1 if\n"
         "any is damaged.",
     )
-    given = made.parse_args(arguments)
-    library = _opened(given)
+    values = flags.parse_args(arguments)
+    library = _opened(values)
     problems = library.verify()
     print("\n".join(problems) if problems else f"every prompt in {library.directory} is whole")
     return PROBLEMS if problems else 0
@@ -124,56 +126,56 @@ def verify(arguments: Sequence[str]) -> int:
 
 def import_(arguments: Sequence[str]) -> int:
     """Run `spot prompts import`."""
-    made = _parser(
+    flags = _parser(
         "import",
         "Put a prompt from elsewhere into a library: a numpy file as T5X writes it\n"
         "(encoder.prompt.prompt.prompt), a PEFT adapter directory, or our own file. What such a\n"
         "file does not say can be said here.",
     )
-    made.add_argument("source", metavar="FILE|DIR")
-    made.add_argument("--task", metavar="NAME", help="what it was tuned on")
-    made.add_argument("--tasks", metavar="A,B", help="what that consists of, if it is a mixture")
-    made.add_argument("--seed", type=int, metavar="N", help="of its run")
-    made.add_argument("--step", type=int, metavar="N", help="updates done")
-    made.add_argument("--backbone", metavar="DIR", help="the stored backbone it was tuned on")
-    made.add_argument("--embedding", metavar="FILE|DIR", help="the same run's prompt, early on")
-    made.add_argument("--embedding_step", type=int, metavar="N", help="updates done by then")
-    made.add_argument("--force", action="store_true", help="--backbone over what the file says")
-    given = made.parse_args(arguments)
-    library = _opened(given)
+    flags.add_argument("source", metavar="FILE|DIR")
+    flags.add_argument("--task", metavar="NAME", help="what it was tuned on")
+    flags.add_argument("--tasks", metavar="A,B", help="what that consists of, if it is a mixture")
+    flags.add_argument("--seed", type=int, metavar="N", help="of its run")
+    flags.add_argument("--step", type=int, metavar="N", help="updates done")
+    flags.add_argument("--backbone", metavar="DIR", help="the stored backbone it was tuned on")
+    flags.add_argument("--embedding", metavar="FILE|DIR", help="the same run's prompt, early on")
+    flags.add_argument("--embedding_step", type=int, metavar="N", help="updates done by then")
+    flags.add_argument("--force", action="store_true", help="--backbone over what the file says")
+    values = flags.parse_args(arguments)
+    library = _opened(values)
     from spot_jax.library.exchange import read_prompt
 
-    prompt = _told(read_prompt(given.source), given, given.step)
+    prompt = _described(read_prompt(values.source), values, values.step)
     embedding = None
-    if given.embedding is not None:
-        embedding = _told(read_prompt(given.embedding), given, given.embedding_step)
-    tasks = [name.strip() for name in given.tasks.split(",")] if given.tasks else []
+    if values.embedding is not None:
+        embedding = _described(read_prompt(values.embedding), values, values.embedding_step)
+    tasks = [name.strip() for name in values.tasks.split(",")] if values.tasks else []
     _tell_added(library.add(prompt, embedding, tasks))
     return 0
 
 
 def export(arguments: Sequence[str]) -> int:
     """Run `spot prompts export`."""
-    made = _parser(
+    flags = _parser(
         "export",
         "Write a prompt of a library for others to use: as our file (spot), as T5X's numpy file\n"
         "(t5x), or as a directory that PEFT loads onto a T5 (peft).",
     )
-    made.add_argument("id", metavar="ID", help="or the beginning or the end of one")
-    made.add_argument("dest", metavar="DEST", help="a file to write; for peft a directory")
-    made.add_argument("--form", choices=["spot", "t5x", "peft"], help="default: by DEST's ending")
-    made.add_argument("--base_model", metavar="NAME", default="", help="for peft: the backbone's")
-    given = made.parse_args(arguments)
+    flags.add_argument("id", metavar="ID", help="or the beginning or the end of one")
+    flags.add_argument("dest", metavar="DEST", help="a file to write; for peft a directory")
+    flags.add_argument("--form", choices=["spot", "t5x", "peft"], help="default: by DEST's ending")
+    flags.add_argument("--base_model", metavar="NAME", default="", help="for peft: the backbone's")
+    values = flags.parse_args(arguments)
     endings = {".safetensors": "spot", ".npy": "t5x", ".prompt": "t5x"}
-    form = given.form or next((f for end, f in endings.items() if given.dest.endswith(end)), None)
+    form = values.form or next((f for end, f in endings.items() if values.dest.endswith(end)), None)
     if form is None:
-        raise SpotError(f"{given.dest} has no known ending; say --form spot, t5x or peft")
-    library = _opened(given)
+        raise SpotError(f"{values.dest} has no known ending; say --form spot, t5x or peft")
+    library = _opened(values)
     from spot_jax.library.exchange import write_prompt
 
-    entry = library.get(given.id)
+    entry = library.get(values.id)
     prompt, _ = library.load(entry)
-    where = write_prompt(prompt, given.dest, form, base_model=given.base_model)
+    where = write_prompt(prompt, values.dest, form, base_model=values.base_model)
     print(f"{entry.id} written to {where}")
     return 0
 
@@ -198,18 +200,18 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 
 def _parser(verb: str, description: str) -> OneLineParser:
-    made = parser(f"prompts {verb}", description)
-    made.add_argument("--library", metavar="DIR", help="a directory, or a bucket's gs://...")
-    return made
+    flags = parser(f"prompts {verb}", description)
+    flags.add_argument("--library", metavar="DIR", help="a directory, or a bucket's gs://...")
+    return flags
 
 
-def _opened(given: argparse.Namespace) -> Any:
+def _opened(values: argparse.Namespace) -> Any:
     """The library that was named."""
-    if not given.library:
+    if not values.library:
         raise SpotError("say which library: --library DIR (a directory, or gs://...)")
     from spot_jax.library.library import Library
 
-    return Library(given.library)
+    return Library(values.library)
 
 
 def _tell_added(entry: Any) -> None:
@@ -226,29 +228,29 @@ def _tell_added(entry: Any) -> None:
         )
 
 
-def _told(prompt: Any, given: argparse.Namespace, step: int | None) -> Any:
+def _described(prompt: Any, values: argparse.Namespace, step: int | None) -> Any:
     """An imported prompt with what the user says of it."""
     import dataclasses
 
-    said = {"task": given.task, "seed": given.seed, "step": step}
-    if given.backbone is not None:
+    fields = {"task": values.task, "seed": values.seed, "step": step}
+    if values.backbone is not None:
         from spot_jax.t5.stored import read_description
 
-        found = read_description(given.backbone)
-        if prompt.backbone not in ("", found.fingerprint) and not given.force:
+        ours = read_description(values.backbone)
+        if prompt.backbone not in ("", ours.fingerprint) and not values.force:
             raise SpotError(
-                f"{given.source} was tuned on another backbone (fingerprint "
-                f"{prompt.backbone[:12]}, {given.backbone} is {found.fingerprint[:12]}); leave out "
+                f"{values.source} was tuned on another backbone (fingerprint "
+                f"{prompt.backbone[:12]}, {values.backbone} is {ours.fingerprint[:12]}); leave out "
                 "--backbone, or --force it"
             )
-        width = found.config.emb_dim
+        width = ours.config.emb_dim
         if prompt.prompt.shape[1] != width:
             raise SpotError(
-                f"{given.source}: a prompt of width {prompt.prompt.shape[1]} cannot be of "
-                f"{given.backbone}, of width {width}"
+                f"{values.source}: a prompt of width {prompt.prompt.shape[1]} cannot be of "
+                f"{values.backbone}, of width {width}"
             )
-        said |= {"backbone": found.fingerprint, "vocabulary": found.vocabulary_sha256}
-    return dataclasses.replace(prompt, **{k: v for k, v in said.items() if v is not None})
+        fields |= {"backbone": ours.fingerprint, "vocabulary": ours.vocabulary_sha256}
+    return dataclasses.replace(prompt, **{k: v for k, v in fields.items() if v is not None})
 
 
 def _table(entries: Sequence[Any]) -> str:

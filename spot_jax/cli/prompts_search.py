@@ -35,9 +35,13 @@ def main(arguments: Sequence[str]) -> int:
     how.add_argument("--text_directory", metavar="DIR", help="of prefix_lm")
     given = made.parse_args(list(arguments))
 
-    from spot_jax.transfer.search import Given, search
+    from spot_jax.transfer.search import EmbeddingSettings, search
 
-    tuned = {name: getattr(given, name) for name in Given.__dataclass_fields__ if name != "modules"}
+    tuned = {
+        name: getattr(given, name)
+        for name in EmbeddingSettings.__dataclass_fields__
+        if name != "modules"
+    }
     found = search(
         given.library,
         task=given.task,
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         top_k=given.top_k,
         metric=given.metric,
         force=given.force,
-        given=Given(**tuned, modules=tuple(given.module)),
+        settings=EmbeddingSettings(**tuned, modules=tuple(given.module)),
         output_dir=given.output_dir,
     )
     print(json.dumps(found.summary(), indent=1) if given.json else "\n".join(found.lines()))

@@ -88,7 +88,7 @@ def is_id(text: str) -> bool:
 def encode(
     prompt: PromptFile, embedding: PromptFile | None, tasks: Sequence[str]
 ) -> tuple[str, bytes]:
-    """The id and the file of an entry; the same for the same content, on every machine."""
+    """Return the id and the file of an entry; the same for the same content, on every machine."""
     tensors = {**prompt.tensors, "prompt": prompt.prompt}
     about: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
     if embedding is not None:
@@ -146,14 +146,14 @@ def decode(id: str, path: str, data: bytes) -> Stored:
 
 
 def entry_fields(entry: Entry) -> dict[str, Any]:
-    """An entry in JSON's types, without its path: a library may be moved."""
+    """Return an entry in JSON's types, without its path: a library may be moved."""
     fields = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
     del fields["path"]
     return fields
 
 
 def entry_of(fields: Mapping[str, Any], path: str) -> Entry:
-    """The inverse of `entry_fields`; TypeError or KeyError if they are not an entry's."""
+    """Return the inverse of `entry_fields`; TypeError or KeyError if they are not an entry's."""
     tuples = {name: tuple(fields[name]) for name in ("tasks", "ancestry")}
     return Entry(**{**fields, **tuples}, path=path)
 

@@ -25,7 +25,7 @@ T5X_NAME = "encoder.prompt.prompt.prompt"
 
 
 def read_prompt(source: epath.PathLike) -> PromptFile:
-    """A prompt in any of the forms; which one is seen from the content.
+    """Return a prompt in any of the forms; which one is seen from the content.
 
     A T5X prompt says nothing but its numbers; its step is taken from the directory
     `checkpoint_STEP` that T5X puts it in. The directory will do as the source, too.
@@ -43,17 +43,17 @@ def read_prompt(source: epath.PathLike) -> PromptFile:
                 f"({T5X_NAME}) in that directory, found neither"
             )
         path = path / T5X_NAME
-    found = load_prompt(path)
+    prompt = load_prompt(path)
     step = re.fullmatch(r"checkpoint_(\d+)", path.parent.name)
-    if step and not found.step:
-        found = dataclasses.replace(found, step=int(step[1]))
-    return found
+    if step and not prompt.step:
+        prompt = dataclasses.replace(prompt, step=int(step[1]))
+    return prompt
 
 
 def write_prompt(
     prompt: PromptFile, destination: epath.PathLike, form: str, *, base_model: str = ""
 ) -> str:
-    """Writes a prompt for others to use and returns where it is.
+    """Write a prompt for others to use and returns where it is.
 
     Args:
         prompt: what to write.

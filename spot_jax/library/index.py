@@ -48,7 +48,7 @@ class LibraryWarning(SpotWarning):
 
 
 def warn(message: str) -> None:
-    """Warns of a library; the place in the code would tell the user nothing."""
+    """Warn of a library; the place in the code would tell the user nothing."""
     warnings.warn(message, LibraryWarning, stacklevel=3)
 
 
@@ -86,12 +86,14 @@ class Group:
 
 @functools.lru_cache(maxsize=4096)
 def whole_task(name: str) -> str:
-    """A task's name without its number of shots and its sample: X of X_16shot and X_16shot_s2."""
+    """Return a task's name without its number of shots and its sample: X of X_16shot and
+    X_16shot_s2."""
     return re.sub(r"_\d+_?shots?(_s\d+)?$", "", name)
 
 
 def seen_tasks(entry: Entry) -> set[str]:
-    """The tasks whose text went into a prompt, or into one that it began from; of any size."""
+    """Return the tasks whose text went into a prompt, or into one that it began from; of any
+    size."""
     names = [entry.task, *entry.tasks]
     for ancestor in entry.ancestry:
         names += [str(ancestor.get("task", "")), *map(str, ancestor.get("tasks", ()))]
@@ -124,16 +126,16 @@ class Index:
         self._fresh: dict[str, dict[str, np.ndarray]] = {}
 
     def refresh(self) -> None:
-        """Brings `entries` up to what is in the directory; damaged prompts are warned of."""
+        """Bring `entries` up to what is in the directory; damaged prompts are warned of."""
         stamp = changed(self._prompts)
         if stamp is not None and stamp == self._seen_at:
             return
         if not self._loaded:
             self.entries, self._loaded = self._load_entries(), True
             self._counts = None
-        found = list_prompts(self._prompts)
-        new = self._read_all(sorted(found - self.entries.keys()))
-        gone = [self.entries.pop(id) for id in self.entries.keys() - found]
+        listed = list_prompts(self._prompts)
+        new = self._read_all(sorted(listed - self.entries.keys()))
+        gone = [self.entries.pop(id) for id in self.entries.keys() - listed]
         if new or gone:
             self.entries = dict(sorted([*self.entries.items(), *((e.id, e) for e in new)]))
             self._groups.clear()
@@ -149,14 +151,15 @@ class Index:
         """Of each backbone and width, ascending, how many entries have a task embedding, and how
         many have none."""
         if self._counts is None:
-            found: dict[Key, list[int]] = {}
+            counts: dict[Key, list[int]] = {}
             for entry in self.entries.values():
-                found.setdefault(_key(entry), [0, 0])[not entry.embedding_step] += 1
-            self._counts = {key: (n[0], n[1]) for key, n in sorted(found.items())}
+                counts.setdefault(_key(entry), [0, 0])[not entry.embedding_step] += 1
+            self._counts = {key: (n[0], n[1]) for key, n in sorted(counts.items())}
         return self._counts
 
     def group(self, key: Key, metric: similarity.Metric) -> Group:
-        """The entries of one backbone and width that can be ranked, with a metric's signatures."""
+        """Return the entries of one backbone and width that can be ranked, with a metric's
+        signatures."""
         if (key, metric) not in self._groups:
             rows = self._rows(key)
             self._groups[key, metric] = Group(rows, self._signatures(key, metric, rows))
@@ -180,22 +183,24 @@ class Index:
     def _signatures(self, key: Key, metric: str, rows: list[Entry]) -> np.ndarray:
         path, ids = self._path(key, metric), [entry.id for entry in rows]
         try:
-            known, old = read_signatures(path)
+            stored_ids, old = read_signatures(path)
         except DamagedIndexError as error:
             self._warn_of_damage(path, error)
-            known, old = [], np.empty((0, key[1]), np.float32)
-        if known == ids:
+            stored_ids, old = [], np.empty((0, key[1]), np.float32)
+        if stored_ids == ids:
             return old
-        place = {id: row for row, id in enumerate(known)}
+        place = {id: row for row, id in enumerate(stored_ids)}
         self._read_all([id for id in ids if id not in place and id not in self._fresh])
         nothing = {metric: np.full(key[1], np.nan, np.float32)}
-        made = np.empty((len(ids), key[1]), np.float32)
+        signatures = np.empty((len(ids), key[1]), np.float32)
         for row, id in enumerate(ids):
-            found = place.get(id)
-            made[row] = old[found] if found is not None else self._fresh.get(id, nothing)[metric]
+            stored_row = place.get(id)
+            signatures[row] = (
+                old[stored_row] if stored_row is not None else self._fresh.get(id, nothing)[metric]
+            )
         if all(id in place or id in self._fresh for id in ids):
-            self._write(lambda: write_signatures(path, ids, made))
-        return made
+            self._write(lambda: write_signatures(path, ids, signatures))
+        return signatures
 
     def _read_all(self, ids: list[str]) -> list[Entry]:
         """Reads prompts, each once: entries of those that are whole; signatures go to `_fresh`."""
@@ -211,12 +216,12 @@ class Index:
 
         entries = []
         with ThreadPoolExecutor(_READERS) as pool:
-            for found in pool.map(reduced, ids):
-                if isinstance(found, str):
-                    warn(f"left out: {found}")
-                elif found is not None:
-                    entries.append(found[0])
-                    self._fresh[found[0].id] = found[1]
+            for item in pool.map(reduced, ids):
+                if isinstance(item, str):
+                    warn(f"left out: {item}")
+                elif item is not None:
+                    entries.append(item[0])
+                    self._fresh[item[0].id] = item[1]
         return entries
 
     def _load_entries(self) -> dict[str, Entry]:
@@ -224,8 +229,8 @@ class Index:
         try:
             rows = read_lines(path)
             start = os.fspath(self._prompts / "_")[:-1]  # joining 100,000 paths takes a second
-            made = (entry_of(row, f"{start}{row['id']}{SUFFIX}") for row in rows)
-            return {entry.id: entry for entry in made}
+            entries = (entry_of(row, f"{start}{row['id']}{SUFFIX}") for row in rows)
+            return {entry.id: entry for entry in entries}
         except (DamagedIndexError, TypeError, KeyError) as error:
             self._warn_of_damage(path, error)
             return {}
@@ -256,11 +261,11 @@ def _key(entry: Entry) -> Key:
 def _directions(stored: Stored) -> dict[str, np.ndarray]:
     if stored.embedding is None:
         return {}
-    made: dict[str, np.ndarray] = {}
+    directions: dict[str, np.ndarray] = {}
     for metric in similarity.METRICS:
         try:
             vector = similarity.signature(stored.embedding.prompt, metric)
         except SpotError:  # zero: nothing is like it; `Library.add` refuses such
             vector = np.full(stored.entry.width, np.nan)
-        made[metric] = vector.astype(np.float32)
-    return made
+        directions[metric] = vector.astype(np.float32)
+    return directions

@@ -45,14 +45,14 @@ def changed(directory: epath.Path) -> float | None:
 
 
 def write_lines(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    """Writes an index file of JSON lines, headed by their hash."""
+    """Write an index file of JSON lines, headed by their hash."""
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
     head = {"format": FORMAT, "sha256": hashlib.sha256(body).hexdigest()}
     write_whole(path, json.dumps(head).encode() + b"\n" + body)
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The inverse of `write_lines`; empty if there is no such file.
+    """Return the inverse of `write_lines`; empty if there is no such file.
 
     Raises:
         DamagedIndexError: the file is cut short, changed, or of another format.
@@ -65,7 +65,7 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def write_signatures(path: epath.Path, ids: list[str], signatures: np.ndarray) -> None:
-    """Writes an index file of signatures [n, d] float32, and whose they are."""
+    """Write an index file of signatures [n, d] float32, and whose they are."""
     body = json.dumps(ids)
     head = {"format": FORMAT, "sha256": _digest(body, signatures), "ids": body}
     data = safetensors.numpy.save({"signatures": signatures}, {"spot_jax_index": json.dumps(head)})
@@ -73,7 +73,7 @@ def write_signatures(path: epath.Path, ids: list[str], signatures: np.ndarray) -
 
 
 def read_signatures(path: epath.Path) -> tuple[list[str], np.ndarray]:
-    """The inverse of `write_signatures`; no ids if there is no such file.
+    """Return the inverse of `write_signatures`; no ids if there is no such file.
 
     Raises:
         DamagedIndexError: the file is cut short, changed, or of another format.

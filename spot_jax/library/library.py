@@ -49,7 +49,7 @@ class Library:
     def add(
         self, prompt: PromptFile, embedding: PromptFile | None = None, tasks: Sequence[str] = ()
     ) -> Entry:
-        """Stores a prompt; what is there already stays as it is.
+        """Store a prompt; what is there already stays as it is.
 
         Args:
             prompt: usually a run's best.
@@ -71,7 +71,7 @@ class Library:
         return decode(id, os.fspath(path), data).entry
 
     def add_run(self, run_dir: str | os.PathLike[str]) -> list[Entry]:
-        """Stores each prompt of a finished run: the best (without evaluation the last), with its
+        """Store each prompt of a finished run: the best (without evaluation the last), with its
         task embedding if the run kept one.
 
         Raises:
@@ -92,7 +92,7 @@ class Library:
         return [self.add_file(best[i] if best[i].exists() else last[i]) for i in sorted(last)]
 
     def add_file(self, path: str | os.PathLike[str]) -> Entry:
-        """Stores one prompt file, with the task embedding beside it if it is a run's."""
+        """Store one prompt file, with the task embedding beside it if it is a run's."""
         path = Path(path)
         prompt, embedding = load_prompt(path), None
         if re.fullmatch(r"(best|last)-\d+\.safetensors", path.name):
@@ -101,7 +101,7 @@ class Library:
         return self.add(prompt, embedding)
 
     def entries(self, *, backbone: str | None = None) -> list[Entry]:
-        """What is there, by id; damaged prompts are left out with a `LibraryWarning`.
+        """Return what is there, by id; damaged prompts are left out with a `LibraryWarning`.
 
         Args:
             backbone: a fingerprint, or its beginning; None for all.
@@ -110,9 +110,9 @@ class Library:
             SpotError: no library.
         """
         self._refresh()
-        found = [e for e in self._index.entries.values() if e.backbone.startswith(backbone or "")]
+        entries = [e for e in self._index.entries.values() if e.backbone.startswith(backbone or "")]
         whole = []
-        for entry in found:
+        for entry in entries:
             if self._is_whole(entry):
                 whole.append(entry)
             else:
@@ -120,7 +120,7 @@ class Library:
         return whole
 
     def get(self, id: str) -> Entry:
-        """The entry of an id, or of the beginning or the end of one.
+        """Return the entry of an id, or of the beginning or the end of one.
 
         Raises:
             SpotError: no library, none or several such entries, or a damaged one.
@@ -130,7 +130,7 @@ class Library:
     def load(
         self, entry: Entry | str, *, backbone: str | None = None, force: bool = False
     ) -> tuple[PromptFile, PromptFile | None]:
-        """The prompt and the task embedding of an entry, checked against its hash.
+        """Return the prompt and the task embedding of an entry, checked against its hash.
 
         Args:
             entry: an entry, or its id.
@@ -141,23 +141,23 @@ class Library:
             SpotError: gone, damaged, or of another backbone.
         """
         stored = self._stored(entry.id if isinstance(entry, Entry) else self._resolve(entry))
-        found = stored.entry.backbone
-        if backbone and found and found != backbone and not force:
+        mark = stored.entry.backbone
+        if backbone and mark and mark != backbone and not force:
             raise SpotError(
-                f"{stored.entry.id} was tuned on another backbone (fingerprint {found[:12]}, this "
+                f"{stored.entry.id} was tuned on another backbone (fingerprint {mark[:12]}, this "
                 f"one is {backbone[:12]}); take one of this backbone, or --force it"
             )
         return stored.prompt, stored.embedding
 
     def remove(self, id: str) -> str:
-        """Deletes an entry, also a damaged one, and returns its id; `SpotError` if there is none
+        """Delete an entry, also a damaged one, and returns its id; `SpotError` if there is none
         or several."""
-        found = self._resolve(id)
-        self._path(found).unlink(missing_ok=True)
-        return found
+        resolved = self._resolve(id)
+        self._path(resolved).unlink(missing_ok=True)
+        return resolved
 
     def verify(self) -> list[str]:
-        """Reads every file whole and returns the problems, a line each; none: all is well.
+        """Read every file whole and returns the problems, a line each; none: all is well.
 
         What a killed writer left behind is no problem: it has another name and is never read.
         """
@@ -185,7 +185,7 @@ class Library:
         exclude: Collection[str] = (),
         force: bool = False,
     ) -> Ranking:
-        """The stored prompts whose task embeddings are most like this one.
+        """Return the stored prompts whose task embeddings are most like this one.
 
         Args:
             embedding: the target's prompt at the library's embedding step.
@@ -205,8 +205,8 @@ class Library:
                 zero embedding.
         """
         self._refresh()
-        asked = Question(embedding, backbone, metric, top_k, exclude, force)
-        return rank(self._index, os.fspath(self.directory), asked, self._is_whole)
+        question = Question(embedding, backbone, metric, top_k, exclude, force)
+        return rank(self._index, os.fspath(self.directory), question, self._is_whole)
 
     def _path(self, id: str) -> epath.Path:
         return self._prompts / f"{id}{SUFFIX}"
@@ -255,13 +255,15 @@ class Library:
         ids = list_prompts(self._prompts)
         if text in ids:
             return text
-        found = sorted(id for id in ids if id.startswith(text) or id.endswith(text)) if text else []
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matching = (
+            sorted(id for id in ids if id.startswith(text) or id.endswith(text)) if text else []
+        )
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
             raise SpotError(
-                f"{text!r} may be any of {len(found)} entries: {', '.join(found[:3])}"
-                f"{', ...' if found[3:] else ''}; give more of the id"
+                f"{text!r} may be any of {len(matching)} entries: {', '.join(matching[:3])}"
+                f"{', ...' if matching[3:] else ''}; give more of the id"
             )
         raise SpotError(
             f"no entry {text!r} in {self.directory}; `spot prompts list --library "
@@ -284,10 +286,10 @@ def _check(file: PromptFile, name: str) -> None:
 def _check_embedding(prompt: PromptFile, embedding: PromptFile) -> None:
     name = f"the task embedding of {prompt.task or 'an unknown task'}"
     for what in ("task", "backbone"):
-        one, other = getattr(prompt, what), getattr(embedding, what)
-        if one and other and one != other:
+        first, second = getattr(prompt, what), getattr(embedding, what)
+        if first and second and first != second:
             raise SpotError(
-                f"{name}: its {what} is {other[:40]}, the prompt's {one[:40]}; a prompt and its "
+                f"{name}: its {what} is {second[:40]}, the prompt's {first[:40]}; a prompt and its "
                 "embedding come from one run"
             )
     if np.shape(embedding.prompt) != np.shape(prompt.prompt):

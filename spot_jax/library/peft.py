@@ -33,7 +33,7 @@ def is_adapter(directory: epath.PathLike) -> bool:
 
 
 def read_adapter(directory: epath.PathLike) -> PromptFile:
-    """The prompt of an adapter directory; where it came from, if it was written by us.
+    """Return the prompt of an adapter directory; where it came from, if it was written by us.
 
     Raises:
         SpotError: no adapter, not of soft prompts, not for an encoder-decoder, weights that are
@@ -61,7 +61,7 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
 
 
 def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: str = "") -> None:
-    """Writes an adapter directory that PEFT loads onto a T5.
+    """Write an adapter directory that PEFT loads onto a T5.
 
     Args:
         directory: made if need be; an adapter that is there is written over.
@@ -85,9 +85,9 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
         "task_type": "SEQ_2_SEQ_LM",
         "token_dim": width,
     }
-    own = {name: value for name, value in vars(prompt).items() if name != "prompt"}
+    fields = {name: value for name, value in vars(prompt).items() if name != "prompt"}
     table = np.ascontiguousarray(prompt.prompt, np.float32)
-    metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **own})}
+    metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
     write_whole(path / WEIGHTS, safetensors.numpy.save({_TENSOR: table}, metadata))
     write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -127,11 +127,11 @@ def _own_fields(path: epath.Path) -> dict[str, Any]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     try:
         fields = json.loads(header["__metadata__"]["spot_jax"])
-        known = set(PromptFile.__dataclass_fields__) - {"prompt"}
+        names = set(PromptFile.__dataclass_fields__) - {"prompt"}
         return {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
-            if name in known
+            if name in names
         }
     except (KeyError, TypeError, ValueError):
         return {}

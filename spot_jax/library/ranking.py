@@ -47,7 +47,9 @@ class Question:
     force: bool
 
 
-def rank(index: Index, where: str, asked: Question, is_whole: Callable[[Entry], bool]) -> Ranking:
+def rank(
+    index: Index, where: str, question: Question, is_whole: Callable[[Entry], bool]
+) -> Ranking:
     """`Library.rank` over an index that is up to date.
 
     Args:
@@ -56,31 +58,33 @@ def rank(index: Index, where: str, asked: Question, is_whole: Callable[[Entry], 
         asked: the question.
         is_whole: whether an entry's file is still of its size; asked of what is returned only.
     """
-    vector = similarity.signature(asked.embedding, asked.metric, name="the target's embedding")
-    if asked.top_k is not None and asked.top_k < 1:
-        raise SpotError(f"expected a top_k of 1 or more, found {asked.top_k}")
-    keys = _keys(index, where, asked, len(vector))
-    group = _joined([index.group(key, asked.metric) for key in keys])
+    vector = similarity.signature(
+        question.embedding, question.metric, name="the target's embedding"
+    )
+    if question.top_k is not None and question.top_k < 1:
+        raise SpotError(f"expected a top_k of 1 or more, found {question.top_k}")
+    keys = _keys(index, where, question, len(vector))
+    group = _joined([index.group(key, question.metric) for key in keys])
     scores = group.signatures @ vector.astype(np.float32)
-    notes = [*_outside(index, keys), *_leave_out(group, scores, asked)]
+    notes = [*_outside(index, keys), *_leave_out(group, scores, question)]
     matches: list[Match] = []
-    for row in _best_first(group, scores, asked.top_k):
+    for row in _best_first(group, scores, question.top_k):
         entry = group.entries[row]
         if is_whole(entry):
             matches.append(Match(entry, float(np.clip(scores[row], -1, 1))))
         else:
             warn(f"left out: {entry.path}: damaged or gone; see `spot prompts verify`")
-        if len(matches) == asked.top_k:
+        if len(matches) == question.top_k:
             break
     if not matches:
         raise SpotError(
             f"nothing in {where} is left to rank ({'; '.join(notes)}); add prompts of other "
             "tasks on this backbone, with task embeddings"
         )
-    return Ranking(matches, [*notes, *_remarks(matches, asked.top_k)])
+    return Ranking(matches, [*notes, *_remarks(matches, question.top_k)])
 
 
-def _keys(index: Index, where: str, asked: Question, width: int) -> list[Key]:
+def _keys(index: Index, where: str, question: Question, width: int) -> list[Key]:
     if not index.entries:
         raise SpotError(
             f"the library {where} is empty; fill it: spot prompts add RUN_DIR --library {where}"
@@ -92,13 +96,13 @@ def _keys(index: Index, where: str, asked: Question, width: int) -> list[Key]:
             "an embedding step (CheckpointPlan.embedding_step) and add the run again"
         )
     alike = [key for key in keys if key[1] == width]
-    chosen = alike if asked.force else [key for key in alike if key[0] == asked.backbone]
+    chosen = alike if question.force else [key for key in alike if key[0] == question.backbone]
     if not chosen:
-        there = ", ".join(f"{_short(backbone)} of width {d}" for backbone, d in keys)
+        tuned_on = ", ".join(f"{_short(backbone)} of width {d}" for backbone, d in keys)
         remedy = ", or rank them all the same with --force" if alike else ""
         raise SpotError(
-            f"no prompt in {where} was tuned on the backbone {_short(asked.backbone)} of width "
-            f"{width}, but on {there}; search with that backbone{remedy}"
+            f"no prompt in {where} was tuned on the backbone {_short(question.backbone)} of width "
+            f"{width}, but on {tuned_on}; search with that backbone{remedy}"
         )
     return chosen
 
@@ -124,27 +128,27 @@ def _outside(index: Index, keys: list[Key]) -> list[str]:
     return notes
 
 
-def _leave_out(group: Group, scores: np.ndarray, asked: Question) -> list[str]:
+def _leave_out(group: Group, scores: np.ndarray, question: Question) -> list[str]:
     """Sets the scores of what must not be ranked to NaN, and says what that was."""
     notes = []
 
     def drop(rows: np.ndarray) -> np.ndarray:
-        kept = rows[~np.isnan(scores[rows])]
-        scores[kept] = np.nan
-        return kept
+        dropped = rows[~np.isnan(scores[rows])]
+        scores[dropped] = np.nan
+        return dropped
 
     zero = int(np.isnan(scores).sum())
     if zero:
         notes.append(f"left out: {zero} whose task embedding is zero or could not be read")
-    names = {whole_task(name) for name in asked.exclude}
+    names = {whole_task(name) for name in question.exclude}
     seen = drop(np.array([r for n in names for r in group.rows_by_task.get(n, ())], np.int64))
     if len(seen):
         notes.append(
             f"left out: {len(seen)} that have seen {', '.join(sorted(names))} (leakage: of "
             "transfer they would prove nothing)"
         )
-    if not asked.force:
-        length = len(asked.embedding)
+    if not question.force:
+        length = len(question.embedding)
         odd = drop(np.flatnonzero(group.lengths != length))
         if len(odd):
             lengths = Counter(map(str, group.lengths[odd]))

@@ -31,7 +31,7 @@ def average_tokens(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> 
 
 
 def per_token(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> float:
-    """Mean cosine over all pairs of tokens, the paper's second metric; -1 to 1.
+    """Return mean cosine over all pairs of tokens, the paper's second metric; -1 to 1.
 
     A prompt's similarity to itself is 1 only if its tokens all point one way.
 
@@ -44,7 +44,7 @@ def per_token(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> float
 def signature(
     prompt: Float[np.ndarray, "p d"], metric: Metric = "per_token", *, name: str = "the prompt"
 ) -> Float[np.ndarray, "d"]:
-    """The vector [d], float64, whose dot products are the prompt's similarities.
+    """Return the vector [d], float64, whose dot products are the prompt's similarities.
 
     Args:
         prompt: any float type; reckoned in float64.
@@ -70,7 +70,7 @@ def signature(
 
 
 def matrix(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """Similarities [n, m] of every prompt of one list with every prompt of another.
+    """Return similarities [n, m] of every prompt of one list with every prompt of another.
 
     Args:
         a: signatures of one metric.
@@ -89,7 +89,7 @@ def matrix(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Float[np
 
 
 def check_metric(metric: str) -> None:
-    """Raises SpotError if there is no such metric."""
+    """Raise SpotError if there is no such metric."""
     if metric not in METRICS:
         raise SpotError(f"no metric {metric!r}; choose one of {', '.join(METRICS)}")
 

@@ -30,7 +30,7 @@ SIMILARITIES = {"average_tokens": "average tokens", "per_token": "per token"}
 
 
 def method_name(method: str, k: int | None, similarity: str | None = None) -> str:
-    """A method as a row's label."""
+    """Return a method as a row's label."""
     name = METHODS.get(method, method)
     name = name.replace(" {k}", "") if k is None else name.replace("{k}", str(k))
     return f"{name}, {SIMILARITIES[similarity]}" if similarity else name
@@ -45,7 +45,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """A number with a true minus; an en dash where there is none."""
+    """Return a number with a true minus; an en dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
@@ -61,7 +61,7 @@ def with_sd(value: float, sd: float, digits: int = 1, *, sign: bool = False) -> 
 
 
 def span(low: float, high: float, digits: int = 1, *, sign: bool = True) -> str:
-    """An interval, or nothing."""
+    """Return an interval, or nothing."""
     if math.isnan(low) or math.isnan(high):
         return ""
     return f"{number(low, digits, sign=sign)} to {number(high, digits, sign=sign)}"
@@ -74,6 +74,6 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def count(n: int, one: str, many: str | None = None) -> str:
+def count(n: int, single: str, many: str | None = None) -> str:
     """ "1 target", "3 targets"."""
-    return f"{n} {one if n == 1 else many or one + 's'}"
+    return f"{n} {single if n == 1 else many or single + 's'}"

@@ -68,22 +68,22 @@ def write_report(results: SubspaceResults, directory: str | os.PathLike[str]) ->
 def figures(
     results: SubspaceResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
 ) -> dict[str, dict[str, Any]]:
-    """Every figure that the study has data for, by name, as Vega-Lite."""
-    label = short_names([one.task for one in tasks])
-    made = {
+    """Return every figure that the study has data for, by name, as Vega-Lite."""
+    label = short_names([task.task for task in tasks])
+    drawn = {
         "dimension": over_dimension(rows),
         "tasks": over_tasks(rows),
         "scores": by_task(tasks, label),
     }
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def all_tables(
     results: SubspaceResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
 ) -> dict[str, Table]:
-    """Every table that has rows, by name."""
-    made = [_relative(rows), _by_task(results, tasks), _trained(results)]
-    return {table.name: table for table in made if table.rows}
+    """Return every table that has rows, by name."""
+    tables = [_relative(rows), _by_task(results, tasks), _trained(results)]
+    return {table.name: table for table in tables if table.rows}
 
 
 def _relative(rows: Sequence[Row]) -> Table:
@@ -144,17 +144,21 @@ def _share(method: str) -> Any:
 
 def _by_task(results: SubspaceResults, tasks: Sequence[TaskScores]) -> Table:
     """Scores of every task: without a subspace, and in subspaces of each d."""
-    label = short_names([one.task for one in tasks])
+    label = short_names([scores.task for scores in tasks])
     rows = []
-    for one in tasks:
-        row: dict[str, Any] = {"task": one.task, "short": label[one.task], "category": one.category}
-        row["majority"] = math.nan if one.majority is None else one.majority
-        row[NO_PROMPT] = math.nan if one.no_prompt is None else one.no_prompt
+    for scores in tasks:
+        row: dict[str, Any] = {
+            "task": scores.task,
+            "short": label[scores.task],
+            "category": scores.category,
+        }
+        row["majority"] = math.nan if scores.majority is None else scores.majority
+        row[NO_PROMPT] = math.nan if scores.no_prompt is None else scores.no_prompt
         for method in AGAINST:
-            row[method], row[f"{method}_sd"] = one.references.get(method, (math.nan, math.nan))
+            row[method], row[f"{method}_sd"] = scores.references.get(method, (math.nan, math.nan))
         for subspace in (FOUND, RANDOM):
             for d in results.dimensions:
-                pair = one.subspaces.get((subspace, d), (math.nan, math.nan))
+                pair = scores.subspaces.get((subspace, d), (math.nan, math.nan))
                 row[f"{subspace}_{d}"], row[f"{subspace}_{d}_sd"] = pair
         rows.append(row)
     columns = [
@@ -192,14 +196,14 @@ def _trained(results: SubspaceResults) -> Table:
 def _facts(results: SubspaceResults) -> list[str]:
     """The line under the title."""
     held_out = sum(map(len, results.test_tasks.values()))
-    made = [
+    facts = [
         count(len(results.train_tasks), "training task"),
         count(held_out, "held-out task"),
         count(len(results.seeds), "seed"),
     ]
     if results.backbone:
-        made.append(f"backbone {results.backbone}")
-    return [*made, results.metric, f"reported on {results.split}"]
+        facts.append(f"backbone {results.backbone}")
+    return [*facts, results.metric, f"reported on {results.split}"]
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
@@ -208,16 +212,16 @@ def _summary(rows: Sequence[Row]) -> list[str]:
     against = [r for r in rows if r.against == PROMPT_TUNING and r.group.draw < 0]
 
     def value(setting: str, subspace: str, d: int = 0) -> Row | None:
-        found = [
+        matching = [
             row
             for row in against
             if (row.group.setting, row.group.subspace, row.group.dimension)
             == (setting, subspace, d)
             and (row.group.category in (ALL, "train") or not several)
         ]
-        return found[0] if found else None
+        return matching[0] if matching else None
 
-    said = []
+    sentences = []
     dimensions = sorted({r.group.dimension for r in against if r.group.subspace == FOUND})
     for setting, what in SETS.items():
         parts = []
@@ -233,7 +237,7 @@ def _summary(rows: Sequence[Row]) -> list[str]:
                 row = value(setting, subspace)
                 if row is not None:
                     text += f"; {name} alone has {number(100 * row.mean)}%"
-            said.append(text + ".")
+            sentences.append(text + ".")
             gains = [(d, value(setting, FOUND, d)) for d in dimensions]
             parts = [
                 f"{number(100 * row.gain)}% with d = {d}"
@@ -241,8 +245,10 @@ def _summary(rows: Sequence[Row]) -> list[str]:
                 if row is not None and not math.isnan(row.gain)
             ]
             if parts:
-                said.append(f"Of prompt tuning’s gain over no prompt that is {', '.join(parts)}.")
-    return said
+                sentences.append(
+                    f"Of prompt tuning’s gain over no prompt that is {', '.join(parts)}."
+                )
+    return sentences
 
 
 def _gains(results: SubspaceResults) -> list[str]:
@@ -251,5 +257,7 @@ def _gains(results: SubspaceResults) -> list[str]:
         f"{with_sd(mean, sd, sign=True)} with d = {d}"
         for d, (mean, sd) in over_random(results).items()
     ]
-    said = "On held-out tasks, a found subspace has against a random one, in points of the score, "
-    return [f"{said}{', '.join(parts)}."] if parts else []
+    beginning = (
+        "On held-out tasks, a found subspace has against a random one, in points of the score, "
+    )
+    return [f"{beginning}{', '.join(parts)}."] if parts else []

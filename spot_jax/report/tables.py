@@ -56,7 +56,7 @@ class Table:
         return text.getvalue()
 
     def plain(self) -> list[dict[str, Any]]:
-        """Rows with numbers of 6 decimals, and None for what is not known."""
+        """Return rows with numbers of 6 decimals, and None for what is not known."""
         return [{name: _plain(value) for name, value in row.items()} for row in self.rows]
 
 
@@ -67,13 +67,13 @@ def _plain(value: Any) -> Any:
 
 
 def tables_json(tables: Sequence[Table]) -> str:
-    """All tables as one JSON object, by name."""
+    """Return all tables as one JSON object, by name."""
     return json.dumps({t.name: t.plain() for t in tables}, indent=1, allow_nan=False) + "\n"
 
 
 def all_tables(analysis: Analysis, printed: Printed | None) -> dict[str, Table]:
-    """Every table that has rows, by name."""
-    made = [
+    """Return every table that has rows, by name."""
+    tables = [
         methods(analysis),
         transfer(analysis),
         targets(analysis),
@@ -84,8 +84,8 @@ def all_tables(analysis: Analysis, printed: Printed | None) -> dict[str, Table]:
         *embeddings(analysis),
     ]
     if printed is not None:
-        made += [printed_methods(analysis, printed), printed_transfers(analysis, printed)]
-    return {table.name: table for table in made if table.rows}
+        tables += [printed_methods(analysis, printed), printed_transfers(analysis, printed)]
+    return {table.name: table for table in tables if table.rows}
 
 
 def _text(key: str) -> Callable[[Row], str]:
@@ -120,12 +120,12 @@ def methods(analysis: Analysis) -> Table:
             "picked_on": row.picked_on,
         }
         for name in ("absolute", "relative", "score"):
-            found = getattr(row, name)
+            estimate = getattr(row, name)
             if name != "score" and row.method == "scratch":
-                found = dataclasses.replace(found, mean=math.nan, sd=math.nan, low=math.nan)
-            values |= {name: found.mean, f"{name}_sd": found.sd}
+                estimate = dataclasses.replace(estimate, mean=math.nan, sd=math.nan, low=math.nan)
+            values |= {name: estimate.mean, f"{name}_sd": estimate.sd}
             if name != "score":
-                values |= {f"{name}_low": found.low, f"{name}_high": found.high}
+                values |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         rows.append(values)
     columns = [
         Column("method", lambda r: method_name(r["method"], r["k"]), False),
@@ -142,7 +142,7 @@ def methods(analysis: Analysis) -> Table:
 
 
 def transfer(analysis: Analysis) -> Table:
-    """Every pair; the heat map is its picture, so the page has no columns of it."""
+    """Return every pair; the heat map is its picture, so the page has no columns of it."""
     metrics = list(analysis.correlations)
     rows = [
         {
@@ -163,7 +163,7 @@ def transfer(analysis: Analysis) -> Table:
 
 
 def targets(analysis: Analysis) -> Table:
-    """A row a target: scratch against the best source."""
+    """Return a row a target: scratch against the best source."""
     label = short_names((*analysis.results.targets, *analysis.results.sources))
     rows = [
         {
@@ -197,7 +197,7 @@ def targets(analysis: Analysis) -> Table:
 
 
 def correlations(analysis: Analysis, printed: Printed | None = None) -> Table:
-    """Pearson's r and p by target and metric."""
+    """Return Pearson's r and p by target and metric."""
     label = short_names(analysis.results.targets)
     rows: list[dict[str, Any]] = []
     for metric, by_target in analysis.correlations.items():
@@ -232,7 +232,7 @@ def correlations(analysis: Analysis, printed: Printed | None = None) -> Table:
 
 
 def points(analysis: Analysis) -> Table:
-    """A row a point of the scatter plots."""
+    """Return a row a point of the scatter plots."""
     rows = [
         {
             "target": c.target,
@@ -242,15 +242,15 @@ def points(analysis: Analysis) -> Table:
             "similarity": p.similarity,
             "relative_error_reduction": p.relative,
         }
-        for found in analysis.correlations.values()
-        for c in found
+        for correlations_ in analysis.correlations.values()
+        for c in correlations_
         for p in c.points
     ]
     return Table("points", rows)
 
 
 def families(analysis: Analysis) -> Table:
-    """Transfer within a family against across."""
+    """Return transfer within a family against across."""
     label = short_names(analysis.results.targets)
     rows = [] if analysis.families is None else analysis.families.rows
     columns = [
@@ -265,7 +265,7 @@ def families(analysis: Analysis) -> Table:
 
 
 def prompts(analysis: Analysis) -> Table:
-    """A row a prompt: what it is and what it began from."""
+    """Return a row a prompt: what it is and what it began from."""
     label = short_names((*analysis.results.sources, *analysis.results.targets))
     rows = [
         {
@@ -296,15 +296,16 @@ def prompts(analysis: Analysis) -> Table:
 
 
 def one_backbone(results: TransferResults) -> str:
-    """The backbone of all prompts; "" if there are several or it is not known."""
-    found = {p.backbone for p in results.prompts}
-    return found.pop() if len(found) == 1 else ""
+    """Return the backbone of all prompts; "" if there are several or it is not known."""
+    backbones = {p.backbone for p in results.prompts}
+    return backbones.pop() if len(backbones) == 1 else ""
 
 
 def began_from(
     ancestry: Sequence[Mapping[str, Any]], label: Mapping[str, str] | None = None
 ) -> str:
-    """The prompts a prompt began from, nearest first; those with weights are parts of a mean."""
+    """Return the prompts a prompt began from, nearest first; those with weights are parts of a
+    mean."""
     if not ancestry:
         return "its initialisation"
     text, weighted = "", False
@@ -325,19 +326,19 @@ def began_from(
 
 def embeddings(analysis: Analysis) -> list[Table]:
     """Similarity matrices of tasks and of runs, a row a line."""
-    made = []
+    tables = []
     for kind, maps in (("tasks", analysis.embeddings), ("runs", analysis.embedding_runs)):
-        for metric, found in maps.items():
+        for metric, map_ in maps.items():
             rows = [
-                {"name": name, **dict(zip(found.names, map(float, row), strict=True))}
-                for name, row in zip(found.names, found.values, strict=True)
+                {"name": name, **dict(zip(map_.names, map(float, row), strict=True))}
+                for name, row in zip(map_.names, map_.values, strict=True)
             ]
-            made.append(Table(f"embeddings_{kind}_{metric}", rows))
-    return made
+            tables.append(Table(f"embeddings_{kind}_{metric}", rows))
+    return tables
 
 
 def printed_methods(analysis: Analysis, printed: Printed) -> Table:
-    """The paper's table 3 beside ours; rows that only one of them has are left out."""
+    """Return the paper's table 3 beside ours; rows that only one of them has are left out."""
 
     def key(row):  # the oracle has as many prompts as there are
         return row.method, row.similarity, None if row.method == ORACLE else row.k
@@ -345,17 +346,17 @@ def printed_methods(analysis: Analysis, printed: Printed) -> Table:
     ours = {key(row): row for row in analysis.methods}
     rows = []
     for theirs in printed.methods:
-        found = ours.get(key(theirs))
-        if found is not None:
+        match = ours.get(key(theirs))
+        if match is not None:
             rows.append(
                 {
                     "method": theirs.method,
                     "similarity": theirs.similarity,
                     "k": None if theirs.method == ORACLE else theirs.k,
-                    "relative": math.nan if theirs.method == "scratch" else found.relative.mean,
+                    "relative": math.nan if theirs.method == "scratch" else match.relative.mean,
                     "printed_relative": theirs.relative[0],
                     "printed_relative_sd": theirs.relative[1],
-                    "score": found.score.mean,
+                    "score": match.score.mean,
                     "printed_score": theirs.score[0],
                     "printed_score_sd": theirs.score[1],
                 }
@@ -372,7 +373,7 @@ def printed_methods(analysis: Analysis, printed: Printed) -> Table:
 
 
 def printed_transfers(analysis: Analysis, printed: Printed) -> Table:
-    """The paper's table 7 beside ours."""
+    """Return the paper's table 7 beside ours."""
     ours = {(p.source, p.target): p.relative for p in analysis.pairs}
     rows = [
         {

@@ -73,11 +73,11 @@ def figures(analysis: Analysis, printed: Printed | None = None) -> dict[str, dic
     drawn: dict[str, dict[str, Any] | None] = {"methods": method_intervals(analysis, printed)}
     if any(target.sources for target in analysis.targets):
         drawn["transfer"] = transfer_map(analysis)
-    for metric, found in analysis.embeddings.items():
-        drawn[f"embeddings_{metric}"] = embedding_map(found)
-    for metric, found in analysis.embedding_runs.items():
-        if len(found.names) <= MOST_RUNS:
-            drawn[f"embedding_runs_{metric}"] = embedding_map(found)
+    for metric, map_ in analysis.embeddings.items():
+        drawn[f"embeddings_{metric}"] = embedding_map(map_)
+    for metric, map_ in analysis.embedding_runs.items():
+        if len(map_.names) <= MOST_RUNS:
+            drawn[f"embedding_runs_{metric}"] = embedding_map(map_)
     for metric, rows in analysis.correlations.items():
         if any(row.points for row in rows):
             drawn[f"similarity_{metric}"] = similarity_scatter(analysis.results, rows)
@@ -87,19 +87,19 @@ def figures(analysis: Analysis, printed: Printed | None = None) -> dict[str, dic
 
 
 def facts(analysis: Analysis) -> list[str]:
-    """The line under the title."""
+    """Return the line under the title."""
     results = analysis.results
-    made = [count(len(results.sources), "source"), count(len(results.targets), "target")]
-    known = [seed for seed in analysis.table.seeds if seed is not None]
-    made.append(count(len(known), "seed") if known else "means over seeds")
+    parts = [count(len(results.sources), "source"), count(len(results.targets), "target")]
+    seeds = [seed for seed in analysis.table.seeds if seed is not None]
+    parts.append(count(len(seeds), "seed") if seeds else "means over seeds")
     if results.backbone:
         name = results.backbone
-        made.append("backbone " + (name if len(name) < 40 else name[:12]))
-    return [*made, results.metric, f"reported on {results.split}"]
+        parts.append("backbone " + (name if len(name) < 40 else name[:12]))
+    return [*parts, results.metric, f"reported on {results.split}"]
 
 
 def summary(analysis: Analysis) -> list[str]:
-    """What was found, a sentence each; also where transfer does not help."""
+    """Return what was found, a sentence each; also where transfer does not help."""
     return [
         text
         for text in (_pairs(analysis), *_methods(analysis), _similarity(analysis))
@@ -108,16 +108,16 @@ def summary(analysis: Analysis) -> list[str]:
 
 
 def _pairs(analysis: Analysis) -> str | None:
-    known = np.array([p.relative for p in analysis.pairs if not math.isnan(p.relative)])
-    if not len(known):
+    gains = np.array([p.relative for p in analysis.pairs if not math.isnan(p.relative)])
+    if not len(gains):
         return None
-    up, down = int((known > 0).sum()), int((known < 0).sum())
+    up, down = int((gains > 0).sum()), int((gains < 0).sum())
     label = short_names((*analysis.results.targets, *analysis.results.sources))
     unhelped = [label[t.target] for t in analysis.targets if t.sources and not t.helped]
     text = (
-        f"Of {count(len(known), 'pair')} of a source and a target, the mean score is above tuning "
+        f"Of {count(len(gains), 'pair')} of a source and a target, the mean score is above tuning "
         f"from scratch in {up} and below in {down}; the median relative error reduction is "
-        f"{number(float(np.median(known)), sign=True)}%."
+        f"{number(float(np.median(gains)), sign=True)}%."
     )
     if unhelped:
         text += f" No source helps {', '.join(unhelped)}."
@@ -125,12 +125,12 @@ def _pairs(analysis: Analysis) -> str | None:
 
 
 def _methods(analysis: Analysis) -> list[str]:
-    said = []
+    sentences = []
     rows = analysis.methods
     tops = [r for r in rows if r.method == BEST_OF_TOP_K and r.k == 1]
     for row in tops:
         if not math.isnan(row.absolute.mean):
-            said.append(
+            sentences.append(
                 "To begin from the most similar source "
                 f"({SIMILARITIES[row.similarity or '']}) changes the mean score by "
                 f"{_estimate(row.absolute)}."
@@ -141,22 +141,22 @@ def _methods(analysis: Analysis) -> list[str]:
             label = short_names(analysis.results.sources)
             which = ", ".join(label[name] for name in names[:3])
             more = " and others" if len(names) > 3 else ""
-            said.append(
+            sentences.append(
                 f"One source for all targets, chosen on the other targets ({which}{more}), "
                 f"changes it by {_estimate(row.absolute)}: what retrieval has to beat."
             )
         elif row.method == ORACLE and not math.isnan(row.absolute.mean):
-            said.append(
+            sentences.append(
                 f"To try all {count(row.k or 0, 'source prompt')} and keep the best on "
                 f"{'validation' if row.picked_on == 'validation' else 'the reported split'} "
                 f"changes it by {_estimate(row.absolute)}."
             )
-    return said
+    return sentences
 
 
-def _estimate(found: Any) -> str:
-    interval = span(found.low, found.high)
-    text = number(found.mean, sign=True)
+def _estimate(estimate: Any) -> str:
+    interval = span(estimate.low, estimate.high)
+    text = number(estimate.mean, sign=True)
     return f"{text} (95% interval {interval})" if interval else text
 
 

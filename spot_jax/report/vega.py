@@ -20,10 +20,10 @@ def javascript() -> str:
 
 
 def svg(specification: dict[str, Any]) -> str:
-    """A figure as SVG."""
+    """Return a figure as SVG."""
     return vl_convert.vegalite_to_svg(specification, vl_version=VERSION)
 
 
 def png(specification: dict[str, Any], scale: float = 1.5) -> bytes:
-    """A figure as PNG."""
+    """Return a figure as PNG."""
     return vl_convert.vegalite_to_png(specification, vl_version=VERSION, scale=scale)

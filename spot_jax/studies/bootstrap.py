@@ -29,7 +29,7 @@ class Estimate:
 def estimate(
     values: Float[np.ndarray, "targets seeds"], *, samples: int = SAMPLES, seed: int = 0
 ) -> Estimate:
-    """Mean, standard deviation over seeds, and interval of a table of targets x seeds.
+    """Return mean, standard deviation over seeds, and interval of a table of targets x seeds.
 
     The bootstrap draws targets with replacement and, within each drawn target, seeds: tasks differ
     more than seeds do. NaN cells are left out of every mean. The same seed draws the same targets,
@@ -39,17 +39,17 @@ def estimate(
     if not np.isfinite(values).any():
         return Estimate(float("nan"))
     by_seed = _mean(values, 0)
-    known = by_seed[np.isfinite(by_seed)]
+    defined = by_seed[np.isfinite(by_seed)]
     drawn = resampled_means(values, samples=samples, seed=seed)
     low, high = interval(drawn) if len(values) > 1 else (float("nan"), float("nan"))
-    spread = float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
-    return Estimate(float(known.mean()), spread, low, high)
+    spread = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
+    return Estimate(float(defined.mean()), spread, low, high)
 
 
 def resampled_means(
     values: Float[np.ndarray, "targets seeds"], *, samples: int, seed: int
 ) -> Float[np.ndarray, " samples"]:
-    """Means of `samples` bootstrap draws."""
+    """Return means of `samples` bootstrap draws."""
     targets, seeds = values.shape
     random = np.random.default_rng(seed)
     rows = random.integers(targets, size=(samples, targets))
@@ -58,12 +58,12 @@ def resampled_means(
 
 
 def interval(drawn: Float[np.ndarray, " samples"]) -> tuple[float, float]:
-    """The middle 95% of draws; NaN if none is defined."""
-    known = drawn[np.isfinite(drawn)]
-    if not len(known):
+    """Return the middle 95% of draws; NaN if none is defined."""
+    defined = drawn[np.isfinite(drawn)]
+    if not len(defined):
         return float("nan"), float("nan")
     edge = (100 - LEVEL) / 2
-    low, high = np.percentile(known, [edge, 100 - edge])
+    low, high = np.percentile(defined, [edge, 100 - edge])
     return float(low), float(high)
 
 
@@ -75,7 +75,7 @@ def correlation_interval(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of Pearson's r by drawing groups (source tasks) with replacement.
+    """Return interval of Pearson's r by drawing groups (source tasks) with replacement.
 
     Prompts of one source task are not independent points: the p of a correlation takes them for
     such, this interval does not. NaN below five groups, where draws repeat too few.

@@ -22,7 +22,7 @@ def check_method(method: BaseMethod) -> None:
             f"{name} tunes the backbone and has no prompt to carry on; give a transfer a method "
             "that tunes prompts, such as PromptTuning"
         )
-    missing = [one for one in ("init", "prompt") if not hasattr(method, one)]
+    missing = [setting for setting in ("init", "prompt") if not hasattr(method, setting)]
     if missing:
         raise SpotError(
             f"{name} has no setting {missing[0]!r}, so its prompts cannot begin from stored ones; "
@@ -31,7 +31,7 @@ def check_method(method: BaseMethod) -> None:
 
 
 def beginning(method: BaseMethod, init: str | None, prompts: Sequence[str] | None = None) -> Any:
-    """The same method with another beginning.
+    """Return the same method with another beginning.
 
     Args:
         method: one that `check_method` lets pass.

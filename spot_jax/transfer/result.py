@@ -1,4 +1,4 @@
-"""What a transfer came to: kept as JSON in its directory, shown as tables."""
+"""The result of a transfer: stored as JSON in its directory, shown as tables."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Result:
     """A finished transfer.
 
     Attributes:
@@ -61,50 +61,51 @@ class Outcome:
     @property
     def chosen(self) -> list[Candidate]:
         """The best of each seed."""
-        return [one for one in self.candidates if one.test is not None]
+        return [candidate for candidate in self.candidates if candidate.test is not None]
 
     def mean(self) -> tuple[float, float]:
-        """Mean and standard deviation (n - 1; NaN for one seed) of the chosen ones' test scores."""
-        scores = [one.test for one in self.chosen if one.test is not None]
+        """Return mean and standard deviation (n - 1; NaN for one seed) of the chosen ones' test
+        scores."""
+        scores = [candidate.test for candidate in self.chosen if candidate.test is not None]
         spread = statistics.stdev(scores) if len(scores) > 1 else math.nan
         return statistics.fmean(scores), spread
 
     def save(self, directory: Path) -> None:
-        """Writes transfer.json, in one move."""
+        """Write transfer.json, in one move."""
         write_json(directory / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
 
 
-def read_outcome(directory: Path) -> Outcome | None:
-    """What `Outcome.save` wrote, or None; `SpotError` if it is damaged."""
+def read_result(directory: Path) -> Result | None:
+    """Return what `Result.save` wrote, or None; `SpotError` if it is damaged."""
 
-    def read(fields: dict[str, Any]) -> Outcome:
+    def read(fields: dict[str, Any]) -> Result:
         retrieved = [Retrieved(**{**r, "tasks": tuple(r["tasks"])}) for r in fields["retrieved"]]
-        candidates = [Candidate(**one) for one in fields["candidates"]]
-        return Outcome(**{**fields, "retrieved": retrieved, "candidates": candidates})
+        candidates = [Candidate(**candidate) for candidate in fields["candidates"]]
+        return Result(**{**fields, "retrieved": retrieved, "candidates": candidates})
 
     remedy = "remove it, and the same command makes it anew"
     return read_versioned(directory / FILE, FORMAT, read, remedy)
 
 
-def lines(outcome: Outcome) -> list[str]:
-    """The outcome for people: what was retrieved, what was tuned, what was chosen."""
-    asked = outcome.settings
-    found: list[str] = []
-    if outcome.retrieved:
+def lines(result: Result) -> list[str]:
+    """Return a result for people: what was retrieved, what was tuned, what was chosen."""
+    settings = result.settings
+    text: list[str] = []
+    if result.retrieved:
         rows = [["source", "entry", "similarity"]]
-        rows += [[one.task, one.id, f"{one.similarity:.4f}"] for one in outcome.retrieved]
-        found += [f"retrieved by {asked['metric']}:", *aligned(rows, left=(0, 1)), ""]
-    many = len({one.seed for one in outcome.candidates}) > 1
-    head = ["from", *(["seed"] if many else []), outcome.choosing, "step", outcome.reporting]
+        rows += [[item.task, item.id, f"{item.similarity:.4f}"] for item in result.retrieved]
+        text += [f"retrieved by {settings['metric']}:", *aligned(rows, left=(0, 1)), ""]
+    many = len({item.seed for item in result.candidates}) > 1
+    head = ["from", *(["seed"] if many else []), result.choosing, "step", result.reporting]
     rows = [head]
-    for one in outcome.candidates:
-        test = "" if one.test is None else f"{one.test:.2f}"
-        seed = [str(one.seed)] if many else []
-        rows.append([one.start, *seed, f"{one.validation:.2f}", str(one.step), test])
-    found += [f"{asked['target']} by {asked['method']}:", *aligned(rows), ""]
-    mean, spread = outcome.mean()
+    for item in result.candidates:
+        test = "" if item.test is None else f"{item.test:.2f}"
+        seed = [str(item.seed)] if many else []
+        rows.append([item.start, *seed, f"{item.validation:.2f}", str(item.step), test])
+    text += [f"{settings['target']} by {settings['method']}:", *aligned(rows), ""]
+    mean, spread = result.mean()
     score = f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
-    of = f", mean and sd of {len(outcome.chosen)} seeds" if many else ""
-    found.append(f"chosen on {outcome.choosing}, scored on {outcome.reporting}: {score}{of}")
-    found += [f"note: {note}" for note in outcome.notes]
-    return found + [one.prompt for one in outcome.chosen]
+    of = f", mean and sd of {len(result.chosen)} seeds" if many else ""
+    text.append(f"chosen on {result.choosing}, scored on {result.reporting}: {score}{of}")
+    text += [f"note: {note}" for note in result.notes]
+    return text + [item.prompt for item in result.chosen]

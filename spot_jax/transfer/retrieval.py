@@ -1,4 +1,4 @@
-"""From a target's embedding to source prompts: ranked, averaged over seeds, kept with the run.
+"""From a target's embedding to source prompts: ranked, averaged over seeds, stored with the run.
 
 What was retrieved is written down with copies of the prompts, so that a transfer that goes on
 after a stop, and whoever reads its directory later, have them whatever became of the library.
@@ -44,7 +44,7 @@ class Retrieved:
     file: str
 
     def load(self) -> PromptFile:
-        """The copy, read."""
+        """Return the copy, read."""
         return load_prompt(self.file)
 
 
@@ -58,7 +58,8 @@ def rank(
     exclude: Collection[str] = (),
     force: bool = False,
 ) -> Ranking:
-    """The library ranked by the mean of its similarities to several embeddings of one target.
+    """Return the library ranked by the mean of its similarities to several embeddings of one
+    target.
 
     Args:
         library: the prompts.
@@ -75,32 +76,35 @@ def rank(
     if not embeddings:
         raise SpotError("ranking a library needs the target's task embedding; none was given")
 
-    def one(embedding: Float[np.ndarray, "p d"], k: int | None) -> Ranking:
+    def rank_one(embedding: Float[np.ndarray, "p d"], k: int | None) -> Ranking:
         return library.rank(
             embedding, backbone=backbone, metric=metric, top_k=k, exclude=exclude, force=force
         )
 
     if len(embeddings) == 1:
-        return one(embeddings[0], top_k)
-    rankings = [one(embedding, None) for embedding in embeddings]
+        return rank_one(embeddings[0], top_k)
+    rankings = [rank_one(embedding, None) for embedding in embeddings]
     entries = {match.entry.id: match.entry for match in rankings[0]}
-    found: dict[str, list[float]] = {id: [] for id in entries}
+    similarities: dict[str, list[float]] = {id: [] for id in entries}
     for match in itertools.chain.from_iterable(rankings):
-        found[match.entry.id].append(match.similarity)
-    means = {id: float(np.mean(each)) for id, each in found.items()}
+        similarities[match.entry.id].append(match.similarity)
+    means = {id: float(np.mean(each)) for id, each in similarities.items()}
     ordered = sorted(means, key=lambda id: (-means[id], id))[:top_k]
     return Ranking([Match(entries[id], means[id]) for id in ordered], rankings[0].notes)
 
 
 def seed_note(library: Library, backbone: str, seeds: Collection[int]) -> str:
-    """A warning if some of a library's prompts began where the target's did and others did not.
+    """Return a warning if some of a library's prompts began where the target's did and others did
+    not.
 
     Runs of one seed begin from the same prompt, whatever their task, which is some likeness from
     the start: it misleads only where the others lack it.
     """
-    there = {one.seed for one in library.entries(backbone=backbone) if one.embedding_step}
-    shared = there & set(seeds)
-    if not shared or shared == there:
+    seeds_there = {
+        entry.seed for entry in library.entries(backbone=backbone) if entry.embedding_step
+    }
+    shared = seeds_there & set(seeds)
+    if not shared or shared == seeds_there:
         return ""
     return (
         f"sources of seed {', '.join(map(str, sorted(shared)))} began as the target's embedding "
@@ -117,7 +121,7 @@ def check_enough(
     exclude: Collection[str],
     top_k: int | None,
 ) -> None:
-    """Asks before the target's embedding is tuned whether there will be enough to retrieve.
+    """Ask before the target's embedding is tuned whether there will be enough to retrieve.
 
     Args:
         library: the prompts.
@@ -131,66 +135,68 @@ def check_enough(
     """
     # Which prompts can be ranked does not depend on the embedding, so any will do.
     stand_in = np.ones(shape, np.float32)
-    found = library.rank(stand_in, backbone=backbone, exclude=exclude)
-    if top_k is not None and len(found) < top_k:
-        left_out = "; ".join(note for note in found.notes if note.startswith("left out"))
+    ranked = library.rank(stand_in, backbone=backbone, exclude=exclude)
+    if top_k is not None and len(ranked) < top_k:
+        left_out = "; ".join(note for note in ranked.notes if note.startswith("left out"))
         raise SpotError(
-            f"top_k is {top_k}, but {len(found)} prompts of {library.directory} can be transferred"
-            f"{f' ({left_out})' if left_out else ''}; give a top_k of {len(found)} or less, or add "
-            "prompts"
+            f"top_k is {top_k}, but {len(ranked)} prompts of {library.directory} can be transferred"
+            f"{f' ({left_out})' if left_out else ''}; give a top_k of {len(ranked)} or less, or "
+            "add prompts"
         )
 
 
-def keep(
+def store(
     matches: Sequence[Match],
     notes: Sequence[str],
     library: Library,
     directory: Path,
-    asked: dict[str, Any],
+    question: dict[str, Any],
 ) -> list[Retrieved]:
-    """Copies the prompts into `directory`/sources and writes down what was asked and found."""
-    kept = []
+    """Copy the prompts into `directory`/sources and write down the question and the answer."""
+    retrieved = []
     for match in matches:
         entry = match.entry
         prompt, _ = library.load(entry)
         path = directory / "sources" / f"{entry.id}.safetensors"
         prompt.save(path)
-        kept.append(
+        retrieved.append(
             Retrieved(entry.id, entry.task, entry.tasks, entry.seed, match.similarity, str(path))
         )
-    found = [{**dataclasses.asdict(one), "file": f"{one.id}.safetensors"} for one in kept]
-    write_json(directory / FILE, {"asked": asked, "found": found, "notes": list(notes)})
-    return kept
+    records = [
+        {**dataclasses.asdict(source), "file": f"{source.id}.safetensors"} for source in retrieved
+    ]
+    write_json(directory / FILE, {"asked": question, "found": records, "notes": list(notes)})
+    return retrieved
 
 
-def kept(directory: Path, asked: dict[str, Any]) -> tuple[list[Retrieved], list[str]] | None:
-    """What an earlier start retrieved, with its notes, or None.
+def stored(directory: Path, question: dict[str, Any]) -> tuple[list[Retrieved], list[str]] | None:
+    """Return what an earlier start retrieved, with its notes; None if nothing.
 
     Raises:
-        SpotError: it asked something else, or the file is damaged.
+        SpotError: its question was another, or the file is damaged.
     """
     path = directory / FILE
     if not path.exists():
         return None
     try:
         read = json.loads(path.read_text())
-        found = [
+        retrieved = [
             Retrieved(
                 **{
-                    **one,
-                    "tasks": tuple(one["tasks"]),
-                    "file": str(directory / "sources" / one["file"]),
+                    **record,
+                    "tasks": tuple(record["tasks"]),
+                    "file": str(directory / "sources" / record["file"]),
                 }
             )
-            for one in read["found"]
+            for record in read["found"]
         ]
         before, notes = read["asked"], list(read["notes"])
     except (ValueError, KeyError, TypeError) as error:
         raise SpotError(f"{path} is damaged ({error}); remove it to retrieve anew") from error
-    for name, value in asked.items():
+    for name, value in question.items():
         if before.get(name) != value:
             raise SpotError(
                 f"{directory} holds prompts retrieved with {name} = {before.get(name)!r}, this "
                 f"command has {value!r}; choose another MODEL_DIR, or the same settings"
             )
-    return found, notes
+    return retrieved, notes

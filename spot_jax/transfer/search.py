@@ -33,7 +33,7 @@ LOOKED_AT = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class EmbeddingSettings:
     """How the task's embedding is tuned; what is None is taken from the library's prompts.
 
     Attributes:
@@ -62,7 +62,7 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -91,14 +91,14 @@ class Found:
         return [head, *aligned(rows, left=(0, 1)), *notes, f"embedding: {self.embedding}"]
 
     def summary(self) -> dict[str, Any]:
-        """The same in JSON's types."""
+        """Return the same in JSON's types."""
         matches = [
             {"id": m.entry.id, "task": m.entry.task, "similarity": m.similarity}
             for m in self.ranking
         ]
-        own = {"task": self.task, "metric": self.metric, "step": self.step}
+        facts = {"task": self.task, "metric": self.metric, "step": self.step}
         notes = self.ranking.notes
-        return {**own, "embedding": str(self.embedding), "matches": matches, "notes": notes}
+        return {**facts, "embedding": str(self.embedding), "matches": matches, "notes": notes}
 
 
 def search(
@@ -110,11 +110,11 @@ def search(
     top_k: int = 5,
     metric: Metric = "per_token",
     force: bool = False,
-    given: Given | None = None,
+    settings: EmbeddingSettings | None = None,
     output_dir: str | None = None,
     progress: bool | None = None,
-) -> Found:
-    """Ranks a library by its prompts' likeness to a task, which it leaves out itself.
+) -> SearchResult:
+    """Rank a library by its prompts' likeness to a task, which it leaves out itself.
 
     Args:
         library: its directory or bucket.
@@ -124,7 +124,7 @@ def search(
         top_k: how many to show.
         metric: of similarity.
         force: also prompts of other backbones and lengths.
-        given: how to tune; what it leaves open is taken from the library's prompts.
+        settings: how to tune; what they leave open is taken from the library's prompts.
         output_dir: where the run is kept; by default a directory of its own in runs/embeddings.
         progress: a progress bar; None for one where stderr is a terminal.
 
@@ -139,7 +139,7 @@ def search(
     if embedding is not None:
         path = Path(embedding)
     elif task and backbone:
-        path = _embed(stored, task, backbone, given or Given(), output_dir, progress)
+        path = _embed(stored, task, backbone, settings or EmbeddingSettings(), output_dir, progress)
     else:
         raise SpotError(
             "a search needs --task NAME with --backbone DIR to tune its embedding on, or "
@@ -157,19 +157,19 @@ def search(
     )
     if note := retrieval.seed_note(stored, file.backbone, {file.seed}):
         ranking.notes.append(note)
-    return Found(name or path.name, metric, path, file.step, ranking)
+    return SearchResult(name or path.name, metric, path, file.step, ranking)
 
 
 def _embed(
     library: Library,
     task: str,
     backbone: str,
-    given: Given,
+    wanted: EmbeddingSettings,
     output_dir: str | None,
     progress: bool | None,
 ) -> Path:
     """The file of the task's embedding, tuned unless it is there."""
-    tuning = tuning_of(library, task, backbone, given)
+    tuning = tuning_of(library, task, backbone, wanted)
     fingerprint = tuning.backbone.description().fingerprint
     alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
     settings = {"task": task, "backbone": fingerprint, "tuning": plain_fields(alike)}
@@ -192,18 +192,18 @@ def _folder(task: str, settings: Mapping[str, Any]) -> str:
     return f"{slug(task)[-80:]}-{digest}"
 
 
-def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tuning:
-    """How to tune a task's embedding so that it compares with those of a library.
+def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSettings) -> Tuning:
+    """Return how to tune a task's embedding so that it compares with those of a library.
 
     Raises:
         SpotError: nothing on this backbone, or something that nobody says.
     """
     recipe = StoredBackbone(backbone)
-    made = Tuning(recipe, DataSource(task, {}))
-    entry, like = _example(library, made.backbone.description().fingerprint)
+    bare = Tuning(recipe, DataSource(task, {}))
+    entry, like = _example(library, bare.backbone.description().fingerprint)
     lengths = dict(like.tuning.get("lengths", {}))
     for name in ("inputs", "targets"):
-        if (value := getattr(given, f"{name}_length")) is not None:
+        if (value := getattr(wanted, f"{name}_length")) is not None:
             lengths[name] = value
         elif name not in lengths:
             raise SpotError(
@@ -211,46 +211,48 @@ def tuning_of(library: Library, task: str, backbone: str, given: Given) -> Tunin
                 f"--{name}_length N"
             )
     settings = _constant_adafactor(like.tuning)
-    if given.learning_rate is not None:
-        settings["learning_rate"] = given.learning_rate
-    step = given.embedding_step or entry.embedding_step
+    if wanted.learning_rate is not None:
+        settings["learning_rate"] = wanted.learning_rate
+    step = wanted.embedding_step or entry.embedding_step
     return dataclasses.replace(
-        made,
+        bare,
         backbone=dataclasses.replace(
             recipe, dropout_rate=like.tuning.get("dropout_rate", recipe.dropout_rate)
         ),
         data=DataSource(
             task,
             lengths,
-            batch_size=given.batch_size or like.tuning.get("batch_size", 32),
-            modules=tuple(given.modules),
-            text_directory=given.text_directory,
+            batch_size=wanted.batch_size or like.tuning.get("batch_size", 32),
+            modules=tuple(wanted.modules),
+            text_directory=wanted.text_directory,
         ),
-        method=PromptTuning(length=given.length or entry.length),
+        method=PromptTuning(length=wanted.length or entry.length),
         optimizer=Adafactor(**settings),
-        source_init=given.init or like.tuning.get("init") or made.source_init,
-        seeds=given.seed,
+        source_init=wanted.init or like.tuning.get("init") or bare.source_init,
+        seeds=wanted.seed,
         checkpoints=CheckpointPlan(period=max(step // 10, 1), embedding_step=step),
     )
 
 
 def _example(library: Library, backbone: str) -> tuple[Entry, PromptFile]:
     """An entry, with its embedding, of the kind that is commonest on this backbone."""
-    entries = [one for one in library.entries(backbone=backbone) if one.embedding_step]
+    entries = [entry for entry in library.entries(backbone=backbone) if entry.embedding_step]
     if not entries:
         # Says what is wrong with the library as a whole, or that this backbone is not in it.
         others = library.entries()
         width = others[0].width if others else 1
         retrieval.check_enough(library, (1, width), backbone=backbone, exclude=(), top_k=1)
-    kinds = collections.Counter((one.length, one.embedding_step) for one in entries)
+    kinds = collections.Counter((entry.length, entry.embedding_step) for entry in entries)
     commonest = kinds.most_common(1)[0][0]
-    alike = [one for one in entries if (one.length, one.embedding_step) == commonest]
-    read = [(one, library.load(one)[1]) for one in alike[:LOOKED_AT]]
-    known = [(one, file) for one, file in read if file is not None]
-    ways = collections.Counter(json.dumps(file.tuning, sort_keys=True) for _, file in known)
-    way = ways.most_common(1)[0][0]
+    alike = [entry for entry in entries if (entry.length, entry.embedding_step) == commonest]
+    read = [(entry, library.load(entry)[1]) for entry in alike[:LOOKED_AT]]
+    embedded = [(entry, file) for entry, file in read if file is not None]
+    ways = collections.Counter(json.dumps(file.tuning, sort_keys=True) for _, file in embedded)
+    commonest_way = ways.most_common(1)[0][0]
     return next(
-        (one, file) for one, file in known if json.dumps(file.tuning, sort_keys=True) == way
+        (entry, file)
+        for entry, file in embedded
+        if json.dumps(file.tuning, sort_keys=True) == commonest_way
     )
 
 

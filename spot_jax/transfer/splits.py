@@ -41,7 +41,7 @@ def splits_of(
     choosing: str = "validation",
     reporting: str = AUTO,
 ) -> Splits:
-    """The splits for a task.
+    """Return the splits for a task.
 
     Args:
         task: its name.
@@ -54,7 +54,7 @@ def splits_of(
     if reporting != AUTO:
         same = "chosen and reported on the same examples, as in the paper: the score flatters"
         return Splits(choosing, reporting, same if reporting == choosing else "")
-    reasons = (_unfit(one, vocabulary, lengths) for one in loading.constituents(task))
+    reasons = (_unfit(name, vocabulary, lengths) for name in loading.constituents(task))
     reason = next(filter(None, reasons), "")
     if not reason:
         return Splits(choosing, "test")
@@ -65,11 +65,11 @@ def splits_of(
 def _unfit(task: str, vocabulary: Vocabulary, lengths: Mapping[str, int]) -> str:
     """Why `test` cannot be reported on; "" if it can."""
     try:
-        found = load_task(task, "test", vocabulary, lengths=lengths, limit=LOOKED_AT)
+        scored = load_task(task, "test", vocabulary, lengths=lengths, limit=LOOKED_AT)
     except SpotError as error:
         return str(error).split(";")[0]
     # Data sets whose answers are kept back have one filler for all of them.
-    answers = {str(target) for target in found.targets}
-    if len(found.targets) > 1 and len(answers) == 1:
+    answers = {str(target) for target in scored.targets}
+    if len(scored.targets) > 1 and len(answers) == 1:
         return f"all of its answers are {answers.pop()!r}"
     return ""

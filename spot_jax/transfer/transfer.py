@@ -5,7 +5,7 @@ MODEL_DIR/METHOD or METHOD-K/       one method:
   retrieved.json, sources/          what was retrieved, with copies of the prompts
   average.safetensors, mixture/     what the method makes of them
   target/                           the target's runs, all prompts of the method in one program
-  transfer.json                     the outcome
+  transfer.json                     the result
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.training.run_directory import run_path
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.initialisation import stored_shape
-from spot_jax.transfer.result import Candidate, Outcome, read_outcome
+from spot_jax.transfer.result import Candidate, Result, read_result
 from spot_jax.transfer.retrieval import Retrieved
 from spot_jax.transfer.splits import AUTO, Splits, splits_of
 from spot_jax.transfer.strategies import Context, Start, Strategy, strategy
@@ -34,7 +34,7 @@ from spot_jax.transfer.tuning import Tuning
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Request:
     """One transfer, as a command describes it.
 
     Attributes:
@@ -56,13 +56,13 @@ class Asked:
     report_split: str = AUTO
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the outcome, in JSON's types."""
+        """Return everything that decides the result, in JSON's types."""
         fields = plain_fields(self)
         fields["target"] = self.tuning.target
         return json.loads(json.dumps(fields))
 
     def folder(self) -> str:
-        """The method's place in the run directory."""
+        """Return the method's place in the run directory."""
         return f"{self.method}-{self.top_k}" if strategy(self.method).uses_top_k else self.method
 
 
@@ -78,12 +78,12 @@ def transfer(
     report_split: str = AUTO,
     progress: bool | None = None,
     operative_config: str = "",
-) -> Outcome:
-    """Tunes a target by one method; a transfer that was stopped goes on, a finished one is shown.
+) -> Result:
+    """Tune a target by one method; a transfer that was stopped goes on, a finished one is shown.
 
     Args:
         model_dir: the directory of all methods for this target.
-        tuning: see `Asked`, as are the following.
+        tuning: see `Request`, as are the following.
         method: see there.
         library: see there.
         top_k: see there.
@@ -98,76 +98,76 @@ def transfer(
             `top_k` prompts that have not seen the target.
         Stopped: by a signal; the same command goes on.
     """
-    asked = Asked(tuning, method, library, top_k, metric, embedding, report_split)
-    way = strategy(method)
-    _check(asked, way)
+    request = Request(tuning, method, library, top_k, metric, embedding, report_split)
+    chosen = strategy(method)
+    _check(request, chosen)
     root = run_path(model_dir)
-    directory = run_path(str(root / asked.folder()))
-    settings = asked.settings()
-    done = read_outcome(directory)
+    directory = run_path(str(root / request.folder()))
+    settings = request.settings()
+    done = read_result(directory)
     if done is not None and done.settings == settings:
         return done
     if operative_config:
         (directory / "config.gin").write_text(operative_config)
     tuning.register()
-    splits = _splits(asked)
+    splits = _splits(request)
     notes = [splits.note] if splits.note else []
-    found: list[Retrieved] = []
-    if way.retrieves:
-        found, more = _retrieve(asked, way, root, directory, progress)
+    retrieved: list[Retrieved] = []
+    if chosen.retrieves:
+        retrieved, more = _retrieve(request, chosen, root, directory, progress)
         notes += more
 
     def tune_mixtures(names: Sequence[str]) -> Sequence[Path]:
         return tuning.tune_mixtures(directory / "mixture", names, progress)
 
-    starts = way.starts(Context(directory, tuning.target, tune_mixtures), [found])
+    starts = chosen.starts(Context(directory, tuning.target, tune_mixtures), [retrieved])
     candidates = _tune(tuning, directory, starts, splits, progress)
     candidates = _report(tuning, directory, candidates, splits)
     notes += [start.note for start in starts if start.note]
-    outcome = Outcome(settings, found, candidates, splits.choosing, splits.reporting, notes)
-    outcome.save(directory)
-    return outcome
+    result = Result(settings, retrieved, candidates, splits.choosing, splits.reporting, notes)
+    result.save(directory)
+    return result
 
 
-def _check(asked: Asked, way: Strategy) -> None:
-    tuning = asked.tuning
-    if way.retrieves and not asked.library:
+def _check(request: Request, chosen: Strategy) -> None:
+    tuning = request.tuning
+    if chosen.retrieves and not request.library:
         raise SpotError(
-            f"{asked.method} needs a library of source prompts; add --library=DIR (`spot prompts "
+            f"{request.method} needs a library of source prompts; add --library=DIR (`spot prompts "
             "add RUN_DIR --library DIR` fills one), or --method=scratch"
         )
-    if way.uses_top_k and asked.top_k < 1:
-        raise SpotError(f"top_k is at least 1, found {asked.top_k}")
+    if chosen.uses_top_k and request.top_k < 1:
+        raise SpotError(f"top_k is at least 1, found {request.top_k}")
     if tuning.evaluation.period < 1:
         raise SpotError(
             "a transfer chooses by validation scores; set EvaluationPlan.period to at least 1"
         )
     if tuning.prompts_at_once is not None and tuning.prompts_at_once < 1:
         raise SpotError(f"prompts_at_once is at least 1, found {tuning.prompts_at_once}")
-    check_metric(asked.metric)
+    check_metric(request.metric)
     assert tuning.target  # one target, or a SpotError
 
 
-def _splits(asked: Asked) -> Splits:
-    tuning = asked.tuning
+def _splits(request: Request) -> Splits:
+    tuning = request.tuning
     return splits_of(
         tuning.target,
         tuning.backbone.vocabulary(),
         lengths=tuning.data.task_feature_lengths,
         choosing=tuning.evaluation.split,
-        reporting=asked.report_split,
+        reporting=request.report_split,
     )
 
 
 def _retrieve(
-    asked: Asked, way: Strategy, root: Path, directory: Path, progress: bool | None
+    request: Request, chosen: Strategy, root: Path, directory: Path, progress: bool | None
 ) -> tuple[list[Retrieved], list[str]]:
     """What an earlier start retrieved, or what the library has now."""
-    tuning, described = asked.tuning, asked.tuning.backbone.description()
-    library = Library(asked.library or "")
-    top_k = asked.top_k if way.uses_top_k else None
-    question = {"target": tuning.target, "metric": asked.metric, "top_k": top_k}
-    before = retrieval.kept(directory, question)
+    tuning, described = request.tuning, request.tuning.backbone.description()
+    library = Library(request.library or "")
+    top_k = request.top_k if chosen.uses_top_k else None
+    question = {"target": tuning.target, "metric": request.metric, "top_k": top_k}
+    before = retrieval.stored(directory, question)
     if before is not None:
         return before
     exclude = loading.constituents(tuning.target)
@@ -178,11 +178,11 @@ def _retrieve(
     }
     if shape := stored_shape(tuning.method, described.config):
         retrieval.check_enough(library, shape, **options)
-    given = [asked.embedding] if isinstance(asked.embedding, str) else asked.embedding
-    files = given or tuning.embed(root / "embedding", progress)
+    stated = [request.embedding] if isinstance(request.embedding, str) else request.embedding
+    files = stated or tuning.embed(root / "embedding", progress)
     embeddings = [load_prompt(file, backbone=described.fingerprint) for file in files]
     prompts = [one.prompt for one in embeddings]
-    ranking = retrieval.rank(library, prompts, metric=asked.metric, **options)
+    ranking = retrieval.rank(library, prompts, metric=request.metric, **options)
     steps = {match.entry.embedding_step for match in ranking} - {e.step for e in embeddings}
     notes = list(ranking.notes)
     if note := retrieval.seed_note(library, described.fingerprint, {e.seed for e in embeddings}):
@@ -192,7 +192,7 @@ def _retrieve(
             f"the target was embedded at step {embeddings[0].step}, sources at "
             f"{', '.join(map(str, sorted(steps)))}: similarities compare well only at one step"
         )
-    return retrieval.keep(ranking, notes, library, directory, question), notes
+    return retrieval.store(ranking, notes, library, directory, question), notes
 
 
 def _tune(
@@ -222,9 +222,9 @@ def _tune(
 def choose(candidates: Sequence[Candidate]) -> list[int]:
     """For each seed the candidate that is best on validation; of equals the one retrieved first."""
     chosen = []
-    for seed in dict.fromkeys(one.seed for one in candidates):
-        own = [i for i, one in enumerate(candidates) if one.seed == seed]
-        chosen.append(max(own, key=lambda i: (candidates[i].validation, -i)))
+    for seed in dict.fromkeys(candidate.seed for candidate in candidates):
+        its = [i for i, candidate in enumerate(candidates) if candidate.seed == seed]
+        chosen.append(max(its, key=lambda i: (candidates[i].validation, -i)))
     return chosen
 
 
@@ -237,9 +237,9 @@ def _report(
     reported = list(candidates)
     for i in chosen:
         # A mixture has a score for each of its tasks.
-        own = [one for one in scores if one.prompt == candidates[i].prompt]
-        mean = statistics.fmean(one.score for one in own)
-        metrics = own[0].metrics if len(own) == 1 else {one.task: one.score for one in own}
+        its = [score for score in scores if score.prompt == candidates[i].prompt]
+        mean = statistics.fmean(score.score for score in its)
+        metrics = its[0].metrics if len(its) == 1 else {score.task: score.score for score in its}
         reported[i] = dataclasses.replace(candidates[i], test=mean, metrics=metrics)
     return reported
 

@@ -90,14 +90,14 @@ class Tuning:
         return [self.seeds] if isinstance(self.seeds, int) else list(self.seeds)
 
     def register(self) -> None:
-        """Makes the names of tasks known that the user's modules and text define."""
+        """Make the names of tasks known that the user's modules and text define."""
         if self.data.modules:
             loading.import_modules(self.data.modules)
         if self.data.text_directory:
             loading.register_text(self.data.text_directory)
 
     def embed(self, directory: Path, progress: bool | None = None) -> list[Path]:
-        """Tunes the target to the embedding step, nothing evaluated; one file a seed.
+        """Tune the target to the embedding step, nothing evaluated; one file a seed.
 
         Raises:
             SpotError: there is no embedding step.
@@ -143,7 +143,7 @@ class Tuning:
         evaluation: EvaluationPlan,
         progress: bool | None = None,
     ) -> TrainResult:
-        """Tunes the target, a prompt for each start and seed, all in one program.
+        """Tune the target, a prompt for each start and seed, all in one program.
 
         Args:
             directory: of the run.

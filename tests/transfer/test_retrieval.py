@@ -86,21 +86,21 @@ def test_what_was_retrieved_stays_with_the_run(library, tmp_path):
     ranking = retrieval.rank(library, [embedding], backbone=BACKBONE, top_k=2)
     asked = {"target": "boolq", "metric": "per_token", "top_k": 2}
     directory = tmp_path / "run"
-    assert retrieval.kept(directory, asked) is None
-    found = retrieval.keep(ranking, ["a note"], library, directory, asked)
+    assert retrieval.stored(directory, asked) is None
+    found = retrieval.store(ranking, ["a note"], library, directory, asked)
     expected = [library.load(match.entry)[0].prompt for match in ranking]
     for entry in library.entries():
         library.remove(entry.id)
-    again, notes = retrieval.kept(directory, asked)
+    again, notes = retrieval.stored(directory, asked)
     assert (again, notes) == (found, ["a note"])
     for one, prompt in zip(again, expected, strict=True):
         np.testing.assert_array_equal(one.load().prompt, prompt)
     changed = re.escape("retrieved with metric = 'per_token', this command has 'average_tokens'")
     with pytest.raises(SpotError, match=changed):
-        retrieval.kept(directory, {**asked, "metric": "average_tokens"})
+        retrieval.stored(directory, {**asked, "metric": "average_tokens"})
     (directory / retrieval.FILE).write_text("{")
     with pytest.raises(SpotError, match="is damaged .* remove it to retrieve anew") as caught:
-        retrieval.kept(directory, asked)
+        retrieval.stored(directory, asked)
     assert "\n" not in str(caught.value)
 
 

@@ -21,7 +21,7 @@ from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.transfer import tuning as tuning_module
-from spot_jax.transfer.result import lines, read_outcome
+from spot_jax.transfer.result import lines, read_result
 from spot_jax.transfer.search import Given, search
 from spot_jax.transfer.transfer import transfer
 from spot_jax.transfer.tuning import Tuning
@@ -113,7 +113,7 @@ def test_a_second_call_shows_the_results_again(best_of_two, monkeypatch):
         raise AssertionError("a finished transfer was tuned again")
 
     monkeypatch.setattr(tuning_module, "train", refuse)
-    assert transfer(**given) == outcome == read_outcome(directory / "best_of_top_k-2")
+    assert transfer(**given) == outcome == read_result(directory / "best_of_top_k-2")
     shown = "\n".join(lines(outcome))
     for one in outcome.retrieved:
         assert f"{one.id}" in shown and f"{one.similarity:.4f}" in shown

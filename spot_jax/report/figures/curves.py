@@ -99,15 +99,15 @@ def _layers(present: set[str], size: int) -> list[theme.Chart]:
     color, dash = theme.line_styles(
         "kind:N", {name: (STYLES[name][0], STYLES[name][2]) for name in names}, legend
     )
-    made = []
+    layers = []
     for name in names:  # a layer a kind: the important lines on top
-        one = alt.Chart().transform_filter(f"datum.kind === {name!r}")
-        made.append(
-            one.mark_line(strokeWidth=STYLES[name][1]).encode(
+        of_kind = alt.Chart().transform_filter(f"datum.kind === {name!r}")
+        layers.append(
+            of_kind.mark_line(strokeWidth=STYLES[name][1]).encode(
                 x=x, y=y, color=color, strokeDash=dash, detail="line:N", tooltip=tooltip
             )
         )
     if size <= 20_000:  # something to hover over at every step
         spots = alt.Chart().mark_circle(size=60, opacity=0)
-        made.append(spots.encode(x=x, y=y, tooltip=tooltip))
-    return made
+        layers.append(spots.encode(x=x, y=y, tooltip=tooltip))
+    return layers

@@ -26,16 +26,16 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
     height = _step(len(sources), 18, 28)
     data = []
     for pair in analysis.pairs:
-        known = not math.isnan(pair.relative)
+        defined = not math.isnan(pair.relative)
         data.append(
             {
                 "source": label[pair.source],
                 "target": label[pair.target],
-                "value": max(-CLIP, min(CLIP, pair.relative)) if known else None,
-                "text": _cell_text(pair.relative, width) if known else "·",
-                "dark": known
+                "value": max(-CLIP, min(CLIP, pair.relative)) if defined else None,
+                "text": _cell_text(pair.relative, width) if defined else "·",
+                "dark": defined
                 and theme.is_dark(theme.DIVERGING, (pair.relative + CLIP) / (2 * CLIP)),
-                "relative": f"{number(pair.relative, sign=True)}%" if known else "not run",
+                "relative": f"{number(pair.relative, sign=True)}%" if defined else "not run",
                 "score": with_sd(pair.score, pair.sd),
                 "scratch": number(analysis.table.baseline(pair.target)),
                 "change": number(pair.change, sign=True),
@@ -78,22 +78,22 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
     return theme.finish(chart, "Relative error reduction of each target from each source")
 
 
-def embedding_map(found: EmbeddingMap) -> dict[str, Any]:
+def embedding_map(map_: EmbeddingMap) -> dict[str, Any]:
     """Similarity of task embeddings, rows and columns clustered, the tree at the left."""
-    label = short_names(found.names)
+    label = short_names(map_.names)
     if len(set(label.values())) < len(label):
-        label = {name: name for name in found.names}
-    order = [label[found.names[i]] for i in found.tree.order]
-    values = found.values
+        label = {name: name for name in map_.names}
+    order = [label[map_.names[i]] for i in map_.tree.order]
+    values = map_.values
     others = values[~np.eye(len(values), dtype=bool)]
-    known = others[np.isfinite(others)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    defined = others[np.isfinite(others)]
+    low, high = (float(defined.min()), float(defined.max())) if len(defined) else (0.0, 1.0)
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
     step = _step(len(order), 9, 36)
     data = []
-    for i, a in enumerate(found.names):
-        for j, b in enumerate(found.names):
+    for i, a in enumerate(map_.names):
+        for j, b in enumerate(map_.names):
             value = float(values[i, j])
             known_here = math.isfinite(value)
             data.append(
@@ -121,7 +121,7 @@ def embedding_map(found: EmbeddingMap) -> dict[str, Any]:
             clamp=True,
         ),
         legend=alt.Legend(
-            title=f"cosine similarity, {SIMILARITIES[found.metric]}",
+            title=f"cosine similarity, {SIMILARITIES[map_.metric]}",
             orient="bottom",
             direction="horizontal",
             gradientLength=260,
@@ -131,9 +131,9 @@ def embedding_map(found: EmbeddingMap) -> dict[str, Any]:
         ),
     )
     grid = _grid(data, ("one", order), ("other", order), (step, step), color, tooltip)
-    if not found.tree.branches:
+    if not map_.tree.branches:
         return theme.finish(grid, "Similarity of task embeddings")
-    tree = _dendrogram(found.tree, step * len(order))
+    tree = _dendrogram(map_.tree, step * len(order))
     chart = alt.hconcat(tree, grid, spacing=6)
     return theme.finish(chart, "Similarity of task embeddings, with their clustering")
 
@@ -197,11 +197,11 @@ def _grid(
         y=alt.Y(f"{down[0]}:N", sort=down[1], scale=alt.Scale(domain=down[1]), axis=side),
     )
     line: dict[str, Any] = {"stroke": "white", "strokeWidth": 1} if step[0] >= 12 else {}
-    known = base.transform_filter("isValid(datum.value)")
+    defined = base.transform_filter("isValid(datum.value)")
     missing = base.transform_filter("!isValid(datum.value)")
     layers = [
         missing.mark_rect(color=theme.EMPTY, **line).encode(tooltip=tooltip),
-        known.mark_rect(**line).encode(color=color, tooltip=tooltip),
+        defined.mark_rect(**line).encode(color=color, tooltip=tooltip),
     ]
     if any(row["text"] for row in data):
         size = 11 if min(step[0] / 2.4, step[1]) >= 14 else 9 if step[0] >= 23 else 8

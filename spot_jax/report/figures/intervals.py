@@ -36,19 +36,19 @@ def method_intervals(analysis: Analysis, printed: Printed | None) -> dict[str, A
         order.append(name)
         key = (row.method, row.similarity, None if row.method == "oracle" else row.k)
         for what in ("absolute", "relative"):
-            found = getattr(row, what)
-            if math.isnan(found.mean):
+            estimate = getattr(row, what)
+            if math.isnan(estimate.mean):
                 continue
             shared = {"method": name, "what": what}
             data.append(
                 {
                     **shared,
                     "kind": "this analysis",
-                    "mean": found.mean,
-                    "low": None if math.isnan(found.low) else found.low,
-                    "high": None if math.isnan(found.high) else found.high,
-                    "shown": number(found.mean, sign=True),
-                    "interval": span(found.low, found.high) or "–",
+                    "mean": estimate.mean,
+                    "low": None if math.isnan(estimate.low) else estimate.low,
+                    "high": None if math.isnan(estimate.high) else estimate.high,
+                    "shown": number(estimate.mean, sign=True),
+                    "interval": span(estimate.low, estimate.high) or "–",
                 }
             )
             if key in theirs:

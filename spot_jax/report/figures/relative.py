@@ -38,7 +38,7 @@ COLUMNS = 3
 
 
 def name_of(row: Row) -> str:
-    """The line that a row belongs to."""
+    """Return the line that a row belongs to."""
     if row.group.subspace == RANDOM:
         return "held-out tasks, random subspace"
     if row.group.subspace == MAJORITY:
@@ -49,7 +49,8 @@ def name_of(row: Row) -> str:
 
 
 def whole(rows: Iterable[Row]) -> list[Row]:
-    """Rows over all held-out tasks where these fall into categories, and over training tasks."""
+    """Return rows over all held-out tasks where these fall into categories, and over training
+    tasks."""
     rows = list(rows)
     several = any(row.group.category == ALL for row in rows)
     return [r for r in rows if not several or r.group.category in (ALL, "train")]
@@ -176,19 +177,20 @@ def over_tasks(rows: Sequence[Row]) -> dict[str, Any] | None:
 def _joined(rows: Sequence[Row], count: int) -> dict[str, Any]:
     """A point for several subsets of one number: their mean, and the widest of their spreads."""
     points = [_point(row, n=count) for row in rows]
-    made = dict(points[0])
+    joined = dict(points[0])
     for key in ("mean", "low", "high"):
-        made[key] = math.fsum(point[key] for point in points) / len(points)
-    made["shown"] = f"{number(made['mean'])}%"
-    return made
+        joined[key] = math.fsum(point[key] for point in points) / len(points)
+    joined["shown"] = f"{number(joined['mean'])}%"
+    return joined
 
 
 def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any] | None:
-    """Each task's score over d beside what it has without a subspace; a panel a task and sample."""
+    """Return each task's score over d beside what it has without a subspace; a panel a task and
+    sample."""
     data, marks = [], []
-    for one in tasks:
-        panel = f"{label[one.task]}{' (held out)' if one.category != 'train' else ''}"
-        for (subspace, d), (mean, sd) in one.subspaces.items():
+    for scores in tasks:
+        panel = f"{label[scores.task]}{' (held out)' if scores.category != 'train' else ''}"
+        for (subspace, d), (mean, sd) in scores.subspaces.items():
             sd = 0.0 if math.isnan(sd) else sd
             line = "in a random subspace" if subspace == RANDOM else "in the subspace"
             data.append(
@@ -202,12 +204,12 @@ def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any
                     "shown": f"{number(mean)} ({number(sd)})",
                 }
             )
-        for method, (mean, _) in one.references.items():
+        for method, (mean, _) in scores.references.items():
             marks.append({"task": panel, "line": AGAINST[method], "score": mean})
-        if one.majority is not None:
-            marks.append({"task": panel, "line": "commonest label", "score": one.majority})
-        if one.no_prompt is not None:
-            marks.append({"task": panel, "line": "no prompt", "score": one.no_prompt})
+        if scores.majority is not None:
+            marks.append({"task": panel, "line": "commonest label", "score": scores.majority})
+        if scores.no_prompt is not None:
+            marks.append({"task": panel, "line": "no prompt", "score": scores.no_prompt})
     if not data:
         return None
     order = list(dict.fromkeys(str(point["task"]) for point in (*data, *marks)))

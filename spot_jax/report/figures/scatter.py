@@ -19,7 +19,8 @@ PANEL = (195, 145)
 def similarity_scatter(
     results: TransferResults, correlations: Sequence[Correlation]
 ) -> dict[str, Any]:
-    """A point a source prompt; filled ones are of the target's own family, where it is known."""
+    """Return a point a source prompt; filled ones are of the target's own family, where it is
+    known."""
     label = short_names((*results.sources, *results.targets))
     shown = [c for c in correlations if c.points]
     panels = {c.target: f"{label[c.target]}|{_statistics(c)}" for c in shown}

@@ -47,7 +47,8 @@ def line_styles(
 
 
 def is_dark(palette: list[str], place: float) -> bool:
-    """Whether white is easier to read than ink on a palette's colour at a place from 0 to 1."""
+    """Return whether white is easier to read than ink on a palette's colour at a place from 0 to
+    1."""
     at = max(0.0, min(1.0, place)) * (len(palette) - 1)
     left = min(int(at), len(palette) - 2)
     mixed = [
@@ -59,14 +60,14 @@ def is_dark(palette: list[str], place: float) -> bool:
 
 
 def finish(chart: Chart, description: str) -> dict[str, Any]:
-    """The chart as a Vega-Lite specification in the report's style.
+    """Return the chart as a Vega-Lite specification in the report's style.
 
     Args:
         chart: an Altair chart.
         description: what it shows, for readers of the screen.
     """
     text = {"labelFont": FONT, "titleFont": FONT, "labelColor": INK, "titleColor": INK}
-    made = (
+    finished = (
         chart.properties(description=description, background="white", padding=4)
         .configure(font=FONT)
         .configure_view(stroke=None)
@@ -86,6 +87,6 @@ def finish(chart: Chart, description: str) -> dict[str, Any]:
         )
         .configure_text(font=FONT)
     )
-    specification = made.to_dict()
+    specification = finished.to_dict()
     del specification["$schema"]  # an address, which this page has no use for
     return specification

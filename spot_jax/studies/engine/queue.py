@@ -19,7 +19,7 @@ class Jobs(Protocol[J_]):
     """What the queue asks of a study."""
 
     def is_done(self, job: J_ | str) -> bool:
-        """Whether a job has a result."""
+        """Return whether a job has a result."""
         ...
 
     def waits_for(self, job: J_) -> list[str]:

@@ -139,13 +139,13 @@ class JobRun(Generic[P, J]):
             examples=plan.test_examples,
         )
 
-    def prompt_result(self, found: Score) -> PromptResult:
+    def prompt_result(self, score: Score) -> PromptResult:
         """Return a score as a result, by the plan's metric."""
         metric = self.plan.metric
         return PromptResult(
-            test=score_of(found.task, found.metrics, found.loss, metric),
-            metrics=dict(found.metrics),
-            majority=majority_score(found, metric),
+            test=score_of(score.task, score.metrics, score.loss, metric),
+            metrics=dict(score.metrics),
+            majority=majority_score(score, metric),
         )
 
     def no_prompt(
@@ -155,7 +155,7 @@ class JobRun(Generic[P, J]):
         loading.import_modules(self.plan.modules)
         if self.plan.text_directory:
             loading.register_text(self.plan.text_directory)
-        (found,) = self.score(
+        (score,) = self.score(
             bare(self.plan.backbone, self.plan.mesh),
             split=split,
             decoding=decoding,
@@ -163,7 +163,7 @@ class JobRun(Generic[P, J]):
             tasks=[task],
             rows=rows,
         )
-        return self.prompt_result(found)
+        return self.prompt_result(score)
 
 
 def bare(
@@ -176,12 +176,12 @@ def bare(
     return Tuned(backbone.load(built), backbone.vocabulary(), built, tuple(prompts))
 
 
-def majority_score(found: Score, metric: str | None) -> float | None:
+def majority_score(score: Score, metric: str | None) -> float | None:
     """Return the score of always answering the most common label, by the metric of the prompts;
     None for tasks without labels."""
-    if found.majority is None:
+    if score.majority is None:
         return None
-    commonest = max(sorted(set(found.targets)), key=found.targets.count)
-    texts = [commonest] * len(found.targets)
-    metrics = measure(loading.metric_fns(found.task), found.targets, Outputs(texts))
-    return score_of(found.task, metrics, None, metric if metric in metrics else None)
+    commonest = max(sorted(set(score.targets)), key=score.targets.count)
+    texts = [commonest] * len(score.targets)
+    metrics = measure(loading.metric_fns(score.task), score.targets, Outputs(texts))
+    return score_of(score.task, metrics, None, metric if metric in metrics else None)

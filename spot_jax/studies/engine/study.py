@@ -55,7 +55,7 @@ class AnyPlan(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """What decides the study's numbers, as one level of JSON."""
+        """Return what decides the study's numbers, as one level of JSON."""
         ...
 
 
@@ -81,7 +81,7 @@ class Study(abc.ABC, Generic[P, J, R]):
     """Dataclass of a job's result."""
     init_by_task: ClassVar[bool] = False
     """Whether prompts of one seed begin apart unless the plan says otherwise."""
-    made: ClassVar[tuple[str, ...]] = ("run",)
+    products: ClassVar[tuple[str, ...]] = ("run",)
     """Names of what a job makes in its directory beside its result."""
 
     def __init__(self, plan: P, command: str = "", *, look: bool = False):
@@ -169,10 +169,10 @@ class Study(abc.ABC, Generic[P, J, R]):
             self.result(job)
 
     def _check_init(self, record: Mapping[str, Any]) -> None:
-        asked, began = self.plan.init_by_task, record["init_by_task"]
-        if asked is not None and asked != began:
+        wanted, began = self.plan.init_by_task, record["init_by_task"]
+        if wanted is not None and wanted != began:
             raise SpotError(
-                f"{self.path} holds a study with init_by_task = {began}, this one has {asked}; "
+                f"{self.path} holds a study with init_by_task = {began}, this one has {wanted}; "
                 "choose another STUDY_DIR, or the same settings"
             )
 
@@ -215,7 +215,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         """Clear away what was begun before the study was moved: runs name prompts by path."""
         place = self.directory(job) / "place"
         if place.exists() and place.read_text() != str(self.path):
-            for name in self.made:
+            for name in self.products:
                 shutil.rmtree(self.directory(job) / name, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(str(self.path))
@@ -237,10 +237,10 @@ class Study(abc.ABC, Generic[P, J, R]):
         if job.name not in self._results:
             path = self.directory(job) / "result.json"
             remedy = "remove it, and the job is done again"
-            found = read_versioned(path, FORMAT, lambda fields: self._read(job, fields), remedy)
-            if found is None:
+            result = read_versioned(path, FORMAT, lambda fields: self._read(job, fields), remedy)
+            if result is None:
                 return None
-            self._results[job.name] = found
+            self._results[job.name] = result
         return self._results[job.name]
 
     def needed(self, job: J | str) -> R:
@@ -415,16 +415,16 @@ class Study(abc.ABC, Generic[P, J, R]):
         log(f"    {split} {scores}{more} in {time_text(result.seconds)}{self.time_left()}")
 
 
-def check_settings(where: str, found: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def check_settings(where: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Raise `SpotError` if settings differ; those of a task (`task X.inputs`) may be new."""
-    odd = [key for key in found if key in ours and _plain(found[key]) != _plain(ours[key])]
+    odd = [key for key in theirs if key in ours and _plain(theirs[key]) != _plain(ours[key])]
     # A task that is new brings settings of its own; a setting that is gone is a change.
-    odd += [key for key in found if key not in ours and not key.startswith("task ")]
-    odd += [key for key in ours if key not in found and not key.startswith("task ")]
+    odd += [key for key in theirs if key not in ours and not key.startswith("task ")]
+    odd += [key for key in ours if key not in theirs and not key.startswith("task ")]
     if odd:
         more = f" (and {', '.join(odd[1:4])}{', ...' if odd[4:] else ''})" if odd[1:] else ""
         raise SpotError(
-            f"{where} with {odd[0]} = {_short(found.get(odd[0]))}, this one has "
+            f"{where} with {odd[0]} = {_short(theirs.get(odd[0]))}, this one has "
             f"{_short(ours.get(odd[0]))}{more}; what is done would not belong to it: choose "
             "another STUDY_DIR, or the same settings"
         )

@@ -75,26 +75,28 @@ def relative_rows(results: SubspaceResults) -> list[Row]:
 
 
 def over_random(results: SubspaceResults) -> dict[int, tuple[float, float]]:
-    """What a found subspace adds to a random one on held-out tasks, by dimension.
+    """Return what a found subspace adds to a random one on held-out tasks, by dimension.
 
     Returns:
         d: (mean, sd) over seeds of the mean over tasks of the difference in points, where all
         training tasks went into the subspace and both have the same tasks.
     """
     scores: dict[tuple[int, int], dict[str, dict[str, float]]] = defaultdict(dict)
-    for one in results.scores:
-        if one.setting == TEST_IST and one.draw < 0:
-            scores[one.dimension, one.seed].setdefault(one.subspace, {})[one.task] = one.test
+    for score in results.scores:
+        if score.setting == TEST_IST and score.draw < 0:
+            scores[score.dimension, score.seed].setdefault(score.subspace, {})[score.task] = (
+                score.test
+            )
     gains: dict[int, list[float]] = defaultdict(list)
     for (d, _), of in sorted(scores.items()):
-        found, drawn = of.get(FOUND, {}), of.get(RANDOM, {})
-        if found and found.keys() == drawn.keys():
-            gains[d].append(statistics.fmean(found[task] - drawn[task] for task in found))
+        tuned, drawn = of.get(FOUND, {}), of.get(RANDOM, {})
+        if tuned and tuned.keys() == drawn.keys():
+            gains[d].append(statistics.fmean(tuned[task] - drawn[task] for task in tuned))
     return {d: (statistics.fmean(values), spread(values)) for d, values in gains.items()}
 
 
 def reference(results: SubspaceResults, method: str) -> dict[str, float]:
-    """Each task's mean score, tuned without a subspace."""
+    """Return each task's mean score, tuned without a subspace."""
     return means([(r.task, r.test) for r in results.references if r.method == method])
 
 
@@ -105,34 +107,36 @@ def spread(values: Sequence[float]) -> float:
 
 def task_sets(results: SubspaceResults) -> list[tuple[str, str, tuple[str, ...]]]:
     """(setting, category, tasks) of what is tuned in subspaces."""
-    found = [(SAME_IST, "train", results.train_tasks)]
+    sets = [(SAME_IST, "train", results.train_tasks)]
     if results.other_tasks:
-        found.append((DIFF_IST, "train", tuple(results.other_tasks.values())))
-    return found + [(TEST_IST, name, tasks) for name, tasks in _categories(results).items()]
+        sets.append((DIFF_IST, "train", tuple(results.other_tasks.values())))
+    return sets + [(TEST_IST, name, tasks) for name, tasks in _categories(results).items()]
 
 
 def _categories(results: SubspaceResults) -> dict[str, tuple[str, ...]]:
-    found = dict(results.test_tasks)
-    if len(found) > 1:
-        found[ALL] = tuple(task for tasks in results.test_tasks.values() for task in tasks)
-    return found
+    categories = dict(results.test_tasks)
+    if len(categories) > 1:
+        categories[ALL] = tuple(task for tasks in results.test_tasks.values() for task in tasks)
+    return categories
 
 
 def _groups(results: SubspaceResults) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
     """Groups with their scores by seed and task."""
     scores: dict[Group, list[Score]] = defaultdict(list)
     several = len(results.test_tasks) > 1
-    for one in results.scores:
+    for score in results.scores:
         for category in (
-            (one.category, ALL) if several and one.category != "train" else (one.category,)
+            (score.category, ALL) if several and score.category != "train" else (score.category,)
         ):
-            group = Group(one.setting, category, one.subspace, one.dimension, one.tasks, one.draw)
-            scores[group].append(one)
+            group = Group(
+                score.setting, category, score.subspace, score.dimension, score.tasks, score.draw
+            )
+            scores[group].append(score)
     order = sorted(scores, key=lambda g: (SETTINGS.index(g.setting), g.subspace, g.draw))
     for group in order:
         by_seed: dict[int, list[tuple[str, float]]] = defaultdict(list)
-        for one in scores[group]:
-            by_seed[one.seed].append((one.task, one.test))
+        for score in scores[group]:
+            by_seed[score.seed].append((score.task, score.test))
         yield group, {seed: means(pairs) for seed, pairs in by_seed.items()}
     yield from _without_subspace(results)
 
@@ -147,10 +151,10 @@ def _without_subspace(
                 yield Group(setting, category, name), {-1: {task: scores[task] for task in tasks}}
         for method in METHODS:
             by_seed: dict[int, dict[str, float]] = defaultdict(dict)
-            for one in results.references:
-                if one.method == method and one.task in tasks:
-                    by_seed[one.seed][one.task] = one.test
-            whole = {seed: found for seed, found in by_seed.items() if len(found) == len(tasks)}
+            for reference_ in results.references:
+                if reference_.method == method and reference_.task in tasks:
+                    by_seed[reference_.seed][reference_.task] = reference_.test
+            whole = {seed: scored for seed, scored in by_seed.items() if len(scored) == len(tasks)}
             if whole:
                 yield Group(setting, category, method), whole
 
@@ -205,20 +209,20 @@ class TaskScores:
 
 
 def task_scores(results: SubspaceResults) -> list[TaskScores]:
-    """Scores by task, tuned in subspaces and without."""
-    made = []
-    sets = [one for one in task_sets(results) if one[1] != ALL]
+    """Score by task, tuned in subspaces and without."""
+    rows = []
+    sets = [item for item in task_sets(results) if item[1] != ALL]
     for setting, category, tasks in sets:
         for task in tasks:
             references: dict[str, list[float]] = defaultdict(list)
-            for one in results.references:
-                if one.task == task:
-                    references[one.method].append(one.test)
+            for item in results.references:
+                if item.task == task:
+                    references[item.method].append(item.test)
             subspaces: dict[tuple[str, int], list[float]] = defaultdict(list)
             for score in results.scores:
                 if (score.task, score.setting, score.draw) == (task, setting, -1):
                     subspaces[score.subspace, score.dimension].append(score.test)
-            made.append(
+            rows.append(
                 TaskScores(
                     task,
                     setting,
@@ -229,4 +233,4 @@ def task_scores(results: SubspaceResults) -> list[TaskScores]:
                     {k: (statistics.fmean(v), spread(v)) for k, v in sorted(subspaces.items())},
                 )
             )
-    return made
+    return rows

@@ -123,7 +123,7 @@ class SubspaceResult(JobResult):
 
 
 def tasks_of(plan: SubspacePlan) -> Tasks:
-    """The tasks that a plan names.
+    """Return the tasks that a plan names.
 
     Raises:
         SpotError: an unknown task, too few to find a subspace from, a held-out task that is also

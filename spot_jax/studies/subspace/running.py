@@ -68,14 +68,14 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
     def bare(self) -> SubspaceResult:
         """Score the bare backbone on a task."""
         plan = self.plan
-        found = self.no_prompt(
+        prompt = self.no_prompt(
             self.job.parts[0].task,
             split=plan.test_split,
             decoding=plan.decoding,
             lengths=plan.lengths,
             rows=plan.prompt.batch_size,
         )
-        return SubspaceResult(self.job.name, (found,))
+        return SubspaceResult(self.job.name, (prompt,))
 
     def prompts(self) -> SubspaceResult:
         """Take a task's prompts from the library, or tune them."""
@@ -99,9 +99,9 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         (score,) = self.score(tuned, lengths=plan.lengths, rows=plan.prompt.batch_size)
         shapes = parameter_shapes(tuned.backbone.config)
         validation = result.last[0]["score"] if result.last else None
-        found = self.prompt_result(score)
-        found = dataclasses.replace(found, validation=validation, step=result.step)
-        return SubspaceResult(self.job.name, (found,), trained=_numbers(shapes))
+        prompt = self.prompt_result(score)
+        prompt = dataclasses.replace(prompt, validation=validation, step=result.step)
+        return SubspaceResult(self.job.name, (prompt,), trained=_numbers(shapes))
 
     def subspace(self) -> SubspaceResult:
         """Find a subspace; put the prompts it was found from and held-out ones through it."""
@@ -123,8 +123,8 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         files = result.prompts[: len(job.tasks)]
         held_out = [part for part in job.parts if part.setting == TEST_MSF]
         files = [*files, *(self._through(file, part) for part in held_out)]
-        found = self._scored(files, _numbers(load_subspace(file).shape.tensor_shapes()))
-        return dataclasses.replace(found, subspace=self.place(file))
+        scored = self._scored(files, _numbers(load_subspace(file).shape.tensor_shapes()))
+        return dataclasses.replace(scored, subspace=self.place(file))
 
     def tuned(self) -> SubspaceResult:
         """Tune vectors in a found subspace."""

@@ -44,7 +44,7 @@ class SubspaceStudy(Study[SubspacePlan, SubspaceJob, SubspaceResult]):
 
     command = "spot intrinsic ist"
     result_type = SubspaceResult
-    made = ("run", "made")
+    products = ("run", "made")
 
     @functools.cached_property
     def tasks(self) -> Tasks:

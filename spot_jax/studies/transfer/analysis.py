@@ -190,7 +190,7 @@ def analyse(results: TransferResults, *, ks: Sequence[int] = KS) -> Analysis:
 
 
 def transfer_pairs(table: ScoreTable) -> list[Pair]:
-    """Every source with every target, in the study's order, source by source."""
+    """Return every source with every target, in the study's order, source by source."""
     pairs = []
     for source in table.results.sources:
         for target in table.results.targets:
@@ -216,7 +216,7 @@ def transfer_pairs(table: ScoreTable) -> list[Pair]:
 
 
 def target_row(table: ScoreTable, pairs: Sequence[Pair], target: str) -> Target:
-    """The target's scratch score, its best source by mean, and how many sources helped."""
+    """Return the target's scratch score, its best source by mean, and how many sources helped."""
     its = [p for p in pairs if p.target == target and not math.isnan(p.relative)]
     best = max(its, key=lambda p: p.relative, default=None)
     scores = table.baseline_scores(target)
@@ -278,7 +278,8 @@ def _correlation(target: str, metric: str, points: Sequence[Point]) -> Correlati
 
 
 def compare_families(results: TransferResults, pairs: Sequence[Pair]) -> Families | None:
-    """Transfer within a family against across; None if no target has a source of its family."""
+    """Return transfer within a family against across; None if no target has a source of its
+    family."""
     rows = []
     for target in results.targets:
         family = results.families.get(target)
@@ -300,7 +301,7 @@ def compare_families(results: TransferResults, pairs: Sequence[Pair]) -> Familie
 
 
 def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, EmbeddingMap]:
-    """Clustered similarities of task embeddings, by metric; of tasks (means) or of runs."""
+    """Return clustered similarities of task embeddings, by metric; of tasks (means) or of runs."""
     if embeddings is None or not embeddings.names:
         return {}
     maps = {}
@@ -324,6 +325,6 @@ def embedding_maps(embeddings: Embeddings | None, *, by_run: bool) -> dict[str, 
 
 
 def mean_correlation(correlations: Sequence[Correlation]) -> Estimate:
-    """The mean of r over targets, with an interval over targets."""
+    """Return the mean of r over targets, with an interval over targets."""
     r = np.array([[c.r] for c in correlations if not math.isnan(c.r)])
     return estimate(r) if len(r) else Estimate(math.nan)

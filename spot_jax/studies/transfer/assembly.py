@@ -117,8 +117,8 @@ def _similarities(
     study: AnyTransferStudy, embedded: list[tuple[EmbeddedPrompt, PromptFile]]
 ) -> Iterator[Similarity]:
     """Of every source to every target that it does not leak to."""
-    for source, one in embedded:
-        for target, other in embedded:
+    for source, first in embedded:
+        for target, second in embedded:
             if (source.role, target.role) != ("source", "target"):
                 continue
             if leaks(source.task, target.task, study.record["constituents"]):
@@ -128,8 +128,8 @@ def _similarities(
                 target=target.task,
                 source_seed=source.seed,
                 target_seed=target.seed,
-                average_tokens=similarity.average_tokens(one.prompt, other.prompt),
-                per_token=similarity.per_token(one.prompt, other.prompt),
+                average_tokens=similarity.average_tokens(first.prompt, second.prompt),
+                per_token=similarity.per_token(first.prompt, second.prompt),
             )
 
 
@@ -155,7 +155,7 @@ def _records(study: AnyTransferStudy, done: Done) -> Iterator[PromptRecord]:
             step=prompt.step,
             file=prompt.file,
             id=prompt.id,
-            ancestry=tuple(_within(study.path, dict(one)) for one in file.ancestry),
+            ancestry=tuple(_within(study.path, dict(ancestor)) for ancestor in file.ancestry),
             backbone=file.backbone,
             metrics=dict(prompt.metrics or file.metrics),
         )

@@ -28,7 +28,7 @@ class Tree:
 
 
 def cluster_by_similarity(similarity: Float[np.ndarray, "n n"]) -> Tree:
-    """Clusters by 1 - cosine, average linkage; the diagonal is not looked at."""
+    """Cluster by 1 - cosine, average linkage; the diagonal is not looked at."""
     similarity = np.asarray(similarity, np.float64)
     distance = np.clip(1 - (similarity + similarity.T) / 2, 0, None)
     distance = np.where(np.isfinite(distance), distance, 1.0)
@@ -37,7 +37,7 @@ def cluster_by_similarity(similarity: Float[np.ndarray, "n n"]) -> Tree:
 
 
 def cluster_by_profile(rows: Float[np.ndarray, "n m"], clip: float) -> Tree:
-    """Clusters rows by Euclidean distance, values clipped, unknown ones taken as 0."""
+    """Cluster rows by Euclidean distance, values clipped, unknown ones taken as 0."""
     rows = np.clip(np.nan_to_num(np.asarray(rows, np.float64), nan=0.0), -clip, clip)
     distance = np.sqrt(((rows[:, None] - rows[None]) ** 2).sum(-1))
     return _tree(squareform(distance, checks=False), len(rows))

@@ -98,7 +98,8 @@ def method_table(table: ScoreTable, ks: Sequence[int] = KS) -> list[MethodRow]:
 
 
 def top(table: ScoreTable, target: str, seed: int | None, metric: str, k: int) -> list[Candidate]:
-    """The k source prompts most similar to a target's run, best first; unranked ones are out."""
+    """Return the k source prompts most similar to a target's run, best first; unranked ones are
+    out."""
     ranked = []
     for candidate in table.candidates(target, seed):
         alike = table.similarity(candidate.source, candidate.source_seed, target, seed, metric)

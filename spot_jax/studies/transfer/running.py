@@ -67,14 +67,14 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
     def bare(self) -> TransferResult:
         """Score the bare backbone on the target."""
         plan, task = self.plan, self.job.task
-        found = self.no_prompt(
+        prompt = self.no_prompt(
             task,
             split=self._splits()[1],
             decoding=self.decoding,
             lengths=plan.task_lengths(task),
             rows=plan.target.batch_size,
         )
-        return TransferResult(self.job.name, (TransferPrompt(**vars(found)),))
+        return TransferResult(self.job.name, (TransferPrompt(**vars(prompt)),))
 
     def target(self) -> TransferResult:
         """Tune target prompts, from wherever the job's kind lets them begin, and score them."""
@@ -98,18 +98,18 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         scores = self.score(tuned, split=reporting, decoding=self.decoding)
         prompts = []
         for prompt, score, group in zip(self._prompts(result), scores, groups, strict=True):
-            found = self.prompt_result(score)
+            scored = self.prompt_result(score)
             prompts.append(
                 dataclasses.replace(
                     prompt,
-                    test=found.test,
-                    metrics=found.metrics,
-                    majority=found.majority,
+                    test=scored.test,
+                    metrics=scored.metrics,
+                    majority=scored.majority,
                     chosen=tuple(map(_chosen, group)) if prompt.k else (),
                 )
             )
-        made = self._result(result, prompts)
-        return dataclasses.replace(made, test_examples=scores[0].examples)
+        target_result = self._result(result, prompts)
+        return dataclasses.replace(target_result, test_examples=scores[0].examples)
 
     @property
     def seeds(self) -> list[int]:
@@ -124,22 +124,22 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
     def _splits(self) -> tuple[str, str]:
         plan, task = self.plan, self.job.task
         loading.import_modules(plan.modules)
-        found = splits_of(
+        splits = splits_of(
             task,
             plan.backbone.vocabulary(),
             lengths=plan.task_lengths(task),
             choosing=plan.validation_split,
             reporting=plan.test_split,
         )
-        return found.choosing, found.reporting
+        return splits.choosing, splits.reporting
 
     def _group(self, part: Part) -> list[Retrieved]:
         """The source prompts of a part, the most similar first."""
         if part.source is not None:
-            found = find(self.study, SOURCE, part.source, part.seed)
-            file = str(self.study.path / found.file)
+            prompt = find(self.study, SOURCE, part.source, part.seed)
+            file = str(self.study.path / prompt.file)
             tasks = tuple(self.study.record["constituents"][part.source])
-            return [Retrieved(found.id, part.source, tasks, part.seed or 0, 0.0, file)]
+            return [Retrieved(prompt.id, part.source, tasks, part.seed or 0, 0.0, file)]
         return [] if part.pool is None else self._ranked(part, *part.pool)
 
     def _ranked(self, part: Part, sources: Sequence[str], seeds: Sequence[int]) -> list[Retrieved]:

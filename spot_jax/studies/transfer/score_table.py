@@ -81,29 +81,29 @@ class ScoreTable:
         self.validated = bool(runs) and all(s.validation is not None for s in runs)
 
     def baseline(self, target: str, seed: int | None = None) -> float:
-        """The target tuned from scratch: of one seed, else the mean over seeds."""
+        """Return the target tuned from scratch: of one seed, else the mean over seeds."""
         return self.plain(target, SCRATCH, None, seed)
 
     def untuned(self, target: str, method: str) -> float:
-        """The commonest label's score, or the bare backbone's; NaN where it is not known."""
+        """Return the commonest label's score, or the bare backbone's; NaN where it is not known."""
         scores = {MAJORITY: self.results.majority, NO_PROMPT: self.results.no_prompt}[method]
         return scores.get(target, math.nan)
 
     def plain(self, target: str, method: str, k: int | None, seed: int | None = None) -> float:
-        """A method without a source: of one seed if it has it, else the mean over seeds."""
+        """Return a method without a source: of one seed if it has it, else the mean over seeds."""
         return mean(s.test for s in _of_seed(self._plain.get((target, method, k), []), seed))
 
     def baseline_scores(self, target: str) -> list[Score]:
-        """The runs from scratch."""
+        """Return the runs from scratch."""
         return list(self._plain.get((target, SCRATCH, None), []))
 
     def ks(self, method: str) -> list[int | None]:
-        """The k with which a method without a source was run, ascending."""
+        """Return the k with which a method without a source was run, ascending."""
         numbers = {k for _, name, k in self._plain if name == method}
         return sorted(numbers, key=lambda k: (k is None, k or 0))
 
     def candidates(self, target: str, seed: int | None = None) -> list[Candidate]:
-        """The source prompts of a target, in the study's order of sources."""
+        """Return the source prompts of a target, in the study's order of sources."""
         order = {name: i for i, name in enumerate(self.results.sources)}
         rows = sorted(
             self._transfers.get(target, {}).items(),
@@ -120,7 +120,7 @@ class ScoreTable:
         return candidates
 
     def runs(self, source: str, target: str) -> list[Score]:
-        """All runs of a target that began from a prompt of a source."""
+        """Return all runs of a target that began from a prompt of a source."""
         rows = self._transfers.get(target, {})
         return [s for (name, _), scores in rows.items() if name == source for s in scores]
 

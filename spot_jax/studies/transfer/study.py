@@ -38,7 +38,7 @@ class TransferStudy(Study[TransferPlan, TransferJob, TransferResult]):
     command = "spot study"
     result_type = TransferResult
     init_by_task = True
-    made = ("run", "mixture", "init")
+    products = ("run", "mixture", "init")
 
     def plan_jobs(self) -> Sequence[TransferJob]:
         """See `Study`."""
@@ -116,14 +116,14 @@ class TransferStudy(Study[TransferPlan, TransferJob, TransferResult]):
                 raise SpotError(
                     f"target {name} has no metrics to be scored by; take it as a source"
                 )
-            found = splits_of(
+            chosen = splits_of(
                 name,
                 vocabulary,
                 lengths=lengths,
                 choosing=plan.validation_split,
                 reporting=plan.test_split,
             )
-            splits = {found.choosing, found.reporting}
+            splits = {chosen.choosing, chosen.reporting}
         for split in sorted(splits):
             decoding = plan.task(name)["decoding"]
             load_task(name, split, vocabulary, lengths=lengths, decoding=decoding, limit=1)

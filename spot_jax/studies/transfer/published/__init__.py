@@ -53,7 +53,7 @@ class Printed:
 
 
 def paper_results() -> TransferResults:
-    """The paper's transfer study: means over three runs, 16 sources, 10 targets."""
+    """Return the paper's transfer study: means over three runs, 16 sources, 10 targets."""
     data = _load()
     names, alike = data["similarity"]["names"], data["similarity"]["average_tokens"]
     place = {name: i for i, name in enumerate(names)}
@@ -62,12 +62,12 @@ def paper_results() -> TransferResults:
         Score(
             target,
             SCRATCH if row == SCRATCH else TRANSFER,
-            found[0],
+            scored[0],
             source=None if row == SCRATCH else row,
-            sd=found[1],
+            sd=scored[1],
         )
         for row, by_target in data["scores"].items()
-        for target, found in by_target.items()
+        for target, scored in by_target.items()
     ]
     origin = data["provenance"]
     return TransferResults(
@@ -102,9 +102,9 @@ def paper_results() -> TransferResults:
 
 
 def printed() -> Printed:
-    """The paper's tables 3 and 7 and figure 8, as printed."""
+    """Return the paper's tables 3 and 7 and figure 8, as printed."""
     data = _load()
-    found = data["printed"]
+    tables = data["printed"]
     return Printed(
         data["provenance"]["paper"],
         tuple(
@@ -114,10 +114,10 @@ def printed() -> Printed:
                 row["k"],
                 *(_pair(row[name]) for name in ("absolute", "relative", "score")),
             )
-            for row in found["table_3"]
+            for row in tables["table_3"]
         ),
-        {(source, target): value for source, target, value in found["table_7"]},
-        {target: (r, p) for target, (r, p) in found["figure_8"].items()},
+        {(source, target): value for source, target, value in tables["table_7"]},
+        {target: (r, p) for target, (r, p) in tables["figure_8"].items()},
     )
 
 
