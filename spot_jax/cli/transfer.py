@@ -18,15 +18,15 @@ MACROS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see `spot transfer --help`."""
-    made = parser(
+    flags = parser(
         "transfer",
         "Retrieve source prompts for a target task, tune the target from them, choose on\n"
         "validation, report on test. The same command again goes on where it stopped, and shows\n"
         "a finished transfer's results.",
         settings=True,
     )
-    _add_flags(made.add_argument_group("what to transfer; short for --gin.METHOD and so on"))
-    flags, settings = gin_flags(made, arguments, "spot_transfer")
+    _add_flags(flags.add_argument_group("what to transfer; short for --gin.METHOD and so on"))
+    flags, settings = gin_flags(flags, arguments, "spot_transfer")
     for flag, macro in MACROS.items():
         value = getattr(flags, flag)
         if value is not None:
@@ -34,17 +34,17 @@ def main(arguments: Sequence[str]) -> int:
 
     from spot_jax.cli.configurables import configured
 
-    transfer, given, text = configured("transfer", **settings)
+    transfer, fields, text = configured("transfer", **settings)
 
     from spot_jax.transfer.result import lines
     from spot_jax.transfer.tuning import Stopped
 
     try:
-        found = transfer(operative_config=text, **given)
+        result = transfer(operative_config=text, **fields)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there")
         return 0
-    print("\n".join(lines(found)))
+    print("\n".join(lines(result)))
     return 0
 
 

@@ -22,7 +22,7 @@ from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.transfer import tuning as tuning_module
 from spot_jax.transfer.result import lines, read_result
-from spot_jax.transfer.search import Given, search
+from spot_jax.transfer.search import EmbeddingSettings, search
 from spot_jax.transfer.transfer import transfer
 from spot_jax.transfer.tuning import Tuning
 
@@ -177,7 +177,7 @@ def test_a_search_keeps_the_embedding_it_tuned(world, library, tmp_path, monkeyp
     asked = {
         "task": world.tasks[2],
         "backbone": world.backbone,
-        "given": Given(seed=3),
+        "settings": EmbeddingSettings(seed=3),
         "output_dir": str(tmp_path),
         "progress": False,
     }
