@@ -18,15 +18,15 @@ MACROS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see `spot transfer --help`."""
-    flags = parser(
+    command = parser(
         "transfer",
         "Retrieve source prompts for a target task, tune the target from them, choose on\n"
         "validation, report on test. The same command again goes on where it stopped, and shows\n"
         "a finished transfer's results.",
         settings=True,
     )
-    _add_flags(flags.add_argument_group("what to transfer; short for --gin.METHOD and so on"))
-    flags, settings = gin_flags(flags, arguments, "spot_transfer")
+    _add_flags(command.add_argument_group("what to transfer; short for --gin.METHOD and so on"))
+    flags, settings = gin_flags(command, arguments, "spot_transfer")
     for flag, macro in MACROS.items():
         value = getattr(flags, flag)
         if value is not None:
