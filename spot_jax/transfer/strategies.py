@@ -79,6 +79,8 @@ def weighted_average(context: Context, groups: Groups) -> list[Start]:
         average([source.load() for source in group], similarities, files).save(path)
         shares = zip(weights(similarities), group, strict=True)
         note = f"weights: {', '.join(f'{share:.3f} {source.task}' for share, source in shares)}"
+        if max(similarities) <= 0:
+            note += " (none is similar to the target)"
         starts.append(Start(f"average of {len(group)}", str(path), note=note))
     return starts
 
@@ -154,17 +156,12 @@ def weights(similarities: Sequence[float]) -> list[float]:
     The paper, alpha_r = sim_r / sum_l sim_l, does not say what becomes of a similarity below zero,
     which the formula would turn into a negative weight and, where similarities of both signs
     cancel, into weights without bound. Ours: a prompt that is not similar has weight 0, the others
-    share the sum. With positive similarities this is the paper's formula.
-
-    Raises:
-        SpotError: no similarity is above zero.
+    share the sum; where none is similar, all have the same. With positive similarities this is the
+    paper's formula.
     """
     positive = np.maximum(np.asarray(similarities, np.float64), 0.0)
     if not positive.sum() > 0:
-        raise SpotError(
-            f"none of {len(positive)} prompts is similar to the target (no similarity is above 0), "
-            "so they have no weighted average; use best_of_top_k, or scratch"
-        )
+        positive = np.ones_like(positive)
     return (positive / positive.sum()).tolist()
 
 
@@ -179,8 +176,8 @@ def average(
         files: path of each.
 
     Raises:
-        SpotError: prompts of several shapes, backbones or ways of use, prompts with tensors beside
-            their rows, or none that is similar.
+        SpotError: prompts of several shapes, backbones or ways of use, or prompts with tensors
+            beside their rows.
     """
     shares = weights(similarities)
     for prompt, file in zip(prompts, files, strict=True):

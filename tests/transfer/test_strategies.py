@@ -54,8 +54,8 @@ def test_what_is_not_similar_has_no_weight():
     assert weights([0.6, -0.5, 0.2, 0.0]) == pytest.approx([0.75, 0, 0.25, 0])
     # Left in the formula, these would be weights of 31 and -30.
     assert weights([0.31, -0.30]) == [1, 0]
-    with pytest.raises(SpotError, match="none of 2 prompts is similar to the target"):
-        weights([-0.1, 0.0])
+    # Where none is similar a study must not stop: all weigh the same.
+    assert weights([-0.1, 0.0]) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from spot_jax.studies.transfer.jobs import (
 )
 from spot_jax.studies.transfer.plan import TransferPlan
 from spot_jax.studies.transfer.results import (
+    WEIGHTED_AVERAGE,
     Curve,
     EmbeddedPrompt,
     Embeddings,
@@ -65,7 +66,7 @@ def assemble(study: AnyTransferStudy) -> TransferResults:
         prompts=tuple(_records(study, done)),
         commands=study.commands,
         machine=machine(result.seconds for _, result in results),
-        notes=tuple(_notes(study)),
+        notes=tuple(_notes(study, done)),
     )
 
 
@@ -169,7 +170,7 @@ def _within(root: Path, ancestor: dict[str, Any]) -> dict[str, Any]:
     return ancestor
 
 
-def _notes(study: AnyTransferStudy) -> Iterator[str]:
+def _notes(study: AnyTransferStudy, done: Done) -> Iterator[str]:
     plan = study.plan
     yield from plan.notes()
     left_out = [
@@ -180,6 +181,13 @@ def _notes(study: AnyTransferStudy) -> Iterator[str]:
     ]
     if left_out:
         yield f"Left out, because source and target share their data: {', '.join(left_out)}."
+    averages = [prompt.chosen for job, prompt in done if job.kind == WEIGHTED_AVERAGE]
+    unlike = sum(all(part["similarity"] <= 0 for part in chosen) for chosen in averages)
+    if unlike:
+        yield (
+            f"In {unlike} of {len(averages)} averages no prompt is similar to the target; there "
+            "all weigh the same."
+        )
     if plan.source.init == plan.target.init and not study.by_task:
         yield (
             "Prompts of one seed begin alike, so that their embeddings at step "
