@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from intrinsic_cases import results
+from intrinsic_cases import PROMPTS, results
 
 from spot_jax.cli.main import main
 from spot_jax.report import subspace, vega
@@ -78,6 +78,31 @@ def test_the_curves_are_over_dimension_and_over_tasks():
     assert held_out[2]["mean"] == pytest.approx(100 * value.mean)
     by_number = {p["n"]: p["mean"] for p in points(over_tasks(rows)) if "IST" in p.get("line", "")}
     assert set(by_number) == {1, 2} and by_number[1] == pytest.approx(by_number[2] / 2)
+
+
+def test_no_prompt_and_its_gain_are_in_the_tables(tmp_path):
+    bare = dict.fromkeys(PROMPTS, 20.0)
+    made = results(no_prompt=bare)
+    text = subspace.write_report(made, tmp_path).read_text()
+    assert (
+        "Of prompt tuning’s gain over no prompt that is" in text and "no prompt alone has" in text
+    )
+    with (tmp_path / "tables" / "relative.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = {(row.group, row.against): row for row in relative_rows(made)}
+    value = expected[Group(TEST_IST, ALL, dimension=50, tasks=2), PROMPT_TUNING]
+    (row,) = [
+        r
+        for r in rows
+        if (r["setting"], r["category"], r["subspace"]) == (TEST_IST, ALL, "found")
+        and (r["dimension"], r["training_tasks"]) == ("50", "2")
+    ]
+    assert float(row["prompt_tuning_gain"]) == pytest.approx(100 * value.gain, abs=1e-5)
+    # By hand: held-out prompts have 40 and 60, and 0.8 x 50/51 of that and the seed in a subspace.
+    by_seed = [(0.8 * 50 / 51 * 100 + 2 * seed - 40) / (100 - 40) for seed in (0, 1)]
+    assert value.gain == pytest.approx(sum(by_seed) / 2)
+    with (tmp_path / "tables" / "scores.csv").open() as file:
+        assert {row["no_prompt"] for row in csv.DictReader(file)} == {"20.0"}
 
 
 def test_half_a_study_has_a_page(tmp_path):

@@ -129,6 +129,12 @@ def test_the_methods_are_in_the_figure_and_in_the_table(found, text):
         assert number(row.score.mean) in cells[-1]
 
 
+def test_no_prompt_stands_beside_the_commonest_label(found, text):
+    assert all("51.2" in cells for cells in cells_of(text, "targets"))
+    names = [cells[0] for cells in cells_of(text, "methods")]
+    assert names[:3] == ["commonest label", "no prompt", "from scratch"]
+
+
 def test_the_curves_are_means_over_seeds(found, text):
     data = [r for r in data_of(text, "curves") if "validation" in r]
     target = found.results.targets[0]

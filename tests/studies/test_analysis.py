@@ -247,3 +247,28 @@ def test_maps_of_embeddings_are_means_over_pairs_of_different_runs():
     runs = made.embedding_runs["average_tokens"]
     assert runs.names == ("a #0", "a #1", "b #0", "b #1")
     assert "per_token" not in made.embeddings
+
+
+def test_what_is_untuned_stands_before_what_is_tuned():
+    made = analyse(study(majority={"t": 30.0, "u": 40.0}, no_prompt={"t": 25.0, "u": 45.0}))
+    assert [row.method for row in made.methods[:3]] == ["majority", "no_prompt", "scratch"]
+    bare = made.methods[1]
+    assert (bare.score.mean, bare.score.sd) == (35.0, 0.0)
+    # Scratch has 55 and 80 over seeds.
+    assert bare.absolute.mean == pytest.approx((25 - 55 + 45 - 80) / 2)
+    assert [(row.majority, row.no_prompt) for row in made.targets] == [(30.0, 25.0), (40.0, 45.0)]
+    without = [row.method for row in analyse(study()).methods]
+    assert "no_prompt" not in without and math.isnan(analyse(study()).targets[0].no_prompt)
+
+
+def test_one_correlation_is_over_all_pairs_with_each_targets_mean_taken_out():
+    made = analyse(study())
+    pooled = made.pooled["average_tokens"]
+    x, y = [], []
+    for row in made.correlations["average_tokens"]:
+        gains = np.array([point.relative for point in row.points])
+        x += [point.similarity for point in row.points]
+        y += (gains - gains.mean()).tolist()
+    expected = scipy.stats.pearsonr(x, y)
+    assert len(pooled.points) == 8
+    assert (pooled.r, pooled.p) == pytest.approx((expected.statistic, expected.pvalue))
