@@ -42,8 +42,8 @@ FILES = (
 THINNED = ("debian_descriptions", "foldoc", "gcide", "linux_doc", "python_doc")
 LEAST_WORDS = 4
 VOCABULARY = Path(__file__).parent / "mini_spiece.model"
-# Of backbones/mini: rows of the embedding table, and its width.
-SHAPE = (8192, 128)
+# Of gin_configs/models/mini.gin: rows of the embedding table, and its width.
+SHAPE = (8192, 256)
 
 
 def _texts(name: str, split: str) -> Iterator[str]:

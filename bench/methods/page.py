@@ -21,14 +21,10 @@ HEAD = """# All methods on the tasks that ship
 ```
 
 Accuracy on test, mean and standard deviation over {seeds} seeds, with
-[`backbones/mini`](mini.md). {known}"No prompt" is the bare backbone on the text, decoded as with a
-prompt. All numbers of this page are from
+[`backbones/mini`](mini.md), which has seen no label of any of the sets. "No prompt" is the bare
+backbone on the text, decoded as with a prompt. All numbers of this page are from
 [bench/results/methods.json](../bench/results/methods.json); the command does what is missing there
 and writes the page anew.
-"""
-SOME_SEEN = """`mini` has seen the training splits of some of the sets, and no label of the others.
-"""
-NONE_SEEN = """`mini` has seen no label of any of the sets.
 """
 
 NOTES = """## How
@@ -68,9 +64,8 @@ def render(results: MethodResults) -> str:
         HEAD.format(
             command="\n".join(results.commands) or results.command,
             seeds=len(results.seeds),
-            known=SOME_SEEN if any(task.seen for task in TASKS.values()) else NONE_SEEN,
         ),
-        *(_accuracies(results, title, tasks) for title, tasks in _groups(results)),
+        _accuracies(results, "Accuracy", _all(results)),
         _lines(results),
         _costs(results),
         NOTES.format(
@@ -91,21 +86,9 @@ def write(results: MethodResults, path: Path) -> None:
 
 
 def _all(results: MethodResults) -> list[str]:
-    """Sets of which something is done, those first that `mini` has seen."""
+    """Sets of which something is done."""
     begun = {cell.task for cell in results.cells}
-    names = [name for name in TASKS if name in begun]
-    return sorted(names, key=lambda name: not TASKS[name].seen)
-
-
-def _groups(results: MethodResults) -> list[tuple[str, list[str]]]:
-    """Sets under a heading; one group if `mini` has seen none of them."""
-    names = _all(results)
-    seen = [name for name in names if TASKS[name].seen]
-    unseen = [name for name in names if not TASKS[name].seen]
-    if not seen:
-        return [("Accuracy", unseen)]
-    groups = [("Sets that `mini` has seen in training", seen)]
-    return groups + [("Sets that it has not seen", unseen)]
+    return [name for name in TASKS if name in begun]
 
 
 def _methods(results: MethodResults, tasks: Sequence[str]) -> list[str]:
@@ -145,7 +128,6 @@ def _number(value: float, spread: float | None) -> str:
 def _lines(results: MethodResults) -> str:
     """What the table comes to, in sentences."""
     tasks = _all(results)
-    groups = [(title, names) for title, names in _groups(results) if names]
     sentences = []
     means = {name: summary.mean(results, name, tasks) for name in METHODS}
     if (bare := means[NO_PROMPT]) and (label := means["majority"]):
@@ -171,14 +153,12 @@ def _lines(results: MethodResults) -> str:
         )
     sentences += _changes(results, NO_PROMPT, "no prompt", tasks)
     sentences += _changes(results, "prompt_tuning", "prompt tuning", tasks)
-    for title, names in groups:
-        moved = summary.change(results, "spot", "prompt_tuning", names)
-        if moved is not None:
-            over = title[0].lower() + title[1:] if len(groups) > 1 else "all sets"
-            sentences.append(
-                "- A prompt from a source's instead of from scratch, at equal steps, over "
-                f"{over}: {_signed(moved.mean)} points{_interval(moved)}."
-            )
+    moved = summary.change(results, "spot", "prompt_tuning", tasks)
+    if moved is not None:
+        sentences.append(
+            "- A prompt from a source's instead of from scratch, at equal steps, over all sets: "
+            f"{_signed(moved.mean)} points{_interval(moved)}."
+        )
     return "## In words\n\n" + "\n".join(sentences) + "\n" if sentences else ""
 
 

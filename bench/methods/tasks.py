@@ -9,7 +9,6 @@ from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from tasks.bundled import reading
-from tasks.choices import SEEN as SEEN_BY_MINI
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("tasks.bundled_tasks",)
@@ -44,11 +43,6 @@ class Task:
     def task(self) -> str:
         """The registered task."""
         return f"bundled_{self.name}"
-
-    @property
-    def seen(self) -> bool:
-        """Whether `mini` has seen its training split."""
-        return self.name in SEEN_BY_MINI
 
     @property
     def family(self) -> str:

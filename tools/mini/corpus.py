@@ -157,8 +157,8 @@ def nearest(queries: Array, keys: Array, count: int, block: int) -> Int[np.ndarr
         short = rows - len(part)
         part = jnp.pad(part, ((0, short), (0, 0))) if short else part
         parts.append((best(part, shuffled), rows - short))
-    found = np.concatenate([np.asarray(x)[:n] for x, n in parts])
-    result = order[found]
+    places = np.concatenate([np.asarray(x)[:n] for x, n in parts])
+    result = order[places]
     if result.shape[1] < count:
         result = np.pad(result, ((0, 0), (0, count - result.shape[1])), mode="wrap")
     return result.astype(np.int32)
@@ -234,7 +234,9 @@ def read(directory: Path, vocabulary: Vocabulary, shape: tuple[int, int], most: 
     began = time.monotonic()
     print(f"{len(texts):,} texts, {len(phrases):,} phrases", flush=True)
     pieces: list[list[list[int]]] = []
-    reading = threading.Thread(target=lambda: pieces.append(vocabulary.encode_all(texts, threads=16)))
+    reading = threading.Thread(
+        target=lambda: pieces.append(vocabulary.encode_all(texts, threads=16))
+    )
     reading.start()
     tensors = teacher.read(directory / "teacher.npz")
     tokenizer = directory / "teacher_tokenizer.json"

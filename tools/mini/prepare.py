@@ -368,7 +368,13 @@ def phrases(texts: list[Text], banned: set[str]) -> list[str]:
             if 1 <= len(head.split()) <= 3 and re.fullmatch(r"[a-z][a-z -]+", head):
                 heads[head] += 1
             continue
-        if text.source in ("linux_doc", "python_doc", "debian_descriptions", "bible_asv", "bible_bbe"):
+        if text.source in (
+            "linux_doc",
+            "python_doc",
+            "debian_descriptions",
+            "bible_asv",
+            "bible_bbe",
+        ):
             continue
         run: list[str] = []
         for word in [*re.findall(r"[a-z'-]+|[^a-z' -]", text.text.lower()), "."]:
@@ -379,7 +385,10 @@ def phrases(texts: list[Text], banned: set[str]) -> list[str]:
                 runs[" ".join(run)] += 1
             run = []
         content = [w for w in WORD.findall(text.text.lower()) if w not in STOP]
-        if text.source in ("trec", "stackoverflow", "yahoo_answers", "bundled") and len(content) > 2:
+        if (
+            text.source in ("trec", "stackoverflow", "yahoo_answers", "bundled")
+            and len(content) > 2
+        ):
             start = random.Random(text.text).randrange(max(len(content) - 3, 1))
             size = random.Random(text.text[::-1]).randint(2, 5)
             runs[" ".join(content[start : start + size])] += 0.2

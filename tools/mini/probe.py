@@ -82,9 +82,7 @@ def probe(
     tokens, gold, real = data["validation"]
 
     def accuracy(prompts, tokens):
-        chosen = np.asarray(
-            predict_all(params, prompts, jnp.asarray(tokens), answers, sizes_)
-        )
+        chosen = np.asarray(predict_all(params, prompts, jnp.asarray(tokens), answers, sizes_))
         return [float(100 * np.mean((chosen == gold)[s][real[s]])) for s in range(len(names))]
 
     bare = np.zeros_like(tokens)
@@ -101,7 +99,7 @@ def probe(
 
     @jax.jit
     def tune(prompts, params, train_tokens, train_gold, index):
-        def one(state, chosen):
+        def update_all(state, chosen):
             def each(prompt, moments, tokens, targets):
                 value, gradient = jax.value_and_grad(loss)(prompt, params, tokens, targets)
                 update, moments = optimizer.update(gradient, moments, prompt)
@@ -113,10 +111,14 @@ def probe(
             return (prompts, moments), values
 
         moments = jax.vmap(optimizer.init)(prompts)
-        (prompts, _), values = jax.lax.scan(one, (prompts, moments), index)
+        (prompts, _), values = jax.lax.scan(update_all, (prompts, moments), index)
         return prompts, values
 
-    result = {"sets": names, "no prompt": accuracy(prompts, bare), "class labels": accuracy(prompts, tokens)}
+    result = {
+        "sets": names,
+        "no prompt": accuracy(prompts, bare),
+        "class labels": accuracy(prompts, tokens),
+    }
     counts = [np.bincount(g[r]).max() / r.sum() for g, r in zip(gold, real, strict=True)]
     result["commonest label"] = [float(100 * x) for x in counts]
     say("probe: no prompt and class labels")
@@ -124,7 +126,13 @@ def probe(
         prompts, params, jnp.asarray(train_tokens), jnp.asarray(train_gold), jnp.asarray(index)
     )
     result[f"prompt of {length}, {steps} steps"] = accuracy(tuned, tokens)
-    result["loss"] = [[round(float(x), 3) for x in v] for v in np.asarray(values)[:: max(steps // 8, 1)]]
+    result["loss"] = [
+        [round(float(x), 3) for x in v] for v in np.asarray(values)[:: max(steps // 8, 1)]
+    ]
     for row in [r for r in result if r not in ("sets", "loss")]:
-        say(f"{row:28s}" + " ".join(f"{x:5.1f}" for x in result[row]) + f"  mean {np.mean(result[row]):.1f}")
+        say(
+            f"{row:28s}"
+            + " ".join(f"{x:5.1f}" for x in result[row])
+            + f"  mean {np.mean(result[row]):.1f}"
+        )
     return result

@@ -122,7 +122,7 @@ def attribute_choice(key: Key[Array, ""], c: Corpus, width: int) -> Choice:
 def make_tasks(key: Key[Array, ""], c: Corpus, count: int, pairs: float) -> Tasks:
     """`count` new tasks; `pairs` of them are about two texts."""
 
-    def one(key: Key[Array, ""]) -> Tasks:
+    def task(key: Key[Array, ""]) -> Tasks:
         keys = jax.random.split(key, 12)
         topics = _topic_labels(keys[0], c, LABELS)
         size = 2 + (jnp.square(jax.random.uniform(keys[1])) * (LABELS - 1)).astype(jnp.int32)
@@ -139,11 +139,13 @@ def make_tasks(key: Key[Array, ""], c: Corpus, count: int, pairs: float) -> Task
         )
         both = jnp.pad(both, (0, LABELS - 2))
         u = jax.random.uniform(keys[9])
-        kind = jnp.where(u < pairs, PAIR, jnp.where(u < pairs + 0.55 * (1 - pairs), TOPIC, ATTRIBUTE))
+        kind = jnp.where(
+            u < pairs, PAIR, jnp.where(u < pairs + 0.55 * (1 - pairs), TOPIC, ATTRIBUTE)
+        )
         other = (jax.random.uniform(keys[10], (LABELS,)) * c.topics).astype(jnp.int32)
         # A verbalizer of other words, which the prompt alone can know.
-        own = jnp.stack([topics, c.names[j, variant, values], both])[kind]
-        labels = jnp.where(jax.random.bernoulli(keys[11], 0.2), other, own)
+        natural = jnp.stack([topics, c.names[j, variant, values], both])[kind]
+        labels = jnp.where(jax.random.bernoulli(keys[11], 0.2), other, natural)
         return Tasks(
             kind,
             jnp.stack([0, j, question])[kind],
@@ -152,7 +154,7 @@ def make_tasks(key: Key[Array, ""], c: Corpus, count: int, pairs: float) -> Task
             jnp.stack([size, few, 2])[kind],
         )
 
-    return jax.vmap(one)(jax.random.split(key, count))
+    return jax.vmap(task)(jax.random.split(key, count))
 
 
 def task_choice(key: Key[Array, ""], c: Corpus, tasks: Tasks, t: Array) -> Choice:
@@ -215,9 +217,7 @@ def two_texts(
     g = jax.random.randint(keys[10], (), 0, c.head.shape[0])
     h = jax.random.randint(keys[11], (), 0, c.head.shape[0])
     head = jnp.pad(c.head[g], (0, width - c.head.shape[1]))
-    kind = jnp.pad(
-        c.phrase[c.head_genus[jnp.where(yes, g, h)]], (0, width - c.phrase.shape[1])
-    )
+    kind = jnp.pad(c.phrase[c.head_genus[jnp.where(yes, g, h)]], (0, width - c.phrase.shape[1]))
     firsts = jnp.stack([a, a, about, a, head])
     seconds = jnp.stack([copied, following, phrase_ids, word, kind])
     return firsts[question], seconds[question]

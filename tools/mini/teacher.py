@@ -78,9 +78,7 @@ def tokenise(path: Path, texts: Sequence[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
-def vectors(
-    t: Tensors, ids: Sequence[Sequence[int]]
-) -> Float[np.ndarray, "n w"]:
+def vectors(t: Tensors, ids: Sequence[Sequence[int]]) -> Float[np.ndarray, "n w"]:
     """Return the vectors of many texts, float16, in their order; short ones are padded little."""
     step = jax.jit(encode)
     rows = 64 if jax.default_backend() == "cpu" else 4096

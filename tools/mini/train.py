@@ -147,7 +147,12 @@ def listed_pairs(key, c, marks, config, count, total):
         jax.random.split(keys[5], count), question, yes
     )
     inputs = jax.vmap(lambda s, a, b: rows.written_pair(marks, s, a, b, total))(ids, first, second)
-    return {"inputs": inputs, "slots": slots, "targets": _targets(c, labels, target), "weight": ones}
+    return {
+        "inputs": inputs,
+        "slots": slots,
+        "targets": _targets(c, labels, target),
+        "weight": ones,
+    }
 
 
 def prompted(key, c, tasks, marks, config, count, total, two, base):
@@ -215,16 +220,16 @@ def long_rows(key, frozen, *, marks, sizes, config):
     keys = jax.random.split(key, 5)
     pairs = listed_pairs(keys[0], c, marks, config, sizes["listed_pairs"], 128)
     base = sizes["listed_pairs"]
-    one = listed(keys[1], c, marks, config, _attributes(keys[2], c, sizes["long"]), P, 128)
+    single = listed(keys[1], c, marks, config, _attributes(keys[2], c, sizes["long"]), P, 128)
     shift = base * P
-    one["inputs"] = jnp.where(
-        one["inputs"] >= config.vocab_size, one["inputs"] + shift, one["inputs"]
+    single["inputs"] = jnp.where(
+        single["inputs"] >= config.vocab_size, single["inputs"] + shift, single["inputs"]
     )
     base += sizes["long"]
     two = prompted(keys[3], c, tasks, marks, config, sizes["long"], 128, False, base)
     base += sizes["long"]
     both = prompted(keys[4], c, tasks, marks, config, sizes["pairs"], 128, True, base)
-    return _joined(pairs, one, two, both)
+    return _joined(pairs, single, two, both)
 
 
 def many_rows(key, frozen, *, marks, sizes, config):
@@ -291,7 +296,7 @@ def stepper(loss, transformation):
 
 
 def renewed(key, tasks, prompts, c, embedding, share):
-    """Some tasks and their prompts made anew, so that young prompts are always among them."""
+    """Some tasks and their prompts parts anew, so that young prompts are always among them."""
     count = len(tasks.kind)
     keys = jax.random.split(key, 6)
     single = rows.make_tasks(keys[0], c, count // 4 * 3, 0.0)
@@ -337,8 +342,8 @@ def main() -> int:
     parser.add_argument("--shares", type=float, nargs=3, default=(0.12, 0.13, 0.75))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--probe_steps", type=int, default=150)
-    given = parser.parse_args()
-    given.destination.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.destination.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -348,15 +353,18 @@ def main() -> int:
     config = T5Config(**SHAPE, dtype="float32" if on_cpu else "bfloat16")
     vocabulary = Vocabulary(ROOT / "tasks" / "mini_spiece.model")
     c, embeddings, phrases = corpora.read(
-        given.data, vocabulary, (config.vocab_size, config.emb_dim), given.texts
+        arguments.data, vocabulary, (config.vocab_size, config.emb_dim), arguments.texts
     )
     jax.block_until_ready(c)
     say(f"{jax.devices()[0].device_kind}: {len(c.text):,} texts, {len(c.phrase):,} phrases")
     marks = rows.Marks(
-        *(jnp.array(vocabulary.encode(f"{name}:"), jnp.int32) for name in ("text", "text1", "text2"))
+        *(
+            jnp.array(vocabulary.encode(f"{name}:"), jnp.int32)
+            for name in ("text", "text1", "text2")
+        )
     )
     # Counter-based bits of the device: far less to compile, and to compute, than threefry.
-    key = jax.random.key(given.seed, impl="rbg")
+    key = jax.random.key(arguments.seed, impl="rbg")
     keys = jax.random.split(key, 8)
     params = model.init_params(keys[0], config)
     params["token_embedder"]["embedding"] = jnp.asarray(embeddings)
@@ -366,17 +374,17 @@ def main() -> int:
     trainable = {
         "t5": model.stack_layers(params, config),
         "teacher": jax.random.normal(keys[1], (config.emb_dim, TEACHER)) / 16,
-        "prompts": jnp.zeros((given.tasks, P, config.emb_dim)),
+        "prompts": jnp.zeros((arguments.tasks, P, config.emb_dim)),
     }
     tasks = rows.Tasks(*(
-        jnp.zeros(s, jnp.int32) for s in [given.tasks, given.tasks, (given.tasks, rows.LABELS),
-        (given.tasks, rows.LABELS), given.tasks]
+        jnp.zeros(s, jnp.int32) for s in [arguments.tasks, arguments.tasks, (arguments.tasks, rows.LABELS),
+        (arguments.tasks, rows.LABELS), arguments.tasks]
     ))  # fmt: skip
-    transformation = optimizer(given.rate)
+    transformation = optimizer(arguments.rate)
     moments = transformation.init(trainable)
     base = dict(span=512, lm_alone=512, topic=384, attribute=224, prompted=512, long=48, pairs=96,
                 listed_pairs=48, many=24, lm=320)  # fmt: skip
-    sizes = {name: max(int(n * given.scale), 2) for name, n in base.items()}
+    sizes = {name: max(int(n * arguments.scale), 2) for name, n in base.items()}
     frozen = {"corpus": c, "tasks": tasks}
     makers = {
         "reading": functools.partial(read_rows, marks=marks, sizes=sizes),
@@ -386,10 +394,10 @@ def main() -> int:
         },
     }
 
-    def batch_of(made: dict, key, weights) -> dict:
-        if "reading" in made:
-            return {**made["reading"], "weights": weights}
-        return {"short": made["short"], "long": made["long"], **made["many"], "key": key}
+    def batch_of(parts: dict, key, weights) -> dict:
+        if "reading" in parts:
+            return {**parts["reading"], "weights": weights}
+        return {"short": parts["short"], "long": parts["long"], **parts["many"], "key": key}
 
     shapes = {n: jax.eval_shape(make, keys[3], frozen) for n, make in makers.items()}
     weights = jnp.zeros(2, jnp.float32)
@@ -399,16 +407,16 @@ def main() -> int:
     programs["renew"] = (jax.jit(renewed), again)
     for name, loss in (("read", reading_loss), ("ask", asking_loss)):
         step = stepper(functools.partial(loss, config=config), transformation)
-        made = {k: v for k, v in shapes.items() if (k == "reading") == (name == "read")}
-        batch = batch_of(made, keys[3], weights)
+        parts = {k: v for k, v in shapes.items() if (k == "reading") == (name == "read")}
+        batch = batch_of(parts, keys[3], weights)
         programs[name] = (step, (trainable, moments, frozen, batch, jnp.float32(0)))
     # The first stages need two of the programs; the others are compiled while those run.
     pool = concurrent.futures.ThreadPoolExecutor(len(programs))
 
     def compile_(name: str):
-        function, arguments = programs[name]
-        # Shapes alone: the arrays are given away by the first step.
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        function, inputs = programs[name]
+        # Shapes alone: the arrays are arguments away by the first step.
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
         program = function.lower(*shapes).compile()
         say(f"compiled {name}")
         return program
@@ -423,22 +431,22 @@ def main() -> int:
         "rows a step": sizes, "log": [],
     }  # fmt: skip
     first = time.monotonic()
-    until = began + given.seconds
-    reading_until = (given.shares[0] + given.shares[1]) / sum(given.shares)
+    until = began + arguments.seconds
+    reading_until = (arguments.shares[0] + arguments.shares[1]) / sum(arguments.shares)
     stage, number, asked = 0, 0, 0
     asking_from = 1.0
     while True:
         done = (time.monotonic() - first) / (until - first)
         if done >= 1:
             break
-        now = 0 if done < given.shares[0] / sum(given.shares) else 1
+        now = 0 if done < arguments.shares[0] / sum(arguments.shares) else 1
         if stage == 2:
             now = 2
         elif done >= reading_until and all(waiting[name].done() for name in pending):
             compiled |= {name: waiting[name].result() for name in pending}
             now, asking_from = 2, done
         if now != stage:
-            store(given.destination, trainable["t5"], config, report)
+            store(arguments.destination, trainable["t5"], config, report)
             stage = now
             say(f"stage {stage + 1} begins at step {number}")
             report[f"stage {stage + 1} at step"] = number
@@ -448,7 +456,7 @@ def main() -> int:
             part = (done - asking_from) / (1 - asking_from)
             rate *= min(1.0, (asked + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * part)))
         if stage == 2:
-            if asked % given.renew == 0 and done < 0.85:
+            if asked % arguments.renew == 0 and done < 0.85:
                 embedding = trainable["t5"]["token_embedder"]["embedding"]
                 frozen["tasks"], trainable["prompts"] = compiled["renew"](
                     jax.random.fold_in(keys[5], asked), frozen["tasks"], trainable["prompts"], c,
@@ -458,11 +466,11 @@ def main() -> int:
         key = jax.random.fold_in(keys[4], number)
         each = jax.random.split(key, 4)
         if stage == 2:
-            made = {n: compiled[n](k, frozen) for n, k in zip(("short", "long", "many"), each)}
+            parts = {n: compiled[n](k, frozen) for n, k in zip(("short", "long", "many"), each)}
         else:
-            made = {"reading": compiled["reading"](key, frozen)}
+            parts = {"reading": compiled["reading"](key, frozen)}
         weights = jnp.array([stage == 0, stage == 1], jnp.float32)
-        batch = batch_of(made, each[3], weights)
+        batch = batch_of(parts, each[3], weights)
         name = "ask" if stage == 2 else "read"
         trainable, moments, metrics = compiled[name](
             trainable, moments, frozen, batch, jnp.float32(rate)
@@ -475,13 +483,18 @@ def main() -> int:
         elif number % 20 == 0:
             jax.block_until_ready(metrics)
     report["steps"], report["asked"] = number, asked
-    store(given.destination, trainable["t5"], config, report)
+    store(arguments.destination, trainable["t5"], config, report)
     say(f"trained {number} steps")
-    if given.probe_steps:
+    if arguments.probe_steps:
         report["probe"] = probe(
-            given.data / "probes.json", trainable["t5"], config, vocabulary, given.probe_steps, say
+            arguments.data / "probes.json",
+            trainable["t5"],
+            config,
+            vocabulary,
+            arguments.probe_steps,
+            say,
         )
-        (given.destination / "report.json").write_text(json.dumps(report, indent=1))
+        (arguments.destination / "report.json").write_text(json.dumps(report, indent=1))
     return 0
 
 
