@@ -1,7 +1,7 @@
 """The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
 
-Everything is real and ships with the package: a small T5 that `spot train` made (docs/mini.md says
-on what), labelled text that people wrote. What happens is what `spot train` and `spot eval` do.
+Everything is real and ships with the package: a small T5 (docs/mini.md says what it has read) and
+labelled text that people wrote, of which it has seen no label. What happens is what `spot train` and `spot eval` do.
 """
 
 import dataclasses
@@ -39,22 +39,22 @@ class Plan:
         length: virtual tokens, P.
         lengths: of text, in tokens.
         learning_rate: of Adafactor.
-        decoding: how labels are predicted; writing them is cheaper than ranking them all.
+        decoding: how labels are predicted.
         validation_examples: that choose a checkpoint.
         test_examples: that are scored, at most.
         evaluations: of each run.
     """
 
     backbone: str = str(shipped.BACKBONE)
-    source: str = "bundled_wordnet_hypernym"
-    target: str = "bundled_wordnet_supersense"
+    source: str = "bundled_vader_movie"
+    target: str = "bundled_vader_amazon_16shot"
     seeds: tuple[int, ...] = (0, 1, 2)
-    source_steps: int = 40
+    source_steps: int = 60
     target_steps: int = 10
     length: int = 20
-    lengths: tuple[int, int] = (24, 8)
+    lengths: tuple[int, int] = (40, 8)
     learning_rate: float = 0.3
-    decoding: str = "greedy"
+    decoding: str = "rank"
     validation_examples: int = 300
     test_examples: int = 1000
     evaluations: int = 2

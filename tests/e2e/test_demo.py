@@ -21,4 +21,4 @@ def test_the_demo_beats_the_commonest_label_and_repeats_itself(tmp_path):
     for origin in ("scratch", "source prompt"):
         first, second = (each[origin] for each in found)
         assert [s.predictions for s in first] == [s.predictions for s in second]
-        assert all(s.metrics["accuracy"] > 4 * s.majority for s in first)
+        assert all(s.metrics["accuracy"] > s.majority for s in first)
