@@ -135,7 +135,7 @@ def test_no_modules_import_one_another():
 @pytest.mark.parametrize(
     ("module", "line", "importer", "imported"),
     [
-        ("data/batches", "import tasks.choices", "spot_jax.data.batches", "tasks.choices"),
+        ("data/batches", "import tasks.listing", "spot_jax.data.batches", "tasks.listing"),
         ("data/batches", "def f():\n    from spot_jax.evaluation import evaluate",
          "spot_jax.data.batches", "spot_jax.evaluation.evaluate"),
         ("metrics/pairs", "from spot_jax.t5.config import T5Config",
