@@ -4,7 +4,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup demo test test-all lint types clean
+.PHONY: setup demo bench test test-all lint types clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,10 @@ $(STAMP): pyproject.toml requirements.txt
 
 demo: $(STAMP)
 	$(BIN)/spot demo
+
+# Ours beside PEFT; needs the extra: make setup EXTRAS=dev,reference
+bench: $(STAMP)
+	$(BIN)/python -m bench.peers
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -18,6 +18,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from spot_jax.methods.base import Task
+from spot_jax.methods.program import Program
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.attention import plain
 from spot_jax.t5.config import T5Config
@@ -28,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def temporary_bytes(config: T5Config) -> int:
-    method = PromptTuning(config, PROMPT)
+    program = Program(PromptTuning(PROMPT), config, (Task(),))
     frozen = jax.eval_shape(lambda: stack_layers(init_params(jax.random.key(0), config), config))
     trainable = {"prompt": jax.ShapeDtypeStruct((1, PROMPT, config.emb_dim), jnp.float32)}
     targets = jax.ShapeDtypeStruct((ROWS, TARGETS), jnp.int32)
@@ -38,7 +40,7 @@ def temporary_bytes(config: T5Config) -> int:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": jax.ShapeDtypeStruct((ROWS, TARGETS), jnp.float32),
     }
-    grad = jax.jit(jax.grad(lambda *given: method.loss(*given, None)[0]))
+    grad = jax.jit(jax.grad(lambda *arguments: program.loss(*arguments, None)[0]))
     compiled = grad.lower(trainable, frozen, batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.peers.shapes import PROMPT
-from spot_jax.methods.prompt_tuning import PromptTuning, UniformInit
+from spot_jax.methods.base import Task
+from spot_jax.methods.program import Program
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.decoding import greedy
@@ -67,14 +69,14 @@ def features(config: T5Config, arrays: dict, prompts: int = 1) -> dict[str, np.n
             for name, x in batch.items()}  # fmt: skip
 
 
-def first_state(config: T5Config, prompts: int = 1) -> tuple[PromptTuning, State, object]:
-    """Prompt tuning with Adafactor at its first step: method, state and transformation."""
-    method = PromptTuning(config, PROMPT, initialisers=[UniformInit()] * prompts)
+def first_state(config: T5Config, prompts: int = 1) -> tuple[Program, State, object]:
+    """Prompt tuning with Adafactor at its first step: program, state and transformation."""
+    program = Program(PromptTuning(PROMPT, init="uniform"), config, (Task(),) * prompts)
     tx = build(Adafactor(), prompts)
     shape = (prompts, PROMPT, config.emb_dim)
     prompt = jax.random.uniform(jax.random.key(1), shape, jnp.float32, -0.5, 0.5)
     return (
-        method,
+        program,
         init_state({"prompt": prompt}, tx, jax.random.split(jax.random.key(2), prompts)),
         tx,
     )
@@ -82,8 +84,8 @@ def first_state(config: T5Config, prompts: int = 1) -> tuple[PromptTuning, State
 
 def compiled_step(config: T5Config, params, batch: dict, prompts: int = 1):
     """The run's own jitted step compiled ahead, without dropout, and its first state."""
-    method, state, tx = first_state(config, prompts)
-    step = train_step(method, tx, dropout=False)
+    program, state, tx = first_state(config, prompts)
+    step = train_step(program, tx, dropout=False)
     return step.lower(state, params, batch).compile(), state
 
 

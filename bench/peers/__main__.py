@@ -1,0 +1,240 @@
+"""Ours and PEFT in turn on this machine's CPU, on the same arrays: `python -m bench.peers`.
+
+T5 1.1 of random float32 weights, P = 100, without dropout. Every case makes both sides ready, then
+runs them one after the other `--repeats` times, so that whatever else the machine does falls on
+both; medians and their ratios go to bench/results/peers.json, a page of them to docs/speed.md.
+Cases, in order:
+
+* step: one training step at small 128 / 8, small 512 / 16 and base 128 / 8, 8 rows.
+* greedy: 16 tokens for 8 texts at small.
+* labels: the best of 150 verbalizers for 8 texts at small, against scoring each of them.
+* prompts: 8 prompts of 1 row in one program against the same 8 one after the other.
+
+Each side of "step" also runs in a process of its own for its peak memory. Needs the `reference`
+extra.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.peers.shapes import PROMPT, SHAPES, arrays, step_operations
+
+ROOT = Path(__file__).parents[2]
+STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
+
+
+def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1):
+    """A call that does one step of ours."""
+    import jax
+
+    from bench.peers import ours
+
+    config = SHAPES[shape]
+    params = ours.weights(config, "float32")
+    batch = ours.features(config, arrays(config, rows, inputs, targets), prompts)
+    step, state = ours.compiled_step(config, params, batch, prompts)
+    holder = [state]
+
+    def call() -> None:
+        holder[0], metrics = step(holder[0], params, batch)
+        jax.block_until_ready(metrics)
+
+    return call
+
+
+def their_step(shape: str, rows: int, inputs: int, targets: int):
+    """A call that does one step of PEFT's."""
+    import torch
+
+    from bench.peers import theirs
+
+    config = SHAPES[shape]
+    tuned = theirs.model(config, "cpu", torch.float32)
+    step = theirs.Step(tuned, arrays(config, rows, inputs, targets), "cpu")
+    return lambda: float(step())
+
+
+def our_greedy(shape: str, rows: int, inputs: int, length: int):
+    import jax
+    import jax.numpy as jnp
+
+    from bench.peers import ours
+
+    config = SHAPES[shape]
+    params = ours.weights(config, "float32")
+    tokens = ours.features(config, arrays(config, rows, inputs, 1))["encoder_input_tokens"]
+    prompt = jnp.zeros((PROMPT, config.emb_dim), jnp.float32)
+    return lambda: jax.block_until_ready(ours.write(params, config, tokens, prompt, length))
+
+
+def their_greedy(shape: str, rows: int, inputs: int, length: int):
+    import torch
+
+    from bench.peers import theirs
+
+    config = SHAPES[shape]
+    tuned = theirs.model(config, "cpu", torch.float32)
+    batch = arrays(config, rows, inputs, 1)
+    return lambda: theirs.write(tuned, batch, "cpu", length)
+
+
+def labels(shape: str, rows: int, inputs: int, count: int):
+    """The best of `count` labels, and every label's score: two calls of ours."""
+    import jax
+    import jax.numpy as jnp
+
+    from bench.peers import ours
+    from spot_jax.t5.scoring import choose_label, rank_labels
+
+    config = SHAPES[shape]
+    params = ours.weights(config, "float32")
+    tokens = ours.features(config, arrays(config, rows, inputs, 1))["encoder_input_tokens"]
+    random = np.random.default_rng(0)
+    drawn = {
+        tuple(random.integers(2, 60, random.integers(1, 5)).tolist()) for _ in range(count * 2)
+    }
+    verbalizers = np.zeros((count, 5), np.int32)
+    for row, label in zip(verbalizers, sorted(drawn), strict=False):
+        row[: len(label) + 1] = [*label, 1]
+    options = {"table": jnp.zeros((PROMPT, config.emb_dim), jnp.float32)}
+    best = jax.jit(lambda p, x: choose_label(p, config, x, verbalizers, **options)[0])
+    every = jax.jit(lambda p, x: jnp.argmax(rank_labels(p, config, x, verbalizers, **options), 1))
+    if best(params, tokens).tolist() != every(params, tokens).tolist():
+        raise AssertionError("the best label is not the one that ranks first")
+    calls = {"best": best, "every": every}
+    return {n: lambda f=f: jax.block_until_ready(f(params, tokens)) for n, f in calls.items()}
+
+
+def in_turn(calls: dict, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, one of each after the other."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def peak_bytes(side: str, case: tuple) -> int:
+    """Peak resident memory of a process that does two steps."""
+    code = f"from bench.peers.__main__ import alone; alone({side!r}, {case!r})"
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    return int(output.split()[-1])
+
+
+def alone(side: str, case: tuple) -> None:
+    call = {"ours": our_step, "peft": their_step}[side](*case)
+    call()
+    call()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def result(name: str, case: str, seconds: dict[str, list[float]], **more) -> dict:
+    first, second = seconds
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    entry = {
+        "case": name,
+        "what": case,
+        "seconds": medians,
+        "fastest": {side: min(values) for side, values in seconds.items()},
+        "ratio": medians[first] / medians[second],
+        "ratio_of_fastest": min(seconds[first]) / min(seconds[second]),
+        "load_average": round(os.getloadavg()[0], 2),
+        **more,
+    }
+    print(json.dumps(entry), flush=True)
+    return entry
+
+
+def measure(repeats: int, memory: bool, wanted: list[str], write) -> None:
+    results: list[dict] = []
+
+    def done(entry: dict) -> None:
+        results.append(entry)
+        write(results)
+
+    if "step" in wanted:
+        for case in STEPS:
+            calls = {"ours": our_step(*case), "peft": their_step(*case)}
+            more: dict = {"operations": step_operations(SHAPES[case[0]], *case[1:])}
+            seconds = in_turn(calls, repeats)
+            del calls
+            if memory:
+                more["peak_bytes"] = {side: peak_bytes(side, case) for side in ("ours", "peft")}
+            done(result("step", f"{case[0]} {case[2]} / {case[3]}", seconds, **more))
+    if "greedy" in wanted:
+        calls = {"ours": our_greedy("small", 8, 128, 16), "peft": their_greedy("small", 8, 128, 16)}
+        done(result("greedy", "small, 16 tokens", in_turn(calls, repeats)))
+    if "labels" in wanted:
+        seconds = in_turn(labels("small", 8, 128, 150), max(1, repeats // 2))
+        done(result("labels", "small, 150 labels", seconds))
+    if "prompts" in wanted:
+        together, single = our_step("small", 8, 128, 8, 8), our_step("small", 1, 128, 8)
+        calls = {"together": together, "in_turn": lambda: [single() for _ in range(8)]}
+        done(result("prompts", "small 128 / 8, 8 prompts of 1 row", in_turn(calls, repeats)))
+
+
+def page(facts: dict) -> str:
+    """docs/speed.md."""
+    lines = [
+        "# Speed",
+        "",
+        "Made by `make bench` (bench/peers) from bench/results/peers.json. T5 1.1 of",
+        f"random float32 weights, P = {PROMPT}, {facts['cores']} cores, both sides in turn on",
+        "the same arrays. A ratio below 1 means that the first is faster.",
+        "",
+        "| case | first | second | ratio | peak memory, first / second |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in facts["results"]:
+        sides = [f"{side} {seconds:.3g} s" for side, seconds in entry["seconds"].items()]
+        bytes_ = entry.get("peak_bytes", {}).values()
+        memory = " / ".join(f"{x / 1e9:.2f} GB" for x in bytes_)
+        row = [f"{entry['case']}: {entry['what']}", *sides, f"{entry['ratio']:.2f}", memory]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("bench.peers", description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", default=["step", "greedy", "labels", "prompts"])
+    parser.add_argument("--no-memory", action="store_true", help="no processes for peak memory")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "peers.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md")
+    parsed = parser.parse_args(arguments)
+    import jax
+
+    facts: dict = {
+        "what": __doc__.splitlines()[0],
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+        "repeats": parsed.repeats,
+    }
+
+    def write(results: list[dict]) -> None:
+        facts["results"] = results
+        parsed.output.write_text(json.dumps(facts, indent=1) + "\n")
+        parsed.page.write_text(page(facts))
+
+    measure(parsed.repeats, not parsed.no_memory, parsed.cases, write)
+
+
+if __name__ == "__main__":
+    main()
