@@ -26,10 +26,10 @@ def _dataset(
     split: str, shuffle_files: bool = False, seed: int | None = None, *, name: str
 ) -> tf.data.Dataset:
     """Return the raw fields of a split as a dataset; the file is read here and not before."""
-    found = rows(name, split)
+    raw = rows(name, split)
     fields = [*SETS[whole(name)].fields, "label"]
     return tf.data.Dataset.from_tensor_slices(
-        {field: tf.constant([row[field] for row in found]) for field in fields}
+        {field: tf.constant([row[field] for row in raw]) for field in fields}
     )
 
 

@@ -35,7 +35,7 @@ def check(name: str) -> list[Finding]:
     Every line of a set in files is read. Raises `SpotError` for a name that nothing has.
     """
     if name in mixtures():
-        return [found for task in mixtures()[name] for found in check(task)]
+        return [finding for task in mixtures()[name] for finding in check(task)]
     base = base_of(name)
     few = crossfit_sets.find(name)
     relation = name.removeprefix("lama_").removesuffix("_ptuning")
@@ -51,9 +51,9 @@ def check(name: str) -> list[Finding]:
         return [_of_crossfit(name, *few)]
     if name.startswith("lama_") and relation in lama_sets.RELATIONS:
         return [_of_lama(name, relation)]
-    own = name.removeprefix("bundled_")
-    if name != own and reading.whole(own) in reading.SETS:
-        problems_ = _of_splits(reading.SPLITS, lambda split: reading.rows(own, split))
+    base_name = name.removeprefix("bundled_")
+    if name != base_name and reading.whole(base_name) in reading.SETS:
+        problems_ = _of_splits(reading.SPLITS, lambda split: reading.rows(base_name, split))
         return [Finding(name, problems_, "in the package")]
     return _of_registered(name)
 
@@ -63,11 +63,11 @@ def _of_splits(splits: Iterable[str], read: Callable[[str], object]) -> tuple[st
     lines = []
     for split in splits:
         try:
-            found = read(split)
+            problem = read(split)
         except SpotError as error:
-            found = str(error)
-        if isinstance(found, str):
-            lines.append(found)
+            problem = str(error)
+        if isinstance(problem, str):
+            lines.append(problem)
     return tuple(dict.fromkeys(lines))
 
 
@@ -81,9 +81,11 @@ def _of_files(name: str, base: str) -> Finding:
 
 
 def _of_crossfit(name: str, task: crossfit_sets.FewShotTask, sample: int) -> Finding:
-    found = _of_splits(crossfit_sets.STEMS, lambda split: crossfit_sets.read(task, sample, split))
+    problems = _of_splits(
+        crossfit_sets.STEMS, lambda split: crossfit_sets.read(task, sample, split)
+    )
     path = f"crossfit/{task.title}/{task.title}_{task.k}_{sample}_{{train,dev,test}}.tsv"
-    return Finding(name, found, f"${VARIABLE}/{path}: input, tab, answer, tab, another answer")
+    return Finding(name, problems, f"${VARIABLE}/{path}: input, tab, answer, tab, another answer")
 
 
 def _of_lama(name: str, relation: str) -> Finding:
@@ -108,12 +110,12 @@ def _of_registered(name: str) -> list[Finding]:
 
     tasks = [task.name for task in seqio_registry.tasks_of(name)]
     if tasks != [name]:
-        return [found for task in tasks for found in check(task)]
+        return [result for task in tasks for result in check(task)]
     vocabulary = load_vocabulary(VOCABULARY.sentencepiece_model_file)
     lengths = {"inputs": 512, "targets": 114}
 
     def read(split: str) -> None:
         loading.load_examples(name, split, vocabulary, limit=1, lengths=lengths)
 
-    found = _of_splits(seqio_registry.splits(name), read)
-    return [Finding(name, found, "what its source reads")]
+    result = _of_splits(seqio_registry.splits(name), read)
+    return [Finding(name, result, "what its source reads")]

@@ -46,19 +46,19 @@ def entries() -> list[Entry]:
 def selected(family: str | None, role: str | None) -> list[Entry]:
     """Return the sets of a family or group, and with a role; `SpotError` when there are none."""
     every = entries()
-    found = [
+    chosen = [
         entry
         for entry in every
         if family in (None, entry.group, *entry.families) and (role is None or role in entry.roles)
     ]
-    if not found:
+    if not chosen:
         families = sorted({*GROUPS, *(name for entry in every for name in entry.families)})
         roles = sorted({name for entry in every for name in entry.roles})
         raise SpotError(
             f"expected a family ({', '.join(families)}) and a role ({', '.join(roles)}) that some "
             f"set has, found family {family!r}, role {role!r}"
         )
-    return found
+    return chosen
 
 
 def _bundled() -> Iterable[Entry]:
@@ -100,7 +100,7 @@ def _lama() -> Iterable[Entry]:
         yield Entry(name_of(relation), "lama", ("lama",), {}, ("precision_at_1",), (), source)
 
 
-def table(found: Sequence[Entry]) -> str:
+def table(shown: Sequence[Entry]) -> str:
     """Return one aligned line a set under a line of headings."""
     head = ["name", "family", *SPLITS, "metrics", "role", "source"]
     rows = [
@@ -112,7 +112,7 @@ def table(found: Sequence[Entry]) -> str:
             ", ".join(entry.roles) or "-",
             entry.source,
         ]
-        for entry in found
+        for entry in shown
     ]
     return "\n".join(aligned([head, *rows], left=(0, 1, 5, 6, 7)))
 

@@ -88,8 +88,8 @@ class SpanCorruption:
         """Return the chunk with each run of `gone` tokens as one sentinel, and eos."""
         first = gone & ~np.concatenate([[False], gone[:-1]])
         sentinel = self.vocab_size - np.cumsum(first)
-        kept = np.where(first, sentinel, chunk)[first | ~gone]
-        return np.append(kept, EOS).astype(np.int32)
+        ids = np.where(first, sentinel, chunk)[first | ~gone]
+        return np.append(ids, EOS).astype(np.int32)
 
 
 def _segments(items: int, pieces: int, rng: np.random.Generator) -> np.ndarray:

@@ -183,8 +183,8 @@ def _reason(error: Exception) -> str:
     return f"a damaged file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
 
-def _damaged(path: str | os.PathLike[str], found: str) -> SpotError:
-    return SpotError(f"expected examples in {path}, found {found}; write the file again")
+def _damaged(path: str | os.PathLike[str], content: str) -> SpotError:
+    return SpotError(f"expected examples in {path}, found {content}; write the file again")
 
 
 def _empty(what: str) -> SpotError:

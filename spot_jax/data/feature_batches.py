@@ -41,7 +41,7 @@ def label_numbers(
     rows = {
         tuple(row[row > 0].tolist()): i for i, row in enumerate(label_matrix(vocabulary, labels))
     }
-    found = np.zeros(len(examples), np.int32)
+    numbers = np.zeros(len(examples), np.int32)
     for number, (_, target) in enumerate(examples):
         label = rows.get(tuple(target.tolist()))
         if label is None:
@@ -50,8 +50,8 @@ def label_numbers(
                 f"is none of the {len(labels)} labels ({', '.join(labels[:5])}"
                 f"{', ...' if len(labels) > 5 else ''}); add it to the labels or mend the data"
             )
-        found[number] = label
-    return found
+        numbers[number] = label
+    return numbers
 
 
 class FeatureBatches:

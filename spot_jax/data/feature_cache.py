@@ -98,9 +98,9 @@ class Features:
         out = np.zeros((len(numbers), length, *shape), self.shards[0].dtype)
         lengths = np.zeros(len(numbers), np.int32)
         for row, number in enumerate(numbers):
-            found = self[int(number)]
-            lengths[row] = len(found)
-            out[row, : len(found)] = found
+            vectors = self[int(number)]
+            lengths[row] = len(vectors)
+            out[row, : len(vectors)] = vectors
         return out, lengths
 
 
@@ -170,12 +170,12 @@ class FeatureStore:
 
     def _others(self, plan: "_Plan") -> list[str]:
         """Other backbones whose features of the same task and split are in the directory."""
-        found = set()
+        others = set()
         for path in self.directory.glob("*/features.json"):
             other = _read(path)
             if all(other.get(key) == plan.description[key] for key in ("task", "split")):
-                found.add(str(other.get("encoder", {}).get("backbone"))[:12])
-        return sorted(found - {plan.backbone[:12]})
+                others.add(str(other.get("encoder", {}).get("backbone"))[:12])
+        return sorted(others - {plan.backbone[:12]})
 
     def _missing(self, where: Path, plan: "_Plan") -> list["_Shard"]:
         """The shards to make; what is of another text or damaged goes, and that is told."""
@@ -227,10 +227,10 @@ class FeatureStore:
             tokens = np.zeros((ROWS, room), np.int32)
             for row, i in enumerate(some):
                 tokens[row, : lengths[i]] = plan.inputs_of(examples, int(i))
-            found = np.asarray(self.encoder(tokens)).astype(dtype)
+            vectors = np.asarray(self.encoder(tokens)).astype(dtype)
             for row, i in enumerate(some):
                 start = offsets[i] - offsets[shard.start]
-                out[start : start + lengths[i]] = found[row, : lengths[i]]
+                out[start : start + lengths[i]] = vectors[row, : lengths[i]]
             done(len(some))
         if not np.isfinite(out.astype(np.float32)).all():
             raise SpotError(
@@ -352,12 +352,12 @@ def _fault_of_all(where: Path, wanted: Description) -> str | None:
     path = where / "features.json"
     if not path.exists():
         return _NONE
-    found = _read(path)
+    description = _read(path)
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if description.get(name) != value:
             if name == "text":
                 return "features of other text: the task's data has changed"
-            return f"{name} = {found.get(name)!r} where {value!r} is expected"
+            return f"{name} = {description.get(name)!r} where {value!r} is expected"
     return None
 
 
@@ -372,10 +372,10 @@ def _sum(vectors: np.ndarray) -> int:
 
 def _read(path: Path) -> Description:
     try:
-        found = json.loads(path.read_text())
+        description = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return description if isinstance(description, dict) else {}
 
 
 def _write(path: Path, data: Any) -> None:

@@ -129,8 +129,8 @@ def training_source(
         if not lengths:
             raise SpotError(f"expected feature lengths to cut {name} by, found none; give them")
         needed = _needed(vocabulary, name)
-        made = objective(kind, needed.size, lengths.get("targets"))
-        return TokenSource(load_tokens(path, needed), made, lengths["inputs"], seed)
+        text_objective = objective(kind, needed.size, lengths.get("targets"))
+        return TokenSource(load_tokens(path, needed), text_objective, lengths["inputs"], seed)
     return _seqio().training_source(
         name,
         _needed(vocabulary, name),
@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    kept = os.dup(2)
+    error_output = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
@@ -178,8 +178,8 @@ def _quiet() -> Iterator[None]:
         # seqio warns of every task that is not cached, which ours never are.
         logging.getLogger("absl").setLevel(logging.ERROR)
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(error_output, 2)
+        os.close(error_output)
         os.close(nothing)
 
 
@@ -218,8 +218,8 @@ def template_of(name: str) -> str | None:
     if is_arrays(name):
         return None
     _seqio().require(name)
-    found = {fields.template_of(part) for part in _parts(name)}
-    return found.pop() if len(found) == 1 else None
+    forms = {fields.template_of(part) for part in _parts(name)}
+    return forms.pop() if len(forms) == 1 else None
 
 
 def keeps_eos(name: str) -> bool:

@@ -142,13 +142,13 @@ class TaskMetrics:
             if kind == ModelOutputType.PREDICTION_WITH_AUX:
                 output = (output, self._aux(outputs))
         examples = list(self.examples)
-        made = metric.from_model_output(examples, output, self.task.output_features)
-        if isinstance(made, CollectingMetric):
-            values, _ = made.actual_compute(
+        instance = metric.from_model_output(examples, output, self.task.output_features)
+        if isinstance(instance, CollectingMetric):
+            values, _ = instance.actual_compute(
                 examples, self.task.output_features, "targets", list(targets)
             )
             return values
-        return made.compute()
+        return instance.compute()
 
     def _tokens(self, texts: Sequence[str]) -> np.ndarray:
         """The predictions as rows of ids, as metric objects take them."""

@@ -41,12 +41,12 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
         return _joined(name)
     if name not in _known():
         import_all(PAPERS)
-    known = _known()
-    if name not in known:
-        near = difflib.get_close_matches(name, sorted(known), 4, cutoff=0.5)
+    registered = _known()
+    if name not in registered:
+        near = difflib.get_close_matches(name, sorted(registered), 4, cutoff=0.5)
         raise SpotError(
             f"expected a registered task or mixture, found {name!r} (nearest: "
-            f"{', '.join(near) or 'none of the ' + str(len(known))}); "
+            f"{', '.join(near) or 'none of the ' + str(len(registered))}); "
             "correct the name (`spot tasks list` shows all) or import the module that registers it"
         )
     return seqio.get_mixture_or_task(name)
@@ -55,7 +55,7 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
 def _joined(name: str) -> seqio.Mixture:
     """The mixture of the tasks that several names stand for, each task once."""
     tasks = {task.name: task for part in name.split(JOIN) for task in tasks_of(part)}
-    ordered = [tasks[one] for one in sorted(tasks)]
+    ordered = [tasks[key] for key in sorted(tasks)]
     return seqio.Mixture(name.replace(JOIN, ":"), ordered, default_rate=proportional_rate)
 
 
@@ -86,8 +86,8 @@ def _known() -> set[str]:
 
 def tasks_of(name: str) -> list[seqio.Task]:
     """Return the tasks of a mixture, or the one task, sorted by name."""
-    found = require(name)
-    return list(found.tasks) if isinstance(found, seqio.Mixture) else [found]
+    registered = require(name)
+    return list(registered.tasks) if isinstance(registered, seqio.Mixture) else [registered]
 
 
 def splits(name: str) -> tuple[str, ...]:

@@ -62,12 +62,14 @@ def show(
     Raises:
         SpotError: what reading the task raises.
     """
-    found = seqio_tasks.load_evaluation(
+    evaluation = seqio_tasks.load_evaluation(
         name, split, vocabulary, limit=max(read, examples), lengths=lengths
     )
     counts: dict[str, list[int]] = {feature: [] for feature in FEATURES}
     shown = []
-    for number, (pair, fields) in enumerate(zip(found.examples, found.fields, strict=True)):
+    for number, (pair, fields) in enumerate(
+        zip(evaluation.examples, evaluation.fields, strict=True)
+    ):
         sides = dict(zip(FEATURES, pair, strict=True))
         for feature, ids in sides.items():
             counts[feature].append(len(ids))
@@ -83,7 +85,7 @@ def show(
             )
     return Shown(
         shown,
-        len(found.examples),
+        len(evaluation.examples),
         {feature: max(numbers) for feature, numbers in counts.items()},
         {
             feature: sum(number > lengths[feature] for number in numbers)
@@ -98,10 +100,10 @@ def _text(raw: object, ids: Ids, vocabulary: Vocabulary) -> str:
 
 def parts(name: str) -> list[tuple[str, float]]:
     """Return a mixture's tasks with their shares, largest first; nothing for a task."""
-    found = seqio_registry.require(name)
+    registered = seqio_registry.require(name)
     tasks = seqio_registry.tasks_of(name)
     if [task.name for task in tasks] == [name]:
         return []
-    rates = {task.name: float(found.get_rate(task)) for task in tasks}
+    rates = {task.name: float(registered.get_rate(task)) for task in tasks}
     total = sum(rates.values())
     return sorted(((task, rate / total) for task, rate in rates.items()), key=lambda pair: -pair[1])

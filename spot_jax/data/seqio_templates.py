@@ -26,8 +26,8 @@ def add_template_task(task: str, template: str, name: str | None = None) -> str:
         SpotError: a template that cannot be read, or has a field that the task's examples lack.
     """
     parsed = templates.parse(template)
-    found = require(task)
-    parts = found.tasks if isinstance(found, seqio.Mixture) else [found]
+    registered = require(task)
+    parts = registered.tasks if isinstance(registered, seqio.Mixture) else [registered]
     for part in parts:
         templates.check_fields(parsed, fields_of(part.name), part.name)
     return add_form(task, parsed.form, name)
@@ -36,8 +36,8 @@ def add_template_task(task: str, template: str, name: str | None = None) -> str:
 def fields_of(task: str) -> tuple[str, ...]:
     """Return the fields that a template of a task may have."""
     form = fields.template_of(task)
-    own = fields.names_in(form) if form else ()
-    return tuple(dict.fromkeys((*own, "inputs")))
+    names = fields.names_in(form) if form else ()
+    return tuple(dict.fromkeys((*names, "inputs")))
 
 
 def add_form(task: str, form: str, name: str | None = None) -> str:
@@ -45,15 +45,15 @@ def add_form(task: str, form: str, name: str | None = None) -> str:
     name = name or templates.name_of(task, form)
     if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
         return name
-    found = require(task)
-    if isinstance(found, seqio.Mixture):
+    registered = require(task)
+    if isinstance(registered, seqio.Mixture):
         rates = [
-            (add_form(part.name, form), functools.partial(_rate, found, part))
-            for part in found.tasks
+            (add_form(part.name, form), functools.partial(_rate, registered, part))
+            for part in registered.tasks
         ]
         seqio.MixtureRegistry.add(name, rates)
     else:
-        seqio.TaskRegistry.add_provider(name, _with_form(found, name, form))
+        seqio.TaskRegistry.add_provider(name, _with_form(registered, name, form))
         if labels := verbalizers.of(task):
             verbalizers.register(name, labels)
     fields.register(name, form)
@@ -78,12 +78,12 @@ def _with_form(task: seqio.Task, name: str, form: str) -> seqio.Task:
 
 def write_form(dataset: tf.data.Dataset, name: str, form: str) -> tf.data.Dataset:
     """Return the examples with `inputs` written in a form; the task's name is for complaints."""
-    known = dataset.element_spec
+    spec_of = dataset.element_spec
     for field in fields.names_in(form):
-        if field not in known or known[field].dtype != tf.string:
+        if field not in spec_of or spec_of[field].dtype != tf.string:
             raise SpotError(
                 f"examples of {name} have no text {field!r} for the template; they have "
-                f"{', '.join(k for k, spec in known.items() if spec.dtype == tf.string)}"
+                f"{', '.join(k for k, spec in spec_of.items() if spec.dtype == tf.string)}"
             )
     return dataset.map(lambda row: {**row, "inputs": fill(row, form)}, tf.data.AUTOTUNE)
 

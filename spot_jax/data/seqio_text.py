@@ -60,8 +60,8 @@ class TextLines(seqio.FunctionDataSource):
     ) -> TokenSource:
         """Tokenise the whole split and return its endless examples, without seqio's pipeline."""
         tokens = tokenise(self.text.lines(split), vocabulary, seed=seed)
-        made = self.objective(vocabulary, lengths)
-        return TokenSource(tokens, made, inputs_length(lengths), seed)
+        text_objective = self.objective(vocabulary, lengths)
+        return TokenSource(tokens, text_objective, inputs_length(lengths), seed)
 
 
 def register_text(directory: str | os.PathLike[str], *, prefix: str = "") -> tuple[str, ...]:
@@ -109,13 +109,15 @@ def make_examples(
     """Return a dataset of `text` as `inputs` and `targets` of an objective, eos included."""
     registered = output_features["inputs"].vocabulary
     vocabulary = load_vocabulary(registered.sentencepiece_model_file)
-    made = objective(objective_name, vocabulary.size, (sequence_length or {}).get("targets"))
-    length = made.chunk_length(inputs_length(sequence_length))
+    text_objective = objective(
+        objective_name, vocabulary.size, (sequence_length or {}).get("targets")
+    )
+    length = text_objective.chunk_length(inputs_length(sequence_length))
 
     def examples() -> Iterator[dict[str, np.ndarray]]:
         lines = (row["text"].decode("utf-8") for row in dataset.as_numpy_iterator())
         for number, chunk in enumerate(_chunks(lines, vocabulary, length)):
-            inputs, targets = made.apply(chunk, generator(SEED, number))
+            inputs, targets = text_objective.apply(chunk, generator(SEED, number))
             yield {"inputs": inputs, "targets": targets}
 
     ids = tf.TensorSpec((None,), tf.int32)

@@ -88,12 +88,12 @@ def _parts(text: str) -> list[tuple[str, str]]:
     """Pairs of a kind (words, field, target, prompt) and a value."""
     parts: list[tuple[str, str]] = []
     try:
-        found = list(string.Formatter().parse(text))
+        parsed = list(string.Formatter().parse(text))
     except ValueError as error:
         raise SpotError(
             f"{text!r} is no template ({error}); fields are written {{name}}"
         ) from error
-    for words, name, spec, conversion in found:
+    for words, name, spec, conversion in parsed:
         # Words and numbers of places by turns.
         for number, piece in enumerate(_PROMPT.split(words)):
             parts.append(("prompt" if number % 2 else "words", piece))
@@ -151,15 +151,15 @@ def length_of(form: str) -> int:
     return form.count(VIRTUAL)
 
 
-def check_fields(template: Template, known: Iterable[str], task: str) -> None:
+def check_fields(template: Template, names: Iterable[str], task: str) -> None:
     """Raise `SpotError` for a field that a task's examples lack."""
-    known = list(known)
+    names = list(names)
     for name in template.fields:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             raise SpotError(
                 f"{task} has no field {name!r} for the template {template.text!r}; it has "
-                f"{', '.join(known)}{f', did you mean {near[0]}?' if near else ''}"
+                f"{', '.join(names)}{f', did you mean {near[0]}?' if near else ''}"
             )
 
 

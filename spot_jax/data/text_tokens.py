@@ -51,9 +51,9 @@ def read_directory(directory: str | os.PathLike[str]) -> TextDirectory:
     root = Path(directory)
     if not root.is_dir():
         raise SpotError(f"expected a directory of .txt files, found none at {root}; create it")
-    found = sorted(root.rglob("*.txt"))
-    good = tuple(path for path in found if _is_utf8(path))
-    skipped = tuple(path for path in found if path not in good)
+    paths = sorted(root.rglob("*.txt"))
+    good = tuple(path for path in paths if _is_utf8(path))
+    skipped = tuple(path for path in paths if path not in good)
     if not good:
         raise SpotError(
             f"expected UTF-8 .txt files in {root}, found none ({len(skipped)} in another encoding);"
@@ -136,11 +136,11 @@ def _mark_of(path: Path) -> Path:
 
 def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     mark = _mark_of(path)
-    found = mark.read_text(encoding="utf-8").split() if mark.exists() else []
-    if found and found[0] != vocabulary.sha256:
+    words = mark.read_text(encoding="utf-8").split() if mark.exists() else []
+    if words and words[0] != vocabulary.sha256:
         raise SpotError(
             f"expected tokens of the backbone's vocabulary ({vocabulary.sha256[:12]}) in {path}, "
-            f"found those of {found[-1]} ({found[0][:12]}); tokenise the text with the backbone's"
+            f"found those of {words[-1]} ({words[0][:12]}); tokenise the text with the backbone's"
         )
 
 

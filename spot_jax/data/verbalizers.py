@@ -28,8 +28,8 @@ def _checked(task: str, labels: Iterable[str]) -> tuple[str, ...]:
 
 def of(task: str) -> tuple[str, ...] | None:
     """Return the label words of a task, or None when it has none registered."""
-    found = _LABELS.get(task)
-    return _checked(task, found()) if callable(found) else found
+    labels = _LABELS.get(task)
+    return _checked(task, labels()) if callable(labels) else labels
 
 
 def check(task: str, target: str) -> None:

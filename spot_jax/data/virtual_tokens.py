@@ -149,8 +149,8 @@ class TemplateTokens(VirtualTokens):
                 "TASK_FEATURE_LENGTHS['inputs'] above that, or mark a longer field, {field:cut}"
             )
 
-    def _check_places(self, found: Int64[np.ndarray, " n"]) -> None:
-        wrong = found[found != self.length]
+    def _check_places(self, counts: Int64[np.ndarray, " n"]) -> None:
+        wrong = counts[counts != self.length]
         if len(wrong):
             raise SpotError(
                 f"expected a text with {self.length} places for virtual tokens, as many as the "
@@ -195,13 +195,13 @@ def input_writer(
 
 
 def _sentinel(vocabulary: Vocabulary, number: int) -> int:
-    found = vocabulary.sentinel(number)
-    if not vocabulary.piece(found).endswith(f"<extra_id_{number}>"):
+    token = vocabulary.sentinel(number)
+    if not vocabulary.piece(token).endswith(f"<extra_id_{number}>"):
         raise SpotError(
             f"{vocabulary.path} lacks T5's sentinel <extra_id_{number}>, which stands for a place "
             "in a template; take a vocabulary with 100 sentinels"
         )
-    return found
+    return token
 
 
 def check_vocabulary(ids: Int32[np.ndarray, " text"], vocab_size: int) -> None:

@@ -87,15 +87,15 @@ def load_word_vectors(
 ) -> Float[np.ndarray, "rows width"]:
     """Return stored vectors; `SpotError` unless they are float32 [rows, width]."""
     try:
-        found = np.load(path, allow_pickle=False)
+        vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SpotError(
             f"expected word vectors at {path}, found {str(error).splitlines()[0]}; "
             "write them with `python -m tasks.pretraining_text`"
         ) from error
-    if found.shape != (rows, width) or found.dtype != np.float32:
+    if vectors.shape != (rows, width) or vectors.dtype != np.float32:
         raise SpotError(
-            f"expected float32 word vectors of shape {[rows, width]} in {path}, found {found.dtype}"
-            f" of {list(found.shape)}; make them for this vocabulary and width"
+            f"expected float32 word vectors of shape {[rows, width]} in {path}, found "
+            f"{vectors.dtype} of {list(vectors.shape)}; make them for this vocabulary and width"
         )
-    return found
+    return vectors

@@ -149,8 +149,8 @@ def predict(
     """
     search = search or Search()
     labels = search.labels if scorer is None else choices(search.labels, scorer)
-    known = labels if scorer is None else scorer.labels
-    label_tokens = label_matrix(vocabulary, known) if known else None
+    choosable = labels if scorer is None else scorer.labels
+    label_tokens = label_matrix(vocabulary, choosable) if choosable else None
     rows: dict[str, list[np.ndarray]] = {"output": [], "score": [], "likelihood": []}
     loss = weight = 0.0
 
@@ -158,7 +158,7 @@ def predict(
         for batch in batches:
             if scorer is not None and label_tokens is not None:
                 placed = place(scored_features(batch, label_tokens))
-                columns = np.array([known.index(label) for label in labels])
+                columns = np.array([choosable.index(label) for label in labels])
                 yield score_batch(params, placed, columns, config=config, scorer=scorer)
                 continue
             placed = place(_features(batch))

@@ -42,14 +42,14 @@ def scored_features(
         batch: with tokens or features; targets that one label begins with alone say which it is.
         label_tokens: each of the scorer's labels.
     """
-    kept = {name: batch[name] for name in _FEATURES if name in batch}
-    rows = len(next(iter(kept.values())))
-    kept.setdefault("row_valid", np.ones(rows, bool))
-    if "label" not in kept:
-        kept["label"] = np.full(rows, UNKNOWN, np.int32)
+    features = {name: batch[name] for name in _FEATURES if name in batch}
+    rows = len(next(iter(features.values())))
+    features.setdefault("row_valid", np.ones(rows, bool))
+    if "label" not in features:
+        features["label"] = np.full(rows, UNKNOWN, np.int32)
         if "decoder_target_tokens" in batch:
-            kept["label"] = _labels(np.asarray(batch["decoder_target_tokens"]), label_tokens)
-    return kept
+            features["label"] = _labels(np.asarray(batch["decoder_target_tokens"]), label_tokens)
+    return features
 
 
 def _labels(targets: np.ndarray, label_tokens: np.ndarray) -> np.ndarray:
@@ -70,11 +70,11 @@ def score_batch(
     The loss is over the rows whose label is known, over all of the scorer's labels.
     """
     scores = scorer(params, config, batch)
-    known = batch["row_valid"] & (batch["label"] >= 0)
+    is_labelled = batch["row_valid"] & (batch["label"] >= 0)
     losses = scorer.losses(scores, jnp.maximum(batch["label"], 0))
     return {
         "output": jnp.argmax(scores[:, columns], axis=1),
         "valid": batch["row_valid"],
-        "loss": jnp.sum(jnp.where(known, losses, 0.0)),
-        "weight": jnp.sum(known, dtype=jnp.float32),
+        "loss": jnp.sum(jnp.where(is_labelled, losses, 0.0)),
+        "weight": jnp.sum(is_labelled, dtype=jnp.float32),
     }

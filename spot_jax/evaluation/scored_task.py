@@ -202,7 +202,7 @@ def score_of(
     counting = dict(metrics) if metric is None else {metric: metrics[metric]}
     missing = not_numbers(counting)
     if missing:
-        values = ", ".join(f"{one} is {metrics[one]}" for one in missing)
+        values = ", ".join(f"{metric_name} is {metrics[metric_name]}" for metric_name in missing)
         _LOG.warning("%s has no score: %s", name, values)
         return float("nan")
     return mean_of_metrics(counting)

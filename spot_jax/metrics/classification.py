@@ -15,8 +15,8 @@ from spot_jax.metrics.pairs import Metric, check, codes, golds_of, mean
 
 def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
     """Share of predictions equal to their targets."""
-    gold, found = codes(targets, predictions)
-    return {"accuracy": mean(gold == found)}
+    gold, answers = codes(targets, predictions)
+    return {"accuracy": mean(gold == answers)}
 
 
 def accuracy_without_case(
@@ -35,7 +35,7 @@ def precision_at_1(targets: Sequence[str], predictions: Sequence[str]) -> dict[s
     """LAMA's P@1: share of first answers that are the object, outer spaces aside."""
     check(targets, predictions)
     pairs = zip(targets, predictions, strict=True)
-    return {"precision_at_1": mean([gold.strip() == found.strip() for gold, found in pairs])}
+    return {"precision_at_1": mean([gold.strip() == answer.strip() for gold, answer in pairs])}
 
 
 def sequence_accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
@@ -81,8 +81,8 @@ def multilabel_macro_f1(labels: Sequence[str], separator: str = ",") -> Metric:
 
     def metric(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
         check(targets, predictions)
-        gold, found = [chosen(text) for text in targets], [chosen(text) for text in predictions]
-        return {"macro_f1": _f1_score(gold, found, average="macro")}
+        gold, answers = [chosen(text) for text in targets], [chosen(text) for text in predictions]
+        return {"macro_f1": _f1_score(gold, answers, average="macro")}
 
     return metric
 
@@ -113,11 +113,11 @@ def f1(positive: Hashable, negative: Hashable | None = None) -> Metric:
     def metric(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
         check(targets, predictions)
         gold = [target == positive for target in targets]
-        found = [prediction == positive for prediction in predictions]
+        answers = [prediction == positive for prediction in predictions]
         if negative is not None:
-            known = [prediction in (positive, negative) for prediction in predictions]
-            found = [f if k else not g for f, k, g in zip(found, known, gold, strict=True)]
-        return {"f1": _f1_score(gold, found, pos_label=True)}
+            is_label = [prediction in (positive, negative) for prediction in predictions]
+            answers = [f if k else not g for f, k, g in zip(answers, is_label, gold, strict=True)]
+        return {"f1": _f1_score(gold, answers, pos_label=True)}
 
     return metric
 
@@ -128,10 +128,10 @@ def matthews_corrcoef(
     """Matthews correlation coefficient (CoLA), for two classes or more; 0 for one constant list."""
     from sklearn.metrics import matthews_corrcoef as coefficient
 
-    gold, found = codes(targets, predictions)
+    gold, answers = codes(targets, predictions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about few examples a class, and division by zero
-        value = float(coefficient(gold, found))
+        value = float(coefficient(gold, answers))
     return {"matthews_corrcoef": 100.0 * (value if math.isfinite(value) else 0.0)}
 
 
@@ -152,9 +152,9 @@ def matthews_corrcoef_of(positive: str) -> Metric:
 def _macro_f1(
     targets: Sequence[Hashable], predictions: Sequence[Hashable], labels: Sequence[Hashable]
 ) -> float:
-    gold, found = codes(targets, predictions, labels)
+    gold, answers = codes(targets, predictions, labels)
     classes = list(range(len(labels)))
-    return _f1_score(gold, found, labels=classes, average="macro")
+    return _f1_score(gold, answers, labels=classes, average="macro")
 
 
 def _f1_score(targets: Any, predictions: Any, **options: Any) -> float:

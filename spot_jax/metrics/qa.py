@@ -67,9 +67,9 @@ def once_a_group(metric: Metric) -> Metric:
         first: dict[Hashable, int] = {}
         for number, target in enumerate(targets):
             first.setdefault(field(target, "group"), number)
-        kept = list(first.values())
+        firsts = list(first.values())
         return metric(
-            [field(targets[i], "value") for i in kept], [value_of(predictions[i]) for i in kept]
+            [field(targets[i], "value") for i in firsts], [value_of(predictions[i]) for i in firsts]
         )
 
     return deduplicated
@@ -96,12 +96,12 @@ def multirc(positive: Hashable, negative: Hashable) -> Metric:
     def metric(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         check(targets, predictions)
         golds = [field(target, "value") for target in targets]
-        found = [value_of(prediction) for prediction in predictions]
+        answers = [value_of(prediction) for prediction in predictions]
         right: dict[Hashable, bool] = {}
-        for target, gold, one in zip(targets, golds, found, strict=True):
+        for target, gold, answer in zip(targets, golds, answers, strict=True):
             group = field(target, "group")
-            right[group] = right.get(group, True) and gold == one
-        return {**over_all(golds, found), "exact_match": mean(list(right.values()))}
+            right[group] = right.get(group, True) and gold == answer
+        return {**over_all(golds, answers), "exact_match": mean(list(right.values()))}
 
     return metric
 
@@ -128,8 +128,12 @@ def wsc(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dic
 
 def _same_referent(words: list[str], referent: list[str]) -> bool:
     apostrophes = {any("'" in word for word in side) for side in (words, referent)}
-    one, other = set(words), set(referent)
-    return bool(other) and len(apostrophes) == 1 and (one <= other or other <= one)
+    words_of_answer, other = set(words), set(referent)
+    return (
+        bool(other)
+        and len(apostrophes) == 1
+        and (words_of_answer <= other or other <= words_of_answer)
+    )
 
 
 def _content(text: str) -> list[str]:
@@ -153,8 +157,8 @@ def _words(text: str, table: dict[int, Any]) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(table)).split()
 
 
-def _word_f1(gold: list[str], found: list[str]) -> float:
-    if not gold or not found:
-        return float(gold == found)
-    common = sum((collections.Counter(gold) & collections.Counter(found)).values())
-    return 2.0 * common / (len(gold) + len(found))
+def _word_f1(gold: list[str], answer: list[str]) -> float:
+    if not gold or not answer:
+        return float(gold == answer)
+    common = sum((collections.Counter(gold) & collections.Counter(answer)).values())
+    return 2.0 * common / (len(gold) + len(answer))

@@ -38,9 +38,12 @@ def bleu(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, floa
     golds = [golds_of(target, text) for target, text in _pairs(targets, predictions)]
     width = max(map(len, golds))
     # sacrebleu wants a list a reference number, with None where an example has fewer.
-    streams: Any = [[own[i] if i < len(own) else None for own in golds] for i in range(width)]
-    found = sacrebleu.corpus_bleu(list(predictions), streams, tokenize="intl")
-    return {"bleu": float(found.score)}
+    streams: Any = [
+        [references[i] if i < len(references) else None for references in golds]
+        for i in range(width)
+    ]
+    score = sacrebleu.corpus_bleu(list(predictions), streams, tokenize="intl")
+    return {"bleu": float(score.score)}
 
 
 def _pairs(targets: Sequence[Golds], predictions: Sequence[str]) -> list[tuple[Golds, str]]:
@@ -64,8 +67,8 @@ def _rouge(
 ) -> dict[str, float]:
     scorer = _scorer(kinds)
     best: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for own, prediction in zip(golds, predictions, strict=True):
-        scores = [scorer.score(gold, prediction) for gold in own]
+    for references, prediction in zip(golds, predictions, strict=True):
+        scores = [scorer.score(gold, prediction) for gold in references]
         for kind in kinds:
             best[kind].append(max(score[kind].fmeasure for score in scores))
     return {kind: mean(values) for kind, values in best.items()}

@@ -45,10 +45,10 @@ def rows(name: str, split: str, *, directory: Path = HERE) -> list[Row]:
         raise SpotError(
             f"expected split {', '.join(SPLITS)} of {name}, found {split!r}; choose one of them"
         )
-    found = [row for row in _all_rows(item.name, directory) if row["split"] == split]
+    chosen = [row for row in _all_rows(item.name, directory) if row["split"] == split]
     if split == "train" and whole(name) != name:
-        found = _few(found, item, int(name.endswith(OTHER_SUFFIX)))
-    return found
+        chosen = _few(chosen, item, int(name.endswith(OTHER_SUFFIX)))
+    return chosen
 
 
 def whole(name: str) -> str:
@@ -79,7 +79,7 @@ def examples(name: str, split: str, vocabulary: Vocabulary) -> Examples:
     return Examples.from_lists(pairs, task=f"bundled_{name}")
 
 
-def _few(found: list[Row], item: BundledSet, sample: int) -> list[Row]:
+def _few(candidates: list[Row], item: BundledSet, sample: int) -> list[Row]:
     """Return 16 rows a label in the order of a hash, so that the choice never changes: the first
     16, or for sample 1 the next 16."""
 
@@ -88,7 +88,7 @@ def _few(found: list[Row], item: BundledSet, sample: int) -> list[Row]:
         return hashlib.blake2b(f"few {text}".encode(), digest_size=8).digest()
 
     chosen: dict[str, list[Row]] = {label: [] for label in item.labels}
-    for row in sorted(found, key=rank):
+    for row in sorted(candidates, key=rank):
         chosen[row["label"]].append(row)
     taken = slice(sample * SHOTS, (sample + 1) * SHOTS)
     return [row for label in item.labels for row in chosen[label][taken]]
@@ -107,8 +107,8 @@ def _checked(path: Path) -> bytes:
     return raw
 
 
-def _damaged(path: Path, found: str) -> SpotError:
+def _damaged(path: Path, content: str) -> SpotError:
     return SpotError(
-        f"expected the data file {path} as it ships, found {found}; "
+        f"expected the data file {path} as it ships, found {content}; "
         f"restore it with: git checkout -- {path}"
     )

@@ -37,10 +37,10 @@ def _dataset(
     task: FewShotTask,
     sample: int,
 ) -> tf.data.Dataset:
-    found = crossfit_sets.read(task, sample, split)
+    examples = crossfit_sets.read(task, sample, split)
     spec = {"text": tf.TensorSpec((), tf.string), "answers": tf.TensorSpec((None,), tf.string)}
     return tf.data.Dataset.from_generator(
-        lambda: ({"text": text, "answers": list(answers)} for text, answers in found),
+        lambda: ({"text": text, "answers": list(answers)} for text, answers in examples),
         output_signature=spec,
     )
 
@@ -81,14 +81,14 @@ def rate(task: seqio.Task, *, sizes: Mapping[str, tuple[FewShotTask, int]]) -> f
 
 def register() -> None:
     """Register all samples of all tasks, and IPT's mixtures of them."""
-    known = gym()
-    for task in known.tasks.values():
-        for sample in known.samples:
+    catalogue = gym()
+    for task in catalogue.tasks.values():
+        for sample in catalogue.samples:
             _add(task, sample)
-    firsts = {task.name: (task, crossfit_sets.FIRST) for task in known.tasks.values()}
-    for split, parts in known.splits.items():
+    firsts = {task.name: (task, crossfit_sets.FIRST) for task in catalogue.tasks.values()}
+    for split, parts in catalogue.splits.items():
         for part, titles in parts.items():
-            names = [known.tasks[title].name for title in titles]
+            names = [catalogue.tasks[title].name for title in titles]
             add_mixture(f"crossfit_{split}_{part}", names, functools.partial(rate, sizes=firsts))
 
 

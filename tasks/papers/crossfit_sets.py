@@ -68,13 +68,13 @@ class Gym:
 @functools.cache
 def gym() -> Gym:
     """Return what `crossfit.json` says; tasks by their title."""
-    found = json.loads((Path(__file__).parent / "crossfit.json").read_text())
-    tasks = {title: FewShotTask(title, **fields) for title, fields in found["tasks"].items()}
+    described = json.loads((Path(__file__).parent / "crossfit.json").read_text())
+    tasks = {title: FewShotTask(title, **fields) for title, fields in described["tasks"].items()}
     splits = {
         name: {part: tuple(titles) for part, titles in parts.items()}
-        for name, parts in found["splits"].items()
+        for name, parts in described["splits"].items()
     }
-    return Gym(tasks, tuple(found["samples"]), splits)
+    return Gym(tasks, tuple(described["samples"]), splits)
 
 
 def find(name: str) -> tuple[FewShotTask, int] | None:

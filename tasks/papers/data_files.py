@@ -59,13 +59,13 @@ class Layout:
 
 def data_directory() -> epath.Path:
     """Return the directory that SPOT_DATA_DIR names; `SpotError` when it names none."""
-    given = os.environ.get(VARIABLE)
-    if not given:
+    directory = os.environ.get(VARIABLE)
+    if not directory:
         raise SpotError(
             f"expected {VARIABLE} to name the directory of the data files, found it unset; "
             f"export {VARIABLE}=DIRECTORY (`spot tasks check NAME` shows the layout below it)"
         )
-    return epath.Path(given)
+    return epath.Path(directory)
 
 
 def find(layout: Layout, split: str) -> epath.Path:
@@ -120,20 +120,20 @@ def json_object(path: epath.Path, number: int, line: str, keys: Sequence[str]) -
     """Return the keys of one line of JSON as text; `SpotError` with file and line otherwise."""
     where = f"{path}:{number}"
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except ValueError as error:
         raise SpotError(
             f"{where}: expected one JSON object, found a broken line: {error}"
         ) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(row, Mapping):
         raise SpotError(f"{where}: expected one JSON object a line, found {line[:40]!r}")
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in row]
     if missing:
-        raise SpotError(f"{where}: expected column {missing[0]!r}, found only {', '.join(found)}")
+        raise SpotError(f"{where}: expected column {missing[0]!r}, found only {', '.join(row)}")
     for key in keys:
-        if isinstance(found[key], bool) or not isinstance(found[key], str | int | float):
-            raise SpotError(f"{where}: expected text or a number as {key!r}, found {found[key]!r}")
-    return {key: str(found[key]) for key in keys}
+        if isinstance(row[key], bool) or not isinstance(row[key], str | int | float):
+            raise SpotError(f"{where}: expected text or a number as {key!r}, found {row[key]!r}")
+    return {key: str(row[key]) for key in keys}
 
 
 def _table(path: epath.Path, layout: Layout) -> Iterator[tuple[int, Row]]:

@@ -10,8 +10,8 @@ def sizes(
     train: int | None, validation: int | None = None, test: int | None = None
 ) -> dict[str, int]:
     """Return the rows of each split; a split that the source lacks (None) is left out."""
-    given = zip(SPLITS, (train, validation, test), strict=True)
-    return {split: size for split, size in given if size is not None}
+    pairs = zip(SPLITS, (train, validation, test), strict=True)
+    return {split: size for split, size in pairs if size is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -195,10 +195,10 @@ def _mixtures() -> Iterator[str]:
 
 
 def _crossfit() -> Iterator[str]:
-    known, split = gym(), gym().splits["random"]
+    catalogue, split = gym(), gym().splits["random"]
     yield (
-        f"## CrossFit's few-shot tasks (IPT)\n\n{len(known.tasks)} tasks, each in "
-        f"{len(known.samples)} samples: NAME is sample 100, which IPT trains on; NAME_s13, "
+        f"## CrossFit's few-shot tasks (IPT)\n\n{len(catalogue.tasks)} tasks, each in "
+        f"{len(catalogue.samples)} samples: NAME is sample 100, which IPT trains on; NAME_s13, "
         "NAME_s21, NAME_s42 and NAME_s87 are the others. The text is `[TASK] ` and the input; the "
         "target is the first answer. `part` is that of IPT's random split, mixed as "
         "`crossfit_random_train` and `crossfit_random_test` in proportion to the number of "
@@ -214,7 +214,7 @@ def _crossfit() -> Iterator[str]:
                 task.category,
                 next(part for part, titles in split.items() if task.title in titles),
             ]
-            for task in known.tasks.values()
+            for task in catalogue.tasks.values()
         ),
     )
 

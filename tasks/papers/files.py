@@ -36,9 +36,9 @@ def _dataset(
 ) -> tf.data.Dataset:
     """Return the raw columns of a split; the file is read here and not before."""
     layout = LAYOUTS[name]
-    found = data_files.read(layout, split)
+    examples = data_files.read(layout, split)
     return tf.data.Dataset.from_tensor_slices(
-        {column: tf.constant([row[column] for row in found]) for column in layout.columns}
+        {column: tf.constant([row[column] for row in examples]) for column in layout.columns}
     )
 
 

@@ -25,7 +25,7 @@ def write(
     source: Source,
     target: str = "target",
     name: str = "",
-    kept: tuple[str, ...] = (),
+    extra: tuple[str, ...] = (),
 ) -> tf.data.Dataset:
     """Return `prefix name: source` and the field `target`; rows with either one empty are left out.
 
@@ -37,7 +37,7 @@ def write(
         return {
             "inputs": inputs,
             "targets": row[target],
-            **{field: row[field] for field in kept},
+            **{field: row[field] for field in extra},
         }
 
     def is_whole(row: text.Row) -> tf.Tensor:
@@ -86,20 +86,22 @@ def _translation(name: str, source: str, target: str, words: str) -> None:
     register(name, form)
 
 
-def _summary(name: str, source: str, target: str, kept: tuple[str, ...] = ()) -> None:
+def _summary(name: str, source: str, target: str, extra: tuple[str, ...] = ()) -> None:
     form = Form(
-        functools.partial(write, source=_field(source), target=target, name="summarize", kept=kept),
+        functools.partial(
+            write, source=_field(source), target=target, name="summarize", extra=extra
+        ),
         prefix=name,
         template=f"summarize: {{{source}}}",
         metrics=_BOTH if name.startswith("gem_") else (metrics.rouge,),
-        postprocess=answers.references if kept else None,
+        postprocess=answers.references if extra else None,
     )
     register(name, form)
 
 
 def _gem(name: str, field: str, source: Source) -> None:
     form = Form(
-        functools.partial(write, source=source, name=field, kept=("references",)),
+        functools.partial(write, source=source, name=field, extra=("references",)),
         prefix=name,
         template=f"{field}: {{{field}}}",
         metrics=_BOTH,

@@ -46,7 +46,7 @@ for _name, _fields in _FIELDS.items():
         _fields,
         prefix=_name.removesuffix("_mismatched"),
         metrics=_METRICS.get(_name, (metrics.accuracy,)),
-        kept=("idx",),
+        extra=("idx",),
     )
 register(
     "glue_stsb",

@@ -20,7 +20,7 @@ def write(
     prefix: str,
     names: Sequence[str],
     words: Sequence[str],
-    kept: Sequence[str] = (),
+    extra: Sequence[str] = (),
     label: str = "label",
     numbers: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
@@ -31,7 +31,7 @@ def write(
         prefix: the words in front; none if empty.
         names: of the fields, in order.
         words: of the labels.
-        kept: names of fields that go along, as those of `names` do.
+        extra: names of fields that go along, as those of `names` do.
         label: the name of the field that holds its number.
         numbers: that stand for the words; 0, 1, ... by default.
     """
@@ -40,7 +40,7 @@ def write(
         return {
             "inputs": text.fields(row, names, prefix),
             "targets": text.word(row[label], words, numbers),
-            **{name: row[name] for name in (*kept, *names)},
+            **{name: row[name] for name in (*extra, *names)},
         }
 
     return dataset.map(one, AUTOTUNE)
@@ -52,11 +52,11 @@ def add(
     *,
     prefix: str = "",
     metrics: Sequence[Metric] = (accuracy,),
-    kept: Sequence[str] = (),
+    extra: Sequence[str] = (),
     **form: Any,
 ) -> None:
     """Register a set whose rows have the fields `names` and a label among the catalogue's."""
-    form.setdefault("write", functools.partial(write, names=names, kept=kept))
+    form.setdefault("write", functools.partial(write, names=names, extra=extra))
     item = BY_NAME[name]
     form["write"] = functools.partial(form["write"], words=item.labels)
     template = fields.template_from(tuple(names))

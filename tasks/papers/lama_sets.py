@@ -90,8 +90,8 @@ def answers(relation: str) -> tuple[str, ...]:
 
 def restricted(relation: str, split: str) -> list[tuple[str, str]]:
     """Return the facts whose object is among a relation's answers."""
-    known = set(answers(relation))
-    rows = [row for row in read(relation, split) if row[1] in known]
+    allowed = set(answers(relation))
+    rows = [row for row in read(relation, split) if row[1] in allowed]
     if not rows:
         raise SpotError(
             f"expected facts with objects of {vocabulary_path()} in {path_of(relation, split)}, "

@@ -13,13 +13,13 @@ PREFIX = "spot_"
 
 def mixtures() -> dict[str, dict[str, int]]:
     """Return each mixture's tasks with their numbers of training examples."""
-    found: dict[str, dict[str, int]] = {}
+    mixed: dict[str, dict[str, int]] = {}
     for item in CATALOGUE:
         for family in item.families:
             examples = item.training_examples
             assert examples, f"{item.name} is mixed, so the catalogue must have its size"
-            found.setdefault(PREFIX + family, {})[item.name] = examples
-    return found
+            mixed.setdefault(PREFIX + family, {})[item.name] = examples
+    return mixed
 
 
 def rates(mixture: str, maximum: float = MAXIMUM) -> dict[str, float]:

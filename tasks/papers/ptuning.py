@@ -66,21 +66,21 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
     pattern, labels = PATTERNS[name], BY_NAME[name].labels
 
     def one(row: text.Row) -> dict[str, tf.Tensor]:
-        row, target, kept = dict(row), None, {}
+        row, target, extra = dict(row), None, {}
         if name == "super_glue_copa":
             row["joint"] = tf.where(tf.equal(row["question"], "cause"), "because", "so")
             target = text.word(row["label"], labels)
             target = tf.where(tf.equal(target, labels[0]), row["choice1"], row["choice2"])
         elif name == "super_glue_wsc":
             row["marked"] = mark_pronoun(row)
-            target, kept = row["span1_text"], {"label": row["label"]}
+            target, extra = row["span1_text"], {"label": row["label"]}
         elif name == "super_glue_multirc":
-            kept = {"idx/question": row["idx"]["question"]}
+            extra = {"idx/question": row["idx"]["question"]}
             for field in ("paragraph", "question", "answer"):
                 row[field] = text.without_html(row[field])
         if target is None:
             target = text.word(row["label"], tuple(pattern.words[label] for label in labels))
-        return {"inputs": fill(row, pattern.form), "targets": target, **kept}
+        return {"inputs": fill(row, pattern.form), "targets": target, **extra}
 
     return dataset.map(one, AUTOTUNE)
 

@@ -18,14 +18,14 @@ def difference(
     item = BY_NAME.get(base_of(task))
     if item is None or split not in item.sizes:
         return None
-    expected, found, what = item.sizes[split], rows, "rows"
+    expected, counted, what = item.sizes[split], rows, "rows"
     if examples is not None and split == "train":
-        expected, found, what = item.training_examples or expected, examples, "examples"
-    if found is None or found == expected:
+        expected, counted, what = item.training_examples or expected, examples, "examples"
+    if counted is None or counted == expected:
         return None
-    if item.name in ROUNDED and round(found, -3) == expected:
+    if item.name in ROUNDED and round(counted, -3) == expected:
         return None
     return (
-        f"expected {expected:,} {what} in split {split} of {task}, found {found:,}; "
+        f"expected {expected:,} {what} in split {split} of {task}, found {counted:,}; "
         "the catalogue's number goes into the rates of mixtures"
     )

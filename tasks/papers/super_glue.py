@@ -60,8 +60,10 @@ def write_record(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
             "idx/passage": row["idx"]["passage"],
             "idx/query": row["idx"]["query"],
         }
-        found = row["answers"]
-        targets = tf.cond(tf.size(found) > 0, lambda: found, lambda: tf.constant([text.UNKNOWN]))
+        right_answers = row["answers"]
+        targets = tf.cond(
+            tf.size(right_answers) > 0, lambda: right_answers, lambda: tf.constant([text.UNKNOWN])
+        )
         return tf.data.Dataset.from_tensor_slices(targets).map(
             lambda target: {**same, "targets": target}
         )
@@ -123,7 +125,7 @@ for _name, _fields in _FIELDS.items():
         _fields,
         prefix=_name,
         metrics=_METRICS.get(_name, (metrics.accuracy,)),
-        kept=("idx",),
+        extra=("idx",),
     )
 add(
     "super_glue_multirc",

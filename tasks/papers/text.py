@@ -37,8 +37,8 @@ def word(label: tf.Tensor, words: Sequence[str], numbers: Sequence[int] | None =
     matches = tf.equal(label, tf.constant(numbers or list(range(len(words))), tf.int64))
     strange = tf.strings.join(["<label ", tf.strings.as_string(label), ">"])
     other = tf.where(tf.equal(label, -1), UNKNOWN, strange)
-    found = tf.gather(tf.constant(words), tf.argmax(tf.cast(matches, tf.int32)))
-    return tf.where(tf.reduce_any(matches), found, other)
+    chosen = tf.gather(tf.constant(words), tf.argmax(tf.cast(matches, tf.int32)))
+    return tf.where(tf.reduce_any(matches), chosen, other)
 
 
 def pad_punctuation(text: tf.Tensor) -> tf.Tensor:

@@ -92,7 +92,7 @@ def directories(override: str | None = None) -> list[epath.Path]:
     """Return where TFDS looks for data: the override alone, or its own directories."""
     from tensorflow_datasets.core.utils import file_utils
 
-    return [epath.Path(found) for found in file_utils.list_data_dirs(override)]
+    return [epath.Path(directory) for directory in file_utils.list_data_dirs(override)]
 
 
 def locate(item: DataSet, places: Sequence[epath.Path]) -> tuple[str, str]:
@@ -139,9 +139,9 @@ def problems(item: DataSet) -> list[str]:
 def _missing(item: DataSet, places: Sequence[epath.Path]) -> SpotError:
     name = item.location.partition(":")[0]
     others = {str(place): versions for place in places if (versions := _versions(place / name))}
-    found = "nothing"
+    content = "nothing"
     if others:
-        found = " and ".join(
+        content = " and ".join(
             f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)} in {place}"
             for place, versions in others.items()
         )
@@ -150,7 +150,7 @@ def _missing(item: DataSet, places: Sequence[epath.Path]) -> SpotError:
         catalogue = f"https://www.tensorflow.org/datasets/catalog/{name.partition('/')[0]}"
         by_hand = f" once you have downloaded its files by hand ({catalogue})"
     return SpotError(
-        f"expected the data of {item.location} in {', '.join(map(str, places))}, found {found}; "
+        f"expected the data of {item.location} in {', '.join(map(str, places))}, found {content}; "
         f"run `{command(item, places[0])}`{by_hand}, or set TFDS_DATA_DIR to the directory or "
         "bucket (gs://...) that has it"
     )
@@ -160,8 +160,8 @@ def _versions(directory: epath.Path) -> list[str]:
     """Return the versions that are whole in a set's directory, oldest first."""
     if not directory.exists():
         return []
-    found = [path.name for path in directory.iterdir() if (path / LAST_FILE).exists()]
-    return sorted(found, key=_number)
+    names = [path.name for path in directory.iterdir() if (path / LAST_FILE).exists()]
+    return sorted(names, key=_number)
 
 
 @functools.cache
