@@ -4,6 +4,7 @@
 what `plain.attend` computes where a query is real, and the tests hold them to it:
 
 * plain: `jax.nn.dot_product_attention`, its weights recomputed in the backward pass. The reference.
+* blocks: for CPUs, a few heads at a time, so that a block of weights stays in the cache.
 * cudnn: NVIDIA's fused kernel over a [b, h, t, s] sum of bias and mask in bfloat16.
 * triton: a fused Pallas kernel for GPUs that reads the bias by distance and the mask by segment, so
   that nothing of size [t, s] is ever in memory.
@@ -19,9 +20,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.errors import SpotError
-from spot_jax.t5.attention import plain, triton
+from spot_jax.t5.attention import blocks, plain, triton
 
-IMPLEMENTATIONS = ("plain", "cudnn", "triton")
+IMPLEMENTATIONS = ("plain", "blocks", "cudnn", "triton")
 # Below this many queries (targets, one step of decoding) the weights are small and a fused kernel
 # has nothing to save.
 _FEW_QUERIES = 64
@@ -85,8 +86,10 @@ def implementation(choice: str, queries: int, dtype: str) -> str:
             raise SpotError(f"attention {choice!r}: expected 'auto' or one of {names}")
         return choice if queries >= _FEW_QUERIES else "plain"
     if queries < _FEW_QUERIES or jax.device_count() > 1:
-        # A kernel of ours is opaque to the partitioner, which would gather what is divided.
+        # Kernels are opaque to the partitioner, which would gather what is divided; so are blocks.
         return "plain"
+    if jax.default_backend() == "cpu":
+        return "blocks"
     if jax.default_backend() in ("gpu", "cuda") and dtype == "bfloat16":
         return "cudnn"
     return "plain"
@@ -155,4 +158,5 @@ def attend(
         return jax.nn.dot_product_attention(
             query, key, value, bias=dense, mask=mask, scale=1.0, implementation="cudnn"
         )
-    return plain.attend(query, key, value, dense, mask)
+    form_of = {"blocks": blocks.attend, "plain": plain.attend}
+    return form_of[form](query, key, value, dense, mask)
