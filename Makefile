@@ -4,7 +4,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup demo bench test test-all lint types clean
+.PHONY: setup demo bench test test-all shapes lint types clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
+
+# The default suite with the shapes and dtypes in all signatures checked by beartype
+shapes: $(STAMP)
+	CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,7 +10,13 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# With CHECK_SHAPES=1 the shapes and dtypes in every signature are checked as it is called, by code
+# that is put in when a module of spot_jax is first imported; so before that.
+if os.environ.get("CHECK_SHAPES"):
+    jaxtyping.install_import_hook("spot_jax", "shape_checking.arrays")
 
 # Compiling is most of a test's time, and many compile what another has. Only of this
 # session: what another machine compiled may not run on this one.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from spot_jax.t5.attention import Bias, Visibility, attend
 from spot_jax.t5.config import T5Config
 
-KeyValue = tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]
+KeyValue = tuple[Float[Array, "b _s h k"], Float[Array, "b _s h k"]]
 
 _ACTIVATIONS = {
     # T5's GELU is the tanh approximation, in T5X and in Hugging Face's "gelu_new" alike.
