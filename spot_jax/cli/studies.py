@@ -1,12 +1,11 @@
 """What `spot study` and `spot intrinsic` share: a study from its gin file to its report."""
 
-import argparse
 import importlib
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from spot_jax.cli.flags import gin_flags, parser
+from spot_jax.cli.flags import OneLineParser, gin_flags, parser
 from spot_jax.errors import SpotError
 
 # The name of a study's plan in gin files, and the study and the report that belong to it.
@@ -17,7 +16,7 @@ KINDS = {
 ONE_OF = ("jobs", "job", "so_far")
 
 
-def study_parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
+def study_parser(verb: str, description: str, example: str) -> OneLineParser:
     """Return the flags of a command that does a study.
 
     Args:
@@ -45,7 +44,7 @@ def study_parser(verb: str, description: str, example: str) -> argparse.Argument
 def run_study(
     kind: str,
     verb: str,
-    flags: argparse.ArgumentParser,
+    flags: OneLineParser,
     arguments: Sequence[str],
     example: str,
     kinds_of_jobs: Sequence[str] = (),

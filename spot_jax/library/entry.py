@@ -22,9 +22,11 @@ import safetensors.numpy
 
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version, parse_json, slug
-from spot_jax.methods.prompt_file import FORMAT, PromptFile
+from spot_jax.methods.prompt_file import PromptFile
 
 SUFFIX = ".safetensors"
+# An entry holds rows. Its number is part of what its id is the hash of.
+FORMAT = 1
 DIGITS = 12
 _ID = re.compile(rf"[\w.+-]*-s-?\d+-[0-9a-f]{{{DIGITS}}}")
 
@@ -89,10 +91,10 @@ def encode(
     prompt: PromptFile, embedding: PromptFile | None, tasks: Sequence[str]
 ) -> tuple[str, bytes]:
     """Return the id and the file of an entry; the same for the same content, on every machine."""
-    tensors = {**prompt.tensors, "prompt": prompt.prompt}
+    tensors = {**prompt.tensors, "prompt": prompt.rows}
     about: dict[str, Any] = {"tasks": list(tasks), "embedding": None}
     if embedding is not None:
-        tensors["embedding"] = embedding.prompt
+        tensors["embedding"] = embedding.rows
         about["embedding"] = _fields(embedding)
     metadata = {
         "spot_jax": _json({"format": FORMAT, **_fields(prompt)}),
@@ -131,8 +133,8 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         task=prompt.task,
         tasks=tuple(about["tasks"]),
         seed=prompt.seed,
-        length=prompt.prompt.shape[0],
-        width=prompt.prompt.shape[1],
+        length=prompt.rows.shape[0],
+        width=prompt.rows.shape[1],
         backbone=prompt.backbone,
         vocabulary=prompt.vocabulary,
         step=prompt.step,

@@ -82,6 +82,6 @@ def write_prompt(
         prompt.save(path)
     else:
         content = io.BytesIO()
-        np.save(content, np.ascontiguousarray(prompt.prompt, np.float32))
+        np.save(content, np.ascontiguousarray(prompt.rows, np.float32))
         write_whole(path, content.getvalue())
     return os.fspath(path)

@@ -264,7 +264,7 @@ def _directions(stored: Stored) -> dict[str, np.ndarray]:
     directions: dict[str, np.ndarray] = {}
     for metric in similarity.METRICS:
         try:
-            vector = similarity.signature(stored.embedding.prompt, metric)
+            vector = similarity.signature(stored.embedding.rows, metric)
         except SpotError:  # zero: nothing is like it; `Library.add` refuses such
             vector = np.full(stored.entry.width, np.nan)
         directions[metric] = vector.astype(np.float32)

@@ -276,10 +276,10 @@ def _number(path: Path) -> int:
 
 
 def _check(file: PromptFile, name: str) -> None:
-    shape = np.shape(file.prompt)
+    shape = np.shape(file.rows)
     if len(shape) != 2 or 0 in shape:
         raise SpotError(f"{name}: expected [tokens, width], found shape {list(shape)}")
-    if not np.all(np.isfinite(file.prompt)):
+    if not np.all(np.isfinite(file.rows)):
         raise SpotError(f"{name} holds NaN or infinity; add an earlier one")
 
 
@@ -292,12 +292,12 @@ def _check_embedding(prompt: PromptFile, embedding: PromptFile) -> None:
                 f"{name}: its {what} is {second[:40]}, the prompt's {first[:40]}; a prompt and its "
                 "embedding come from one run"
             )
-    if np.shape(embedding.prompt) != np.shape(prompt.prompt):
+    if np.shape(embedding.rows) != np.shape(prompt.rows):
         raise SpotError(
-            f"{name} has shape {list(np.shape(embedding.prompt))}, the prompt "
-            f"{list(np.shape(prompt.prompt))}; a prompt and its embedding come from one run"
+            f"{name} has shape {list(np.shape(embedding.rows))}, the prompt "
+            f"{list(np.shape(prompt.rows))}; a prompt and its embedding come from one run"
         )
     if embedding.step < 1:
         raise SpotError(f"{name} must say at which step it was taken, found {embedding.step}")
     for metric in similarity.METRICS:
-        similarity.signature(embedding.prompt, metric, name=name)
+        similarity.signature(embedding.rows, metric, name=name)

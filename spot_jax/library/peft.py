@@ -18,7 +18,8 @@ from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
-from spot_jax.methods.prompt_file import FORMAT, PromptFile
+from spot_jax.library.entry import FORMAT
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "adapter_config.json"
@@ -74,7 +75,7 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
     path = epath.Path(directory)
     if path.exists() and (not path.is_dir() or (list(path.iterdir()) and not is_adapter(path))):
         raise SpotError(f"{path} holds something that is no adapter; give a new directory")
-    length, width = prompt.prompt.shape
+    length, width = prompt.rows.shape
     config = {
         "base_model_name_or_path": base_model or None,
         "inference_mode": True,
@@ -86,7 +87,7 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
         "token_dim": width,
     }
     fields = {name: value for name, value in vars(prompt).items() if name != "prompt"}
-    table = np.ascontiguousarray(prompt.prompt, np.float32)
+    table = np.ascontiguousarray(prompt.rows, np.float32)
     metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
     write_whole(path / WEIGHTS, safetensors.numpy.save({_TENSOR: table}, metadata))
     write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())

@@ -216,7 +216,7 @@ def correlations(analysis: Analysis, printed: Printed | None = None) -> Table:
                 row |= {"printed_r": r, "printed_p": p}
             rows.append(row)
     columns = [
-        Column("target", lambda r: label.get(r["target"], r["target"]), False),
+        Column("target", lambda r: label.get(r["target"]) or str(r["target"]), False),
         Column("similarity", lambda r: SIMILARITIES[r["similarity"]], False),
         Column("points", _text("points")),
         Column("r", _number("r", 2, True)),

@@ -148,7 +148,7 @@ def search(
     file = load_prompt(path)
     name = task or file.task
     ranking = stored.rank(
-        file.prompt,
+        file.rows,
         backbone=file.backbone,
         metric=metric,
         top_k=top_k,

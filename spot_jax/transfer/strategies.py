@@ -188,7 +188,7 @@ def average(
                 "average would be no prompt; use best_of_top_k"
             )
     for what, values in (
-        ("shapes", {prompt.prompt.shape for prompt in prompts}),
+        ("shapes", {prompt.rows.shape for prompt in prompts}),
         ("backbones", {prompt.backbone[:12] for prompt in prompts if prompt.backbone}),
         ("ways of use", {json.dumps(use_of(prompt), sort_keys=True) for prompt in prompts}),
     ):
@@ -197,10 +197,8 @@ def average(
                 f"an average needs prompts of one kind, found {what} "
                 f"{', '.join(map(str, sorted(values)))}; search without --force, or give a lower k"
             )
-    table = sum(
-        share * prompt.prompt.astype(np.float64)
-        for share, prompt in zip(shares, prompts, strict=True)
-    )
+    rows = np.stack([prompt.rows.astype(np.float64) for prompt in prompts])
+    table = sum(share * part for share, part in zip(shares, rows, strict=True))
     parts = [
         {**prompt.ancestor(file), "weight": share, "similarity": similarity}
         for prompt, file, share, similarity in zip(
@@ -210,7 +208,7 @@ def average(
     first = prompts[0]
     return PromptFile(
         np.asarray(table, np.float32),
-        method={"name": "WeightedAverage", "length": len(first.prompt), **use_of(first)},
+        method={"name": "WeightedAverage", "length": len(first.rows), **use_of(first)},
         backbone=first.backbone,
         vocabulary=first.vocabulary,
         ancestry=(*parts, *(ancestor for prompt in prompts for ancestor in prompt.ancestry)),

@@ -181,7 +181,7 @@ def _retrieve(
     stated = [request.embedding] if isinstance(request.embedding, str) else request.embedding
     files = stated or tuning.embed(root / "embedding", progress)
     embeddings = [load_prompt(file, backbone=described.fingerprint) for file in files]
-    prompts = [one.prompt for one in embeddings]
+    prompts = [file.rows for file in embeddings]
     ranking = retrieval.rank(library, prompts, metric=request.metric, **options)
     steps = {match.entry.embedding_step for match in ranking} - {e.step for e in embeddings}
     notes = list(ranking.notes)

@@ -13,6 +13,7 @@ from tiny_text import store_backbone
 
 from spot_jax.cli.configurables import configured
 from spot_jax.errors import SpotError
+from spot_jax.library.library import Library
 from spot_jax.studies.subspace.results import SubspaceResults
 from spot_jax.studies.subspace.study import SubspaceStudy
 from spot_jax.studies.transfer.results import TransferResults
@@ -81,3 +82,16 @@ def test_results_without_their_study_are_not_trusted(old):
     with pytest.raises(SpotError, match="has results but no study.json") as refused:
         study_of(plan)
     assert "\n" not in str(refused.value)
+
+
+def test_an_entry_of_an_old_library_has_the_id_that_it_gets_today(tmp_path):
+    """Or adding a prompt again would store it twice."""
+    with tarfile.open(HERE / "studies_of_76fbee3.tar.xz") as file:
+        file.extractall(tmp_path, filter="data")
+    library = Library(tmp_path / "study" / "library")
+    before = {entry.id for entry in library.entries()}
+    assert len(before) == 4 and library.verify() == []
+    again = Library(tmp_path / "again")
+    for id in before:
+        again.add(*library.load(id))
+    assert {entry.id for entry in again.entries()} == before

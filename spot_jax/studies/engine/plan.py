@@ -113,8 +113,10 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the study's numbers, as one level of JSON."""
-        names = ("metric", "validation_split", "test_split", "validation_examples")
-        names += ("test_examples", "evaluation_batch_size", "prompt_length")
+        names = [
+            *("metric", "validation_split", "test_split", "validation_examples"),
+            *("test_examples", "evaluation_batch_size", "prompt_length"),
+        ]
         return {
             "backbone": self.backbone.description().fingerprint[:16],
             "dtype": self.backbone.dtype,

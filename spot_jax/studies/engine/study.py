@@ -47,7 +47,10 @@ Log = Callable[[str], None]
 class AnyPlan(Protocol):
     """What a study asks of its plan."""
 
-    init_by_task: bool | None
+    @property
+    def init_by_task(self) -> bool | None:
+        """Whether prompts of one seed begin apart; None for as the study has it."""
+        ...
 
     @property
     def path(self) -> Path:
@@ -179,7 +182,8 @@ class Study(abc.ABC, Generic[P, J, R]):
     def _check_unrecorded(self) -> None:
         """Raise `SpotError` if results are there and nothing says what they were made under."""
         for path in sorted(self.path.glob("*/*/result.json")):
-            if "about" not in read_versioned(path, FORMAT, dict, "remove it") or {}:
+            fields = read_versioned(path, FORMAT, dict, "remove it") or {}
+            if "about" not in fields:
                 raise SpotError(
                     f"{self.path} has results but no study.json, so nothing says under which "
                     "settings they were made; restore it, or choose another STUDY_DIR"

@@ -140,7 +140,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         """Tune vectors in a random subspace that has the scale of the training tasks' prompts."""
         plan, job = self.plan, self.job
         files = [self._tuned_file(task, job.seed) for task in self.tasks.train]
-        prompts = np.stack([load_prompt(file).prompt for file in files])
+        prompts = np.stack([load_prompt(file).rows for file in files])
         method = SubspaceTuning(
             RANDOM_SUBSPACE,
             dim=job.dimension,
@@ -170,7 +170,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         """A task's tuned prompt as it comes out of a subspace, written down."""
         prompt = load_prompt(self._tuned_file(part.task, part.seed))
         through = load_subspace(subspace)
-        rows = np.asarray(through.reconstruct(prompt.prompt))
+        rows = np.asarray(through.reconstruct(prompt.rows))
         path = self.directory / "made" / f"{prompts_job(part.task)}.safetensors"
         method = {**prompt.method, "through": {"subspace": through.mark}}
         dataclasses.replace(prompt, prompt=rows, method=method, metrics={}).save(path)

@@ -129,8 +129,8 @@ def _similarities(
                 target=target.task,
                 source_seed=source.seed,
                 target_seed=target.seed,
-                average_tokens=similarity.average_tokens(first.prompt, second.prompt),
-                per_token=similarity.per_token(first.prompt, second.prompt),
+                average_tokens=similarity.average_tokens(first.rows, second.rows),
+                per_token=similarity.per_token(first.rows, second.rows),
             )
 
 
@@ -139,7 +139,7 @@ def _embeddings(embedded: list[tuple[EmbeddedPrompt, PromptFile]]) -> Embeddings
         return None
     tables: dict[str, Any] = {}
     for metric in similarity.METRICS:
-        marks = np.stack([similarity.signature(file.prompt, metric) for _, file in embedded])
+        marks = np.stack([similarity.signature(file.rows, metric) for _, file in embedded])
         tables[metric] = tuple(map(tuple, similarity.matrix(marks, marks).tolist()))
     return Embeddings(tuple(name for name, _ in embedded), **tables)
 

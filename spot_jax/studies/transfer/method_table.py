@@ -90,8 +90,9 @@ def method_table(table: ScoreTable, ks: Sequence[int] = KS) -> list[MethodRow]:
             picked = picked_on if k > 1 else None
             rows.append(_row(table, BEST_OF_TOP_K, choose, metric, k, picked))
     for method in (WEIGHTED_AVERAGE, MULTITASK_MIXTURE):
-        for k in table.ks(method):
-            rows.append(_row(table, method, partial(_plain, table, method, k), k=k))
+        for count in table.ks(method):
+            choose = partial(_plain, table, method, count)
+            rows.append(_row(table, method, choose, k=count))
     if most:
         rows.append(_row(table, ORACLE, partial(_oracle, table), k=most, picked_on=picked_on))
     return rows

@@ -148,7 +148,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         ids = {find(study, SOURCE, source, seed).id for source in sources for seed in seeds}
         scratch = find(study, SCRATCH, self.job.task, part.seed)
         ranking = library.rank(
-            load_prompt(study.path / str(scratch.embedding)).prompt,
+            load_prompt(study.path / str(scratch.embedding)).rows,
             backbone=study.plan.backbone.description().fingerprint,
             metric=cast(Metric, study.plan.similarity),
             exclude=study.record["constituents"][self.job.task],
