@@ -117,9 +117,9 @@ def read_versioned(
         raise SpotError(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def check_version(path: epath.PathLike, found: Any, version: int) -> None:
+def check_version(path: epath.PathLike, stated: Any, version: int) -> None:
     """Raise `SpotError` if a file is of another format than those that are understood."""
-    if not (isinstance(found, int) and 1 <= found <= version):
+    if not (isinstance(stated, int) and 1 <= stated <= version):
         raise SpotError(
             f"{os.fspath(path)}: written by a newer spot-jax; update this one to read it"
         )

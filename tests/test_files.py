@@ -127,7 +127,7 @@ def test_there_is_one_way_to_write_a_file():
     odd = [
         str(path.relative_to(package))
         for path in package.rglob("*.py")
-        if re.search(r"\.part\b|newer spot-jax|\.ljust\(", path.read_text())
+        if re.search(r"\.part[\"']|newer spot-jax|\.ljust\(", path.read_text())
         and path != package / "files.py"
     ]
     assert odd == []
