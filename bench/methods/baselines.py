@@ -7,7 +7,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
 from bench.methods.results import Cell
-from bench.methods.tasks import MODULES, Bench, Task, texts
+from bench.methods.tasks import DECODING, MODULES, Bench, Task, texts
 from spot_jax.data import loading
 from spot_jax.inference.scores import score
 from spot_jax.studies.engine.job import NO_PROMPT
@@ -42,7 +42,7 @@ def no_prompt(bench: Bench, task: Task) -> Cell:
         bare(bench.stored()),
         split="test",
         tasks=[task.task],
-        decoding=task.decoding,
+        decoding=DECODING,
         batch_size=bench.evaluation_rows,
         lengths={"inputs": task.inputs, "targets": task.targets},
         examples=bench.test,

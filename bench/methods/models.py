@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.methods.prompts import finished_train, place
 from bench.methods.results import Cell
-from bench.methods.tasks import MODULES, PER_ROW, TASKS, Bench, Task
+from bench.methods.tasks import DECODING, MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.data.data_source import DataSource
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
@@ -33,14 +33,14 @@ class Tuning:
     """
 
     rate: float = 0.01
-    dropout_rates: tuple[float, ...] = (0.0, 0.1)
-    steps: int = 200
+    dropout_rates: tuple[float, ...] = (0.0,)
+    steps: int = 100
     examples: int | None = None
 
 
 TUNING = Tuning()
-MIXING = Tuning(dropout_rates=(0.0,), steps=400)
-AFTER_MIXTURE = Tuning(dropout_rates=(0.0,), steps=100)
+MIXING = Tuning(steps=400)
+AFTER_MIXTURE = Tuning()
 # Rows of the mixture's batch, each as long as the longest text.
 ROWS = 8
 
@@ -108,7 +108,7 @@ def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) 
         score(
             open_tuned(result.directory),
             split="test",
-            decoding=task.decoding,
+            decoding=DECODING,
             batch_size=bench.evaluation_rows,
             examples=bench.test,
         )[0]

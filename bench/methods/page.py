@@ -34,13 +34,11 @@ NOTES = """## How
   first seed, then every seed at the best of it.
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
-- Of three labels or fewer the most likely one is the answer, of more the one that greedy decoding
-  writes.
+- The label that is most likely is the answer.
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
-  fall of the rate, about 32 examples a step, fewer where texts are long; with dropout of 0.1 or
-  without, as validation says. After a mixture, 100 steps without dropout begin from one model that
-  all eleven sets were tuned on together; that model's own time is not counted, and it is of one
-  seed.
+  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout. After a
+  mixture it begins from one model that all eleven sets were tuned on together; that model's own
+  time is not counted, and it is of one seed.
 - SPoT's target begins from the source's prompt that was best on the source's validation, of the
   length and with the rate and steps that were best from scratch. Sources are of the same family
   where it has another set, for the rest a set of another kind.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.methods.results import Cell
-from bench.methods.tasks import Bench, Task
+from bench.methods.tasks import DECODING, Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.base import BaseMethod
@@ -82,7 +82,7 @@ def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
     scores = score(
         open_tuned(result.directory),
         split="test",
-        decoding=task.decoding,
+        decoding=DECODING,
         batch_size=bench.evaluation_rows,
         examples=bench.test,
     )

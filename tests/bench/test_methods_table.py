@@ -13,7 +13,7 @@ from bench.methods.others import FOUND_FROM, template
 from bench.methods.prompts import Candidate
 from bench.methods.results import Cell, MethodResults
 from bench.methods.study import MethodStudy
-from bench.methods.tasks import MOST_RANKED, TASKS, Bench, texts
+from bench.methods.tasks import DECODING, TASKS, Bench, texts
 from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
@@ -160,7 +160,6 @@ def test_templates_have_every_field_and_one_number_of_places(name):
 def test_tasks_are_the_bundled_ones_and_their_sources_differ():
     for task in TASKS.values():
         assert task.source in TASKS and task.source != task.name
-        assert (task.decoding == "rank") == (len(task.labels) <= MOST_RANKED)
 
 
 def test_the_commonest_label_is_of_the_training_split(tmp_path):
@@ -177,7 +176,7 @@ def test_no_prompt_is_the_bare_backbone_by_the_evaluator(tmp_path):
     (by_hand,) = score(
         tuned,
         tasks=[task.task],
-        decoding=task.decoding,
+        decoding=DECODING,
         batch_size=10,
         lengths={"inputs": 16, "targets": task.targets},
         examples=20,
