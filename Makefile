@@ -35,6 +35,7 @@ shapes: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_language.py
 
 types: $(STAMP)
 	$(BIN)/mypy

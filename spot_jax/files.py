@@ -101,7 +101,7 @@ def read_versioned(
         path: the file.
         version: newest format that is understood, of its field `format`; they count from 1.
         read: makes something of its other fields; raises KeyError, TypeError or ValueError.
-        remedy: what to do about a damaged file, for the error.
+        remedy: words for the error of what to do about a damaged file.
 
     Raises:
         SpotError: damaged, or of a newer format.

@@ -419,18 +419,18 @@ class Method(BaseMethod):
         rows = {name: x.reshape(count, -1, *x.shape[1:]) for name, x in batch.items()}
         rows.pop("row_prompt", None)
 
-        def of_prompt(tree: Tree, own: Batch, key: Array, i: Array) -> tuple[Array, Metrics]:
+        def of_prompt(tree: Tree, part: Batch, key: Array, i: Array) -> tuple[Array, Metrics]:
             adapted = self.adapt(tree, frozen, config)
             if adapted.table is not None:
                 # Ids of virtual tokens count through the prompts; each table here is alone.
-                ids = own["encoder_input_tokens"]
+                ids = part["encoder_input_tokens"]
                 shift = i * adapted.table.shape[0]
-                own = {
-                    **own,
+                part = {
+                    **part,
                     "encoder_input_tokens": jnp.where(ids >= config.vocab_size, ids - shift, ids),
                 }
             drop = None if keys is None else key[None]
-            return self._sequence_loss(adapted, frozen, config, own, drop, 1)
+            return self._sequence_loss(adapted, frozen, config, part, drop, 1)
 
         spare = jnp.zeros(count) if keys is None else keys
         losses, metrics = jax.vmap(of_prompt)(trainable, rows, spare, jnp.arange(count))

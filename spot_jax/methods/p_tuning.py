@@ -45,8 +45,8 @@ class PTuning(Method):
         encoder: "lstm" (LAMA's size), "lstm_wide" (SuperGLUE's), "mlp" or "identity".
         init: initialisation of the encoder's embeddings: "normal" as in the authors' code,
             "sampled_vocabulary"; or "prompt", which goes on from a stored file.
-        prompt: for "prompt": path of a file, or one for each prompt of the run. Of a file with an
-            encoder (`prompts/encoder-best-0.safetensors`) the encoder goes on; any other prompt
+        prompt: path of the file that "prompt" begins from, or one for each prompt. The encoder of a
+            file that has one (`prompts/encoder-best-0.safetensors`) goes on; any other prompt
             begins as it is, with the encoder "identity". Either way `encoder` plays no part.
         tune_backbone: whether the T5 is tuned jointly, as the paper does for SuperGLUE; with one
             prompt only.

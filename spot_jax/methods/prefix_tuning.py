@@ -61,11 +61,11 @@ class PrefixTuning(Method):
     Attributes:
         length: number of keys a layer, P. 5 to 100 in prefix-tuning, 8 to 224 in P-Tuning v2's
             scripts; below 20 for simple classification.
-        init: what the frozen model computes for words (Li & Liang, section 5.3): the pieces of
-            "class_labels" or of "text", filled up with "sampled_vocabulary", or that alone;
+        init: "sampled_vocabulary", "class_labels" or "text": what the frozen model computes for
+            words (Li & Liang, section 5.3), those of labels or text filled up with sampled ones;
             "normal"; or "prompt", a stored prefix.
         text: words of "text".
-        prompt: for "prompt": path of a prefix's file, or one for each prefix of the run.
+        prompt: path of the file that "prompt" begins from, or one for each prefix of the run.
         scale: standard deviation of "normal"; 1 is P-Tuning v2's, in its code.
         places: some of "encoder" and "decoder", their self-attention, and "cross", the decoder's
             attention to the encoder's output.

@@ -30,7 +30,7 @@ class PromptTuning(Method):
         init: "class_labels" (the paper's default; sampled vocabulary where a task has no labels),
             "sampled_vocabulary", "uniform", "text", or "prompt".
         text: words whose embeddings "text" takes.
-        prompt: for "prompt": path of a prompt file, or one for each prompt of the run.
+        prompt: path of the file that "prompt" begins from, or one for each prompt of the run.
     """
 
     length: int = 100

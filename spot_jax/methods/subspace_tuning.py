@@ -45,7 +45,7 @@ class SubspaceTuning(Method):
         init: "normal", or "prompt": V = Proj(P), the place of a stored prompt in the subspace, or
             its own vector if it was tuned in this very subspace.
         std: standard deviation of "normal"; 0.02 in the released code.
-        prompt: for "prompt": path of a prompt file, or one for each prompt of the run.
+        prompt: path of the file that "prompt" begins from, or one for each prompt of the run.
         z_loss: weight of the squared log normaliser; none in the released code.
         label_smoothing: share of all ids; 0.1 in the released code.
     """
@@ -173,8 +173,8 @@ class SubspaceTuning(Method):
     def describe(self, *, config: T5Config, tasks: Sequence[Task], i: int) -> dict[str, Any]:
         """Return how the prompt came about, and in which subspace; it is an ordinary one."""
         shape = dataclasses.asdict(self.shape(config.emb_dim))
-        own = {"name": type(self).__name__, "placement": self.placement}
-        return {**own, **shape, "subspace": self._origin()}
+        about = {"name": type(self).__name__, "placement": self.placement}
+        return {**about, **shape, "subspace": self._origin()}
 
     def _origin(self) -> dict[str, Any]:
         file = self.file

@@ -110,7 +110,7 @@ class YTuning(BaseMethod):
             "labels": the mean of a label's pieces, all but its first vector with a little noise to
             tell them apart, the task's vector a sampled token. "vocabulary": all sampled among the
             first 5,000 tokens. "uniform": all uniform. "prompt": a stored file with its decoder.
-        prompt: for "prompt": path of a file, or one for each run.
+        prompt: path of the file that "prompt" begins from, or one for each run.
         labels: label set; None for the task's own.
         loss: "triplet" or "cross_entropy".
         margin: margin of "triplet".

@@ -75,12 +75,13 @@ class Adafactor:
 
     Attributes:
         learning_rate: constant 0.3 in the paper; one number, or one a prompt.
-        schedule: a factor on it by step.
-        weight_decay: 1e-5 in the paper.
-        decay_rate: the second moment's beta2 at step t is 1 - (t + 1) ** -decay_rate.
-        clipping_threshold: on the update's root mean square; None for none.
-        factored: keep row and column means of the second moment for matrices of 128 and more on
-            both sides, as T5X does when it tunes the whole model.
+        schedule: factor on it by step.
+        weight_decay: share that is taken off at each step; 1e-5 in the paper.
+        decay_rate: exponent of the second moment, whose beta2 at step t is
+            1 - (t + 1) ** -decay_rate.
+        clipping_threshold: limit of the update's root mean square; None for none.
+        factored: whether to keep row and column means of the second moment for matrices of 128 and
+            more on both sides, as T5X does when it tunes the whole model.
         parameter_scale: multiply the update by the parameter's root mean square.
         first_step: t of the first update. 0 begins the second moment anew. T5X's released prompt
             tuning restores step 1,100,000 from the backbone and counts on from there, so that its

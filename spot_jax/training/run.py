@@ -40,19 +40,19 @@ class TrainResult:
     """What a run came to.
 
     Attributes:
-        directory: the run directory.
-        step: updates done.
-        finished: False if a signal stopped the run before its last step.
-        best: for each prompt its best checkpoint by validation.
-        last: for each prompt the metrics of the last evaluation; empty if there was none.
-        prompts: for each prompt the file of the best checkpoint (the last one's without
-            evaluation); empty for model tuning.
-        embeddings: for each prompt the file of its embedding, once `CheckpointPlan.embedding_step`
+        directory: run directory.
+        step: number of updates done.
+        finished: whether the run reached its last step; False if a signal stopped it before.
+        best: best checkpoint by validation, for each prompt.
+        last: metrics of the last evaluation, for each prompt; empty if there was none.
+        prompts: file of the best checkpoint (the last one's without evaluation), for each prompt;
+            empty for model tuning.
+        embeddings: file of its embedding, for each prompt, once `CheckpointPlan.embedding_step`
             is past; empty if there is none.
         truncated_inputs: number of examples whose inputs were cut, of `examples`.
-        examples: examples trained on.
-        trainable: numbers that are trained for each prompt; of all where prompts share them.
-        seconds: of updates, as long as they take once compiled; evaluations and saves apart.
+        examples: number of examples trained on.
+        trainable: count of what is trained for each prompt; of all where they share weights.
+        seconds: duration of updates, as long as they take once compiled; evaluations and saves apart.
         truncated_targets: number of examples whose targets were cut, of `examples`.
     """
 
@@ -86,23 +86,23 @@ def train(
     operative_config: str = "",
     init_by_task: bool = False,
 ) -> TrainResult:
-    """Trains, or goes on training, in a run directory.
+    """Train, or go on training, in a run directory.
 
     Lists of tasks, seeds, learning rates and prompts to begin from make several prompts, tuned in
     one program; each takes the path it would take alone.
 
     Args:
-        model_dir: the run directory; a run that is there is resumed exactly, its data order too.
-        backbone: the T5.
-        method: what is trained.
-        data: what on; a list of tasks gives each prompt its own.
-        optimizer: of the trainable tree.
-        train_steps: the run's last step.
-        seeds: of initialisation, data order and dropout; a list for several prompts.
-        evaluation: when and how checkpoints are scored.
-        checkpoints: when steps are saved.
-        mesh: how devices are arranged; one device by default.
-        progress: a progress bar; None for one where stderr is a terminal.
+        model_dir: run directory; a run that is there is resumed exactly, its data order too.
+        backbone: T5, loaded or to be loaded.
+        method: hyper-parameters of what is trained.
+        data: tasks to train on; a list of tasks gives each prompt its own.
+        optimizer: optimizer of the trainable tree.
+        train_steps: number of the run's last step.
+        seeds: seed of initialisation, data order and dropout; a list for several prompts.
+        evaluation: plan of how checkpoints are scored.
+        checkpoints: plan of when steps are saved.
+        mesh: arrangement of devices; one device by default.
+        progress: whether there is a progress bar; None for one where stderr is a terminal.
         operative_config: text to keep in the run directory.
         init_by_task: whether initial values depend on the task's name beside the seed, so that
             prompts of one seed and several tasks do not begin alike and find each other.
