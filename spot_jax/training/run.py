@@ -52,7 +52,8 @@ class TrainResult:
         truncated_inputs: number of examples whose inputs were cut, of `examples`.
         examples: number of examples trained on.
         trainable: count of what is trained for each prompt; of all where they share weights.
-        seconds: duration of updates, as long as they take once compiled; evaluations and saves apart.
+        seconds: duration of updates, as long as they take once compiled, without evaluations and
+            saves.
         truncated_targets: number of examples whose targets were cut, of `examples`.
     """
 
