@@ -2,7 +2,7 @@
 
 T5 1.1 of random float32 weights, P = 100, without dropout. Every case makes both sides ready, then
 runs them one after the other `--repeats` times, so that whatever else the machine does falls on
-both; medians and their ratios go to bench/results/peers.json, a page of them to docs/speed.md.
+both; medians and their ratios go to bench/results/peers.json, a page of them to docs/speed_cpu.md.
 Cases, in order:
 
 * step: one training step at small 128 / 8, small 512 / 16 and base 128 / 8, 8 rows.
@@ -190,7 +190,7 @@ def measure(repeats: int, memory: bool, wanted: list[str], write) -> None:
 
 
 def page(facts: dict) -> str:
-    """docs/speed.md."""
+    """docs/speed_cpu.md."""
     lines = [
         "# Speed",
         "",
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=["step", "greedy", "labels", "prompts"])
     parser.add_argument("--no-memory", action="store_true", help="no processes for peak memory")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "peers.json")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed_cpu.md")
     parsed = parser.parse_args(arguments)
     import jax
 
