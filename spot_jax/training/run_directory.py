@@ -42,7 +42,7 @@ def run_path(model_dir: str | os.PathLike[str]) -> Path:
 
 
 def check_same_run(
-    directory: Path, description: Mapping[str, Any], defaults: Mapping[str, Any]
+    directory: Path, description: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
     """Write run.json at the first start; afterwards refuse a run that is another.
 
@@ -62,9 +62,11 @@ def check_same_run(
         return
     try:
         stored = parse_json(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError(f"a JSON object is expected, found {type(stored).__name__}")
     except ValueError as error:
         raise SpotError(f"{path} is damaged ({error}); choose another MODEL_DIR") from error
-    stored = _as_written_today(stored, description, defaults)
+    stored = _as_written_today(stored, description, defaults or {})
     keys = description.keys() | stored.keys()
     odd = sorted(k for k in keys if description.get(k) != stored.get(k))
     if odd:
