@@ -2,7 +2,7 @@
 
 
 class SpotError(Exception):
-    """A mistake in what the user gave: one line of what was expected, what was found, what to do.
+    """A mistake in what the user gave: one line with what was expected, what was found, what to do.
 
     The command line prints the message without a traceback and exits with code 2; code that uses
     the library catches it like any exception.
@@ -10,4 +10,4 @@ class SpotError(Exception):
 
 
 class SpotWarning(UserWarning):
-    """Something that was worked around and that the user should hear of, in one line."""
+    """A problem that was worked around and that the user should know of, in one line."""

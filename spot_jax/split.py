@@ -31,11 +31,11 @@ Rule = tuple[str, Literal["train", "freeze"]]
 
 
 def split(params: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[dict, dict]:
-    """Parts a nested dict into (trainable, frozen); `merge` is the inverse.
+    """Part a nested dict into (trainable, frozen); `merge` is the inverse.
 
     Args:
         params: nested dict of leaves; a leaf's path is its keys joined by "/".
-        rules: ordered `(regex, "train" | "freeze")`; a regex must match the whole path.
+        rules: ordered pairs `(regex, "train" | "freeze")`; a regex must match the whole path.
 
     Returns:
         Two nested dicts with disjoint paths; leaves are the very objects of `params`.
@@ -67,10 +67,10 @@ def split(params: Mapping[str, Any], rules: Sequence[Rule]) -> tuple[dict, dict]
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
-    """Joins two nested dicts with disjoint paths into one; the inverse of `split`.
+    """Join two nested dicts with disjoint paths into one; the inverse of `split`.
 
     Raises:
-        ValueError: a path stands in both.
+        ValueError: a path is in both.
     """
     merged = dict(frozen)
     for name, value in trainable.items():

@@ -40,7 +40,7 @@ def _no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory) -> Path:
-    """Checkpoints, logits, losses and gradients written by other implementations."""
+    """Extract checkpoints, logits, losses and gradients written by other implementations."""
     directory = tmp_path_factory.mktemp("golden")
     with tarfile.open(Path(__file__).parent / "golden" / "golden.tar.xz") as archive:
         archive.extractall(directory, filter="data")

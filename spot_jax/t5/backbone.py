@@ -35,12 +35,12 @@ class Backbone:
     """A T5 whose weights no one changes.
 
     Attributes:
-        config: its shape.
+        config: shape of the model.
         params: nested dict of arrays under T5X's names (`parameter_shapes`), layers not stacked.
-        fingerprint: what tells this model from others, the same in float32 and bfloat16.
-        vocabulary_path: its SentencePiece model, if known.
-        source: where it came from, for people to read.
-        path: directory that it was loaded from; None for weights that are stored nowhere.
+        fingerprint: digest that identifies the model, the same in float32 and bfloat16.
+        vocabulary_path: path of its SentencePiece model; None if there is none.
+        source: origin of the weights, for people to read.
+        path: directory from which it was loaded; None for weights that are stored nowhere.
     """
 
     config: T5Config
@@ -59,7 +59,7 @@ class Fingerprint:
         self._parameters: dict[str, str] = {}
 
     def add(self, name: str, array: Any) -> None:
-        """Take in one parameter: its name, shape and at most 256 values spread over it.
+        """Add one parameter: its name, shape and at most 256 values spread over it.
 
         The values are rounded to bfloat16, so that a cast copy has the same fingerprint.
         """
@@ -71,13 +71,13 @@ class Fingerprint:
         self._parameters[name] = hashlib.sha256(text).hexdigest()
 
     def hexdigest(self) -> str:
-        """64 hexadecimal digits over the configuration's shape and every parameter taken in."""
+        """Return 64 hexadecimal digits over the shape and every parameter added so far."""
         lines = [self._shape, *(f"{n} {h}" for n, h in sorted(self._parameters.items()))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def fingerprint(config: T5Config, params: Params) -> str:
-    """The fingerprint of weights in memory: 64 hexadecimal digits (see `Fingerprint`).
+    """Return the fingerprint of weights in memory: 64 hexadecimal digits (see `Fingerprint`).
 
     Every process of a multi-process run must be able to address the arrays it samples.
     """
@@ -88,7 +88,7 @@ def fingerprint(config: T5Config, params: Params) -> str:
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each leaf of a nested dict with its path joined by "/", in sorted order."""
+    """Yield each leaf of a nested dict with its path joined by "/", in sorted order."""
     for key in sorted(params):
         path = f"{prefix}{key}"
         if isinstance(params[key], Mapping):
@@ -98,7 +98,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """The nested dict of "/"-joined paths."""
+    """Return the nested dict of "/"-joined paths."""
     tree: Params = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")
@@ -117,18 +117,18 @@ def save_backbone(directory: epath.PathLike, backbone: Backbone) -> None:
     the configuration says, or if the disk refuses.
     """
     leaves = dict(flatten(backbone.params))
-    found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     expected = parameter_shapes(backbone.config)
-    if found != expected:
-        odd = sorted(n for n in found | expected if found.get(n) != expected.get(n))
+    if shapes != expected:
+        odd = sorted(n for n in shapes | expected if shapes.get(n) != expected.get(n))
         raise SpotError(
             f"cannot store this backbone: {len(odd)} parameters differ from the configuration, "
-            f"first {odd[0]}: expected {expected.get(odd[0])}, found {found.get(odd[0])}"
+            f"first {odd[0]}: expected {expected.get(odd[0])}, found {shapes.get(odd[0])}"
         )
     writer = StoredWriter(
         directory,
         backbone.config,
-        shapes=found,
+        shapes=shapes,
         dtypes={name: np.dtype(leaf.dtype) for name, leaf in leaves.items()},
         vocabulary=backbone.vocabulary_path,
         source=backbone.source,
@@ -148,13 +148,14 @@ def load_backbone(
     """Load a stored backbone, whole on the default device or by the slice on a mesh.
 
     Args:
-        directory: local or in a bucket, as written by `save_backbone` or an import.
-        dtype: "float32" or "bfloat16" casts leaf by leaf; None keeps what is stored.
+        directory: directory, local or in a bucket, as written by `save_backbone` or an import.
+        dtype: dtype to cast each leaf to, "float32" or "bfloat16"; None keeps what is stored.
         shardings: a function from a parameter's path to its `jax.sharding.Sharding`, or a nested
             dict of them; every device then gets only its slice, and only that is read.
 
     Raises:
-        SpotError: no backbone there, a file missing or of another size, or a parameter missing.
+        SpotError: no backbone in the directory, a file missing or of another size, or a parameter
+            missing.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
@@ -221,5 +222,5 @@ def _load_leaf(
 
 
 def stored_bytes(config: T5Config, dtype: str) -> int:
-    """How many bytes the parameters take in `dtype` ("float32" or "bfloat16")."""
+    """Return the number of bytes of the parameters in `dtype` ("float32" or "bfloat16")."""
     return sum(math.prod(s) for s in parameter_shapes(config).values()) * _DTYPES[dtype].itemsize

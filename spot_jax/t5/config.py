@@ -12,25 +12,26 @@ class T5Config:
     `mlp_activations=("relu",), logits_via_embedding=True`.
 
     Attributes:
-        vocab_size: rows of the embedding table (32,128 in the released models: the 32,000 pieces
-            and 100 sentinels, rounded up). Ids from here on are virtual tokens.
+        vocab_size: number of rows of the embedding table (32,128 in the released models: the
+            32,000 pieces and 100 sentinels, rounded up). Ids from here on are virtual tokens.
         emb_dim: width of the residual stream, d.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         head_dim: width of one head; `num_heads * head_dim` need not be `emb_dim`.
         mlp_dim: hidden width of the feed-forward layers.
-        num_encoder_layers: encoder layers.
-        num_decoder_layers: decoder layers.
-        mlp_activations: one activation, or two for a gated layer.
-        logits_via_embedding: the output head is the embedding table (scaled by d ** -0.5).
-        dropout_rate: as in T5X: after the embedding, in and after each sublayer, on attention.
-        dtype: of activations, "float32" or "bfloat16"; softmax, norms' variance, logits and the
-            loss are float32 always.
-        relative_attention_num_buckets: rows of the relative position bias.
-        relative_attention_max_distance: tokens; farther ones share the last bucket.
-        layer_norm_epsilon: of the root-mean-square norms.
-        scan_layers: run the layers as one `jax.lax.scan` over stacked weights (compile time no
-            longer grows with depth).
-        remat: recompute each layer in the backward pass instead of holding its activations.
+        num_encoder_layers: number of encoder layers.
+        num_decoder_layers: number of decoder layers.
+        mlp_activations: names of the activations, one, or two for a gated layer.
+        logits_via_embedding: whether the output head is the embedding table (scaled by d ** -0.5).
+        dropout_rate: probability of dropping, applied as in T5X: after the embedding, in and after
+            each sublayer, on attention.
+        dtype: dtype of activations, "float32" or "bfloat16"; softmax, the norms' variance, logits
+            and the loss are always float32.
+        relative_attention_num_buckets: number of buckets of the relative position bias.
+        relative_attention_max_distance: distance in tokens from which on all share the last bucket.
+        layer_norm_epsilon: epsilon of the root-mean-square norms.
+        scan_layers: whether the layers run as one `jax.lax.scan` over stacked weights (compile
+            time then does not grow with depth).
+        remat: whether the backward pass recomputes each layer instead of holding its activations.
         attention: form of attention, "auto" for the platform's best (`spot_jax.t5.attention`).
     """
 
@@ -53,7 +54,7 @@ class T5Config:
     attention: str = "auto"
 
     def shape_fields(self) -> dict[str, Any]:
-        """The fields that parameters depend on, for fingerprints and stored backbones.
+        """Return the fields that parameters depend on, for fingerprints and stored backbones.
 
         What only steers a run (dropout, dtype, scan, remat, attention) is left out.
         """
@@ -65,7 +66,7 @@ class T5Config:
 
 
 def parameter_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the model, T5X's path joined by "/" -> shape, layers not stacked."""
+    """Map T5X's path of every parameter, joined by "/", to its shape; layers are not stacked."""
     d, joined, ff = config.emb_dim, config.num_heads * config.head_dim, config.mlp_dim
     gates = len(config.mlp_activations)
     wi = ["wi"] if gates == 1 else [f"wi_{i}" for i in range(gates)]

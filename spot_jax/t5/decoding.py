@@ -31,15 +31,15 @@ def greedy(
     encoded: Float[Array, "b t d"] | None = None,
     eos_id: int = 1,
 ) -> Int[Array, "b l"]:
-    """The most likely token at each place, until every row has ended.
+    """Write the most likely token at each position, until every row has ended.
 
     Args:
-        params: the model's tree.
-        config: its shape.
+        params: parameter tree of the model.
+        config: shape of the model.
         encoder_tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
-        max_length: tokens to write at most, eos included.
+        max_length: largest number of tokens to write, eos included.
         table: rows of the virtual tokens.
-        encoded: the encoder's output, when it is computed already.
+        encoded: output of the encoder; None computes it here.
         eos_id: the token that ends a row.
 
     Returns:
@@ -93,7 +93,7 @@ def beam_search(
     encoded: Float[Array, "b t d"] | None = None,
     eos_id: int = 1,
 ) -> tuple[Int[Array, "b k l"], Float[Array, "b k"]]:
-    """Beam search with T5X's rules, so that its numbers can be compared.
+    """Search with beams by T5X's rules, so that the scores can be compared with T5X's.
 
     A sequence that ends with eos scores log p / ((5 + n) / 6) ** alpha, n counting eos (Wu 2016).
     Every step keeps the `beams` best sequences without eos alive and the `beams` best of all with
@@ -102,14 +102,14 @@ def beam_search(
     plain log p. One beam is therefore not greedy search: an eos that is second best can still win.
 
     Args:
-        params: the model's tree.
-        config: its shape.
+        params: parameter tree of the model.
+        config: shape of the model.
         encoder_tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
-        max_length: tokens to write at most, eos included.
-        beams: sequences kept a row, k.
+        max_length: largest number of tokens to write, eos included.
+        beams: number of sequences per row, k.
         alpha: strength of the length penalty; 0 for none.
         table: rows of the virtual tokens.
-        encoded: the encoder's output, when it is computed already.
+        encoded: output of the encoder; None computes it here.
         eos_id: the token that ends a sequence.
 
     Returns:
@@ -128,8 +128,8 @@ def beam_search(
         return (state.position < max_length) & ~jnp.all(over)
 
     def step(state: _Beams) -> _Beams:
-        logits, own = _step_beams(params, config, cache, state)
-        return _extend(state, own, jax.nn.log_softmax(logits), alpha, eos_id)
+        logits, extended = _step_beams(params, config, cache, state)
+        return _extend(state, extended, jax.nn.log_softmax(logits), alpha, eos_id)
 
     real = _real(encoder_tokens)[:, None]
     state = jax.lax.while_loop(open_rows, step, _first(cache, real, beams, max_length))
@@ -177,12 +177,12 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
 
 
 def _step_beams(params, config, cache: Cache, state: _Beams):
-    """Logits [b, k, v] after the live sequences, and their cache with this position filled in."""
+    """Return logits [b, k, v] after the live sequences, and their cache with this position."""
 
     # Mapped over beams with the encoder's keys and values held still: the matrix products get k
     # queries a row, and nothing of the encoder's length is copied k times.
-    def one_beam(own, tokens):
-        whole = dataclasses.replace(cache, self_attention=own)
+    def one_beam(self_attention, tokens):
+        whole = dataclasses.replace(cache, self_attention=self_attention)
         logits, new = decode_step(params, config, whole, tokens, state.position)
         return logits, new.self_attention
 
@@ -190,8 +190,8 @@ def _step_beams(params, config, cache: Cache, state: _Beams):
     return jax.vmap(one_beam, in_axes=1, out_axes=1)(state.cache, last)
 
 
-def _extend(state: _Beams, own, log_probs: Float[Array, "b k v"], alpha, eos_id) -> _Beams:
-    """One token more: the best live sequences, and the best finished ones of old and new."""
+def _extend(state: _Beams, cache, log_probs: Float[Array, "b k v"], alpha, eos_id) -> _Beams:
+    """Extend by one token: the best live sequences, and the best finished of old and new."""
     rows, beams, size = log_probs.shape
     length = state.position + 1
     total = (state.log_probs[:, :, None] + log_probs).reshape(rows, beams * size)
@@ -203,18 +203,18 @@ def _extend(state: _Beams, own, log_probs: Float[Array, "b k v"], alpha, eos_id)
         _take(state.live, parent), token, length, axis=2
     )
 
-    live, kept = jax.lax.top_k(jnp.where(ended, -jnp.inf, total), beams)
+    live, survivors = jax.lax.top_k(jnp.where(ended, -jnp.inf, total), beams)
     score = jnp.where(ended, total / _length_penalty(length, alpha), -jnp.inf)
     scores, chosen = jax.lax.top_k(jnp.concatenate([state.scores, score], axis=1), beams)
     finished = jnp.concatenate([state.finished, sequences], axis=1)
-    origin = _take(parent, kept)
+    origin = _take(parent, survivors)
     return _Beams(
         position=length,
-        live=_take(sequences, kept),
+        live=_take(sequences, survivors),
         log_probs=live,
         finished=_take(finished, chosen),
         scores=scores,
-        cache=jax.tree.map(lambda x: _take(x, origin), own),
+        cache=jax.tree.map(lambda x: _take(x, origin), cache),
     )
 
 

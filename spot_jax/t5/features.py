@@ -15,7 +15,7 @@ LAYERS = ("last", "mix")
 
 
 def feature_layers(config: T5Config, layers: str) -> int:
-    """How many vectors a token has: 1 for "last", the embedding's and each layer's for "mix".
+    """Return the number of vectors per token: 1 for "last", embedding and every layer for "mix".
 
     Raises:
         SpotError: neither of the two.
@@ -28,15 +28,15 @@ def feature_layers(config: T5Config, layers: str) -> int:
 def encoder_features(
     params: Params, config: T5Config, tokens: Int[Array, "b t"], layers: str = "last"
 ) -> Float[Array, "b t l d"]:
-    """Features of each token, without dropout.
+    """Return the features of each token, without dropout.
 
     Args:
-        params: the T5's tree; its encoder is used alone.
-        config: its shape; `scan_layers` is fine.
+        params: parameter tree of the T5, of which only the encoder is used.
+        config: shape of the model; `scan_layers` may be set.
         tokens: ids, 0 is padding.
-        layers: "last": the encoder's output, after its final norm. "mix": the embedded tokens and
-            every layer's output, each through that same norm: unnormed, the layers differ in size
-            by orders of magnitude, and large models' overflow float16.
+        layers: name of the choice. "last": the encoder's output, after its final norm. "mix": the
+            embedded tokens and every layer's output, each through that same norm: unnormed, the
+            layers differ in size by orders of magnitude, and large models' overflow float16.
 
     Returns:
         float32; without meaning at padding.
@@ -50,14 +50,14 @@ def encoder_features(
     if count == 1:
         last = T5(config).apply(variables, *inputs, method=T5.encode)
         return last.astype(jnp.float32)[:, :, None]  # type: ignore[union-attr]
-    _, kept = T5(config).apply(
+    _, captured = T5(config).apply(
         variables,
         *inputs,
         method=T5.encode,
         capture_intermediates=lambda module, name: isinstance(module, EncoderLayer),
         mutable=["intermediates"],
     )
-    outputs = kept["intermediates"]["encoder"]
+    outputs = captured["intermediates"]["encoder"]
     embedding = params["token_embedder"]["embedding"][tokens].astype(config.dtype)
     states = [embedding, *(outputs[f"layers_{i}"]["__call__"][0][0] for i in range(count - 1))]
     norm = RMSNorm(config.layer_norm_epsilon, config.dtype)

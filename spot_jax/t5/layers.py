@@ -32,23 +32,23 @@ _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_n
 
 
 def fold_in_rows(keys: Key[Array, " b"] | None, data: Any) -> Key[Array, " b"] | None:
-    """Folds one number into every row's key; None (no dropout) stays None."""
+    """Fold one number into every row's key; None (no dropout) stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def dropout(
     x: Float[Array, "b t ..."], keys: Key[Array, " b"] | None, rate: float, site: int
 ) -> Float[Array, "b t ..."]:
-    """Drops features, the same ones at every position of a row (T5X's `broadcast_dims=(-2,)`).
+    """Drop features, the same ones at every position of a row (T5X's `broadcast_dims=(-2,)`).
 
     Each row has a key of its own, so that a row's mask depends neither on the rows beside it nor
     on how the batch is sharded: N prompts tuned together see the masks they would see alone.
 
     Args:
-        x: activations; the second axis is the one the mask is broadcast over.
-        keys: one key a row, or None for no dropout.
+        x: activations; the mask is broadcast over the second axis.
+        keys: one key per row, or None for no dropout.
         rate: probability of dropping, 0 to 1.
-        site: a number that tells this use from others of the same keys.
+        site: number that distinguishes this use from others of the same keys.
     """
     if keys is None or rate == 0.0:
         return x
@@ -80,7 +80,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """Scales each position to unit root mean square, then by the learnt `scale`."""
+        """Scale each position to unit root mean square, then by the learnt `scale`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
 
         @_recomputed
@@ -102,7 +102,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t f"]:
-        """Multiplies the last axis by `kernel` in `dtype`."""
+        """Multiply the last axis by `kernel` in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
 
@@ -174,7 +174,7 @@ class Attention(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        """Kernels are [d, heads * head_dim] and back; the two need not be equal."""
+        """Create kernels [d, heads * head_dim] and back; the two need not be equal."""
         c = self.config
         joined = c.num_heads * c.head_dim
 
@@ -190,15 +190,15 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
 
     def own_keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
-        """Keys and values of `x` alone."""
+        """Return keys and values of `x` alone."""
         return self._heads(self.key(x)), self._heads(self.value(x))
 
     def keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
-        """What a query attends to, once for all queries: [b, p + s, h, k] after a prefix."""
+        """Return what all queries attend to: keys and values [b, p + s, h, k] after a prefix."""
         return self._after_prefix(self.own_keys_and_values(x))
 
     def empty_cache(self, rows: int, length: int) -> KeyValue:
-        """Room for the keys and values of `length` positions, after the prefix."""
+        """Return zeros for the keys and values of `length` positions, after the prefix."""
         shape = (rows, length, self.config.num_heads, self.config.head_dim)
         zeros = jnp.zeros(shape, self.config.dtype)
         return self._after_prefix((zeros, zeros))
@@ -246,7 +246,7 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], dropout_keys: Key[Array, " b"] | None = None
     ) -> Float[Array, "b t d"]:
-        """Product of the activations' branches, dropout, and back to width d."""
+        """Multiply the activations' branches, drop, and project back to width d."""
         c = self.config
         gates = len(c.mlp_activations)
         branches = []
@@ -297,7 +297,7 @@ class DecoderLayer(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        """T5X's names."""
+        """Create the sublayers under T5X's names."""
         c = self.config
 
         def norm():
@@ -311,11 +311,11 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(c)
 
     def empty_cache(self, rows: int, length: int) -> KeyValue:
-        """Room for decoding `length` positions."""
+        """Return an empty cache for decoding `length` positions."""
         return self.self_attention.empty_cache(rows, length)
 
     def cross_keys_and_values(self, encoded: Float[Array, "b s d"]) -> KeyValue:
-        """Keys and values of the encoder's output, which decoding computes once."""
+        """Return keys and values of the encoder's output, which decoding computes once."""
         return self.encoder_decoder_attention.keys_and_values(encoded)
 
     def __call__(
@@ -346,8 +346,8 @@ class DecoderLayer(nn.Module):
         rate = self.config.dropout_rate
         keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(6)]
         y = self.pre_self_attention_layer_norm(x)
-        own = self.self_attention.keys_and_values(y)
-        y = self.self_attention(y, own, bias, visibility, keys[0])
+        keys_values = self.self_attention.keys_and_values(y)
+        y = self.self_attention(y, keys_values, bias, visibility, keys[0])
         x = x + dropout(y, keys[1], rate, site=1)
         y = self.pre_cross_attention_layer_norm(x)
         y = self.encoder_decoder_attention(y, cross, None, cross_visibility, keys[2])
@@ -376,10 +376,10 @@ class DecoderLayer(nn.Module):
             jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), place, axis=1)
             for old, now in zip(cache, new, strict=True)
         )
-        written = (jnp.arange(length) <= position).astype(jnp.int32)
+        filled = (jnp.arange(length) <= position).astype(jnp.int32)
         rows = x.shape[0]
         visibility = Visibility(
-            jnp.ones((rows, 1), jnp.int32), jnp.broadcast_to(written[None], (rows, length))
+            jnp.ones((rows, 1), jnp.int32), jnp.broadcast_to(filled[None], (rows, length))
         )
         x = x + self.self_attention(y, (key, value), bias, visibility)
         y = self.pre_cross_attention_layer_norm(x)

@@ -48,7 +48,7 @@ class _Stack(nn.Module):
     config: T5Config
 
     def run(self, layer: type[nn.Module], count: int, x, *inputs, dropout_keys):
-        """Runs `count` layers named as in T5X, or scanned over stacked weights."""
+        """Run `count` layers named as in T5X, or scanned over stacked weights."""
         layer = _layer_class(layer, self.config)
         if self.config.scan_layers:
             scanned = nn.scan(
@@ -75,7 +75,7 @@ class Encoder(_Stack):
         visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b t d"]:
-        """Dropout comes after the prompt's rows stand in `x`, as in the reference."""
+        """Encode `x`; dropout comes after the prompt's rows stand in it, as in the reference."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
@@ -90,7 +90,7 @@ class Decoder(_Stack):
     """The decoder over embedded targets, up to the logits."""
 
     def head(self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"], drop=None):
-        """Final norm and float32 logits, by the model's own head or by the embedding table."""
+        """Apply the final norm and return float32 logits, by the head or the embedding table."""
         c = self.config
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="decoder_norm")(x)
         x = dropout(x, drop, c.dropout_rate, site=1)
@@ -104,7 +104,7 @@ class Decoder(_Stack):
 
     @nn.compact
     def __call__(self, x, encoded, visibility, cross_visibility, dropout_keys, embedding):
-        """Float32 logits [b, t, vocab_size] of whole target sequences."""
+        """Return float32 logits [b, t, vocab_size] of whole target sequences."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=False, name="relpos_bias")(*[x.shape[1]] * 2)
@@ -117,17 +117,17 @@ class Decoder(_Stack):
     def start(
         self, encoded: Float[Array, "b s d"], length: int
     ) -> tuple[list[KeyValue], list[KeyValue]]:
-        """Every layer's empty cache, and its keys and values of the encoder's output."""
+        """Return every layer's empty cache, and its keys and values of the encoder's output."""
         layers = [
             DecoderLayer(self.config, name=f"layers_{i}")
             for i in range(self.config.num_decoder_layers)
         ]
-        own = [layer.empty_cache(encoded.shape[0], length) for layer in layers]
-        return own, [layer.cross_keys_and_values(encoded) for layer in layers]
+        caches = [layer.empty_cache(encoded.shape[0], length) for layer in layers]
+        return caches, [layer.cross_keys_and_values(encoded) for layer in layers]
 
     @nn.compact
     def forward(self, x, crosses, visibility, cross_visibility, embedding):
-        """Float32 logits [b, t, vocab_size], given each layer's keys and values of the encoder."""
+        """Return float32 logits [b, t, vocab_size] from the encoder's keys and values."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(*[x.shape[1]] * 2)
         for i, cross in enumerate(crosses):
             layer = DecoderLayer(self.config, name=f"layers_{i}")
@@ -136,7 +136,7 @@ class Decoder(_Stack):
 
     @nn.compact
     def step(self, x, caches, crosses, position, cross_visibility, embedding, length: int):
-        """Logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
+        """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
         row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
         bias = dataclasses.replace(bias, dense=row)
@@ -154,14 +154,14 @@ class T5(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        """Encoder and decoder share the embedding table."""
+        """Create encoder and decoder, which share the embedding table."""
         c = self.config
         self.token_embedder = Embedder((c.vocab_size, c.emb_dim), c.dtype)
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
 
     def encode(self, tokens, table, segment_ids, dropout_keys):
-        """See the function `encode`."""
+        """Encode tokens; see the function `encode`."""
         x = self.token_embedder(tokens, table)
         segments = _segments(tokens, segment_ids)
         return self.encoder(x, Visibility(segments, segments), dropout_keys)
@@ -169,35 +169,35 @@ class T5(nn.Module):
     def decode(
         self, encoded, encoder_tokens, inputs, targets, encoder_segments, segments, dropout_keys
     ):
-        """See the function `decode`."""
-        own = _segments(targets, segments)
-        visibility = Visibility(own, own, causal=True)
-        cross_visibility = Visibility(own, _segments(encoder_tokens, encoder_segments))
+        """Decode whole targets; see the function `decode`."""
+        target_segments = _segments(targets, segments)
+        visibility = Visibility(target_segments, target_segments, causal=True)
+        cross_visibility = Visibility(target_segments, _segments(encoder_tokens, encoder_segments))
         x = self.token_embedder(inputs)
         table = self.token_embedder.table()
         visible = (visibility, cross_visibility)
         return self.decoder(x, encoded, *visible, dropout_keys, table)
 
     def start(self, encoded, length):
-        """Every decoder layer's empty cache, and its keys and values of the encoder's output."""
+        """Return every layer's empty cache, and its keys and values of the encoder's output."""
         return self.decoder.start(encoded, length)
 
     def forward(self, inputs, targets, crosses, encoder_visibility):
-        """See the function `decode_cached`."""
-        own = _segments(targets, None)
-        visibility = Visibility(own, own, causal=True)
-        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=own)
+        """Decode whole targets from a cache; see the function `decode_cached`."""
+        segments = _segments(targets, None)
+        visibility = Visibility(segments, segments, causal=True)
+        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=segments)
         x, table = self.token_embedder(inputs), self.token_embedder.table()
         return self.decoder.forward(x, crosses, visibility, cross_visibility, table)
 
     def step(self, tokens, caches, crosses, position, cross_visibility, length):
-        """One position of decoding."""
+        """Decode one position."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
         return self.decoder.step(x, caches, crosses, position, cross_visibility, table, length)
 
     def __call__(self, tokens, targets):
-        """Touches every parameter; used to initialise."""
+        """Touch every parameter; used to initialise."""
         encoded = self.encode(tokens, None, None, None)
         return self.decode(encoded, tokens, targets, targets, None, None, None)
 
@@ -209,17 +209,17 @@ class Embedder(nn.Module):
     dtype: str
 
     def setup(self) -> None:
-        """One table for encoder and decoder."""
+        """Create the one table of encoder and decoder."""
         self.embedding = self.param("embedding", nn.initializers.normal(1.0), self.shape)
 
     def table(self) -> Float[Array, "v d"]:
-        """The embedding table itself, for tied heads."""
+        """Return the embedding table, for tied heads."""
         return self.embedding
 
     def __call__(
         self, ids: Int[Array, "b t"], virtual: Float[Array, "r d"] | None = None
     ) -> Float[Array, "b t d"]:
-        """embed(ids) = where(ids < V, E[ids], virtual[ids - V])."""
+        """Embed ids: where(ids < V, E[ids], virtual[ids - V])."""
         size = self.shape[0]
         x = self.embedding[jnp.minimum(ids, size - 1)].astype(self.dtype)
         if virtual is None:
@@ -231,13 +231,13 @@ class Embedder(nn.Module):
 def _segments(
     tokens: Int[Array, "b t"], segment_ids: Int[Array, "b t"] | None
 ) -> Int[Array, "b t"]:
-    """Each position's segment, one a row where nothing is packed; 0 at padding."""
+    """Return each position's segment: 1 where nothing is packed, 0 at padding."""
     real = (tokens > 0).astype(jnp.int32)
     return real if segment_ids is None else real * segment_ids
 
 
 def init_params(key: Key[Array, ""], config: T5Config) -> dict:
-    """Random float32 parameters with T5X's initialisers, layers not stacked."""
+    """Return random float32 parameters by T5X's initialisers, layers not stacked."""
     ones = jnp.ones((1, 1), jnp.int32)
     plain = dataclasses.replace(config, scan_layers=False, remat=False)
     return jax.jit(T5(plain).init)(key, ones, ones)["params"]
@@ -252,15 +252,15 @@ def encode(
     segment_ids: Int[Array, "b t"] | None = None,
     dropout_keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b t d"]:
-    """The encoder's output.
+    """Return the encoder's output.
 
     Args:
-        params: the model's tree.
-        config: its shape.
+        params: parameter tree of the model.
+        config: shape of the model.
         tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
         table: rows of the virtual tokens: id `vocab_size + i` is row i.
-        segment_ids: of a packed batch: which example a position belongs to, from 1; 0 is padding.
-        dropout_keys: one key a row; None for no dropout.
+        segment_ids: number of each position's example in a packed batch, from 1; 0 is padding.
+        dropout_keys: one key per row; None for no dropout.
 
     Returns:
         Activations in `config.dtype`; at padding they are without meaning.
@@ -280,18 +280,18 @@ def decode(
     decoder_segment_ids: Int[Array, "b u"] | None = None,
     dropout_keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b u v"]:
-    """Float32 logits at every target position, given the targets before it.
+    """Return float32 logits at every target position, given the targets before it.
 
     Args:
-        params: the model's tree.
-        config: its shape.
-        encoded: the encoder's output.
-        encoder_tokens: the encoder's ids; positions with 0 are not attended to.
+        params: parameter tree of the model.
+        config: shape of the model.
+        encoded: output of the encoder.
+        encoder_tokens: ids of the encoder; positions with 0 are not attended to.
         decoder_input_tokens: targets shifted right by one, 0 at each segment's start.
         decoder_target_tokens: targets; 0 is padding.
-        encoder_segment_ids: of a packed batch, as in `encode`.
-        decoder_segment_ids: the same for targets; a segment attends to its own inputs only.
-        dropout_keys: one key a row; None for no dropout.
+        encoder_segment_ids: segments of a packed batch, as in `encode`.
+        decoder_segment_ids: segments of the targets; each attends to its own inputs only.
+        dropout_keys: one key per row; None for no dropout.
     """
     return _apply(
         T5.decode,
@@ -317,11 +317,11 @@ class Cache:
     """What decoding remembers; every leaf's leading axis is the batch.
 
     Attributes:
-        self_attention: for each decoder layer keys and values [b, p + length, heads, head_dim],
+        self_attention: keys and values of each decoder layer, [b, p + length, heads, head_dim],
             those of a prefix first.
-        cross_attention: the same of the encoder's output.
-        cross_visibility: where the encoder's input is real.
-        length: target positions.
+        cross_attention: keys and values of the encoder's output for each decoder layer.
+        cross_visibility: visibility of the encoder's positions, which hides padding.
+        length: number of target positions.
     """
 
     self_attention: list[KeyValue]
@@ -337,12 +337,12 @@ def start_cache(
     encoder_tokens: Int[Array, "b t"],
     max_length: int,
 ) -> Cache:
-    """An empty cache for `max_length` target positions."""
+    """Return an empty cache for `max_length` target positions."""
     params, config = _for_decoding(params, config)
-    own, cross = _apply(T5.start, params, config, encoded, max_length)
+    empty, cross = _apply(T5.start, params, config, encoded, max_length)
     real = _segments(encoder_tokens, None)
     visibility = Visibility(jnp.ones((len(real), 1), jnp.int32), real)
-    return Cache(own, cross, visibility, max_length)
+    return Cache(empty, cross, visibility, max_length)
 
 
 def decode_cached(
@@ -355,9 +355,9 @@ def decode_cached(
     """Compute what `decode` does from a cache, so that many targets share the encoder's keys.
 
     Args:
-        params: the model's tree.
-        config: its shape.
-        cache: of `start_cache`; its self-attention is not used.
+        params: parameter tree of the model.
+        config: shape of the model.
+        cache: result of `start_cache`; its self-attention is not used.
         decoder_input_tokens: targets shifted right by one, 0 at the start.
         decoder_target_tokens: targets; 0 is padding.
 
@@ -377,13 +377,13 @@ def decode_step(
     tokens: Int[Array, " b"],
     position: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "b v"], Cache]:
-    """Float32 logits of the next token after `tokens`, which stand at `position` (0 is the start).
+    """Return float32 logits of what follows `tokens`, which stand at `position` (0 is the start).
 
     Returns:
         The logits, and the cache with this position filled in.
     """
     params, config = _for_decoding(params, config)
-    logits, own = _apply(
+    logits, extended = _apply(
         T5.step,
         params,
         config,
@@ -394,7 +394,7 @@ def decode_step(
         cache.cross_visibility,
         cache.length,
     )
-    return logits[:, 0], dataclasses.replace(cache, self_attention=own)
+    return logits[:, 0], dataclasses.replace(cache, self_attention=extended)
 
 
 def _for_decoding(params: Params, config: T5Config) -> tuple[Params, T5Config]:
@@ -407,11 +407,11 @@ def _for_decoding(params: Params, config: T5Config) -> tuple[Params, T5Config]:
 
 
 def stack_layers(params: Params, config: T5Config) -> dict:
-    """The tree that `scan_layers` runs on: each stack's layers as one subtree with a leading axis.
+    """Return the tree that `scan_layers` runs on: layers in one subtree with a leading axis.
 
     Args:
-        params: a tree with `encoder/layers_0`, `encoder/layers_1`, ...
-        config: gives the numbers of layers.
+        params: tree with `encoder/layers_0`, `encoder/layers_1`, ...
+        config: shape of the model, for the numbers of layers.
     """
     stacked = {"token_embedder": params["token_embedder"]}
     for side, count in _sides(config):
@@ -422,7 +422,7 @@ def stack_layers(params: Params, config: T5Config) -> dict:
 
 
 def unstack_layers(params: Params, config: T5Config) -> dict:
-    """The inverse of `stack_layers`."""
+    """Invert `stack_layers`."""
     flat = {"token_embedder": params["token_embedder"]}
     for side, count in _sides(config):
         rest = {k: v for k, v in params[side].items() if k != "layers"}

@@ -33,12 +33,12 @@ PLACES: Mapping[str, tuple[str, str]] = {
 
 
 def layers_of(config: T5Config, place: str) -> int:
-    """How many attentions there are in a place of `PLACES`."""
+    """Return the number of attentions in a place of `PLACES`."""
     return config.num_encoder_layers if PLACES[place][0] == "encoder" else config.num_decoder_layers
 
 
 def check_places(places: Sequence[str]) -> None:
-    """Raises `SpotError` unless these are places, each once."""
+    """Raise `SpotError` unless these are places, each once."""
     if not places or not set(places) <= set(PLACES) or len(set(places)) < len(places):
         raise SpotError(
             f"a prefix stands in some of {', '.join(PLACES)}, each once; found "
@@ -47,7 +47,7 @@ def check_places(places: Sequence[str]) -> None:
 
 
 def prefix_shape(config: T5Config, length: int, places: Sequence[str]) -> tuple[int, int]:
-    """[r, f] of a prefix of `length` keys: r = 2 * length * layers, f = heads * head_dim.
+    """Return [r, f] for a prefix of `length` keys: r = 2 * length * layers, f = heads * head_dim.
 
     The rows in order: place by place, layer by layer, the keys of its positions and then their
     values.
@@ -59,14 +59,14 @@ def prefix_shape(config: T5Config, length: int, places: Sequence[str]) -> tuple[
 def with_prefix(
     params: Params, config: T5Config, prefix: Float[Array, "n r f"], places: Sequence[str]
 ) -> dict[str, Any]:
-    """The tree with a prefix in it.
+    """Return the tree with a prefix in it.
 
     Args:
-        params: the model's tree, stacked if `config.scan_layers`.
-        config: its shape.
+        params: parameter tree of the model, stacked if `config.scan_layers`.
+        config: shape of the model.
         prefix: rows as `prefix_shape` has them; n is 1 for a prefix that all rows of a batch
             share, or the rows of the batch, each with its own.
-        places: where it stands, the order of the rows.
+        places: places of the prefix, in the order of the rows.
     """
     leaves: dict[tuple[str, ...], Array] = {}
     shape = (config.num_heads, config.head_dim)
@@ -88,37 +88,37 @@ def with_prefix(
 def prefix_of_words(
     params: Params, config: T5Config, words: Int[Array, "n p"], places: Sequence[str]
 ) -> Float[Array, "n r f"]:
-    """The keys and values that the model itself computes for words (Li & Liang 2021, §5.3).
+    """Return the keys and values that the model computes for words (Li & Liang 2021, §5.3).
 
     The paper's language model reads the words; here the encoder reads them, and the decoder
     writes the same words from what the encoder made of them, which is our choice.
 
     Args:
-        params: the model's tree, without a prefix.
-        config: its shape.
-        words: piece ids above 0, as many as the prefix is long.
-        places: whose keys and values, the order of the rows.
+        params: parameter tree of the model, without a prefix.
+        config: shape of the model.
+        words: piece ids above 0, one per position of the prefix.
+        places: places of the keys and values, in the order of the rows.
     """
     if config.scan_layers:
         params = unstack_layers(params, config)
     plain = dataclasses.replace(config, scan_layers=False, remat=False)
-    found = _activations(params, plain, words)
+    activations = _activations(params, plain, words)
     rows = []
     for place in places:
         side, attention = PLACES[place]
         for i in range(layers_of(config, place)):
-            (pair,) = found[side][f"layers_{i}"][attention]["keys_and_values"]
+            (pair,) = activations[side][f"layers_{i}"][attention]["keys_and_values"]
             rows += [x.reshape(*words.shape, -1) for x in pair]
     return jnp.concatenate(rows, axis=1).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _activations(params: Params, config: T5Config, words: Int[Array, "n p"]) -> Any:
-    _, found = T5(config).apply(
+    _, captured = T5(config).apply(
         {"params": params},
         words,
         words,
         capture_intermediates=lambda module, name: name == "keys_and_values",
         mutable=["intermediates"],
     )
-    return found["intermediates"]
+    return captured["intermediates"]

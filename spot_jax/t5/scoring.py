@@ -28,14 +28,14 @@ def token_log_likelihoods(
     table: Float[Array, "r d"] | None = None,
     encoded: Float[Array, "b t d"] | None = None,
 ) -> Float[Array, "b u"]:
-    """log p of each target token given those before it, 0 where `decoder_loss_weights` is 0.
+    """Return log p of each target token given those before it, 0 where its loss weight is 0.
 
     Args:
-        params: the model's tree.
-        config: its shape.
-        batch: features by T5X's names, packed or not.
+        params: parameter tree of the model.
+        config: shape of the model.
+        batch: features by T5X's names, packed or not; weights are `decoder_loss_weights`.
         table: rows of the virtual tokens.
-        encoded: the encoder's output, when it is computed already.
+        encoded: output of the encoder; None computes it here.
     """
     tokens, segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
     if encoded is None:
@@ -61,7 +61,7 @@ def sequence_log_likelihood(
     *,
     table: Float[Array, "r d"] | None = None,
 ) -> Float[Array, " b"]:
-    """log p of each row's targets, the sum over its tokens; arguments as above."""
+    """Return log p of each row's targets, the sum over its tokens; arguments as above."""
     return jnp.sum(token_log_likelihoods(params, config, batch, table=table), axis=1)
 
 
@@ -73,14 +73,14 @@ def segment_log_likelihoods(
     *,
     table: Float[Array, "r d"] | None = None,
 ) -> Float[Array, "b n"]:
-    """log p of each packed segment's targets.
+    """Return log p of each packed segment's targets.
 
     Args:
-        params: the model's tree.
-        config: its shape.
-        batch: a packed batch.
-        segments: columns of the result, n; segment i of a row is in column i - 1. Segments
-            beyond n are left out, columns beyond a row's last segment are 0.
+        params: parameter tree of the model.
+        config: shape of the model.
+        batch: features of a packed batch.
+        segments: number of columns of the result, n; segment i of a row is in column i - 1.
+            Segments beyond n are left out, columns beyond a row's last segment are 0.
         table: rows of the virtual tokens.
     """
     tokens = token_log_likelihoods(params, config, batch, table=table)
@@ -106,13 +106,13 @@ def rank_labels(
     best label counts, `choose_label` does less.
 
     Args:
-        params: the model's tree.
-        config: its shape.
+        params: parameter tree of the model.
+        config: shape of the model.
         encoder_tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
-        label_tokens: one verbalizer a row with its eos, 0 is padding.
+        label_tokens: tokens of one verbalizer per row with its eos, 0 is padding.
         table: rows of the virtual tokens.
-        encoded: the encoder's output, when it is computed already.
-        normalise: divide by the verbalizer's number of tokens, for labels of unlike lengths.
+        encoded: output of the encoder; None computes it here.
+        normalise: whether to divide by a verbalizer's number of tokens, for unlike lengths.
     """
     label_tokens = jnp.asarray(label_tokens)
     cache = _encoder_cache(params, config, encoder_tokens, table, encoded)
@@ -132,10 +132,10 @@ def rank_labels(
 
 @struct.dataclass
 class _Race:
-    """What is known of each row's labels.
+    """Bounds and scores of each row's labels.
 
     Attributes:
-        bounds: no label's log p is above; that of a scored label is -inf, it is out of the race.
+        bounds: upper bounds of the labels' log p; -inf for a scored label, out of the race.
         scores: log p of the labels that were scored, -inf for the others.
     """
 
@@ -163,13 +163,13 @@ def choose_label(
     model is.
 
     Args:
-        params: the model's tree.
-        config: its shape.
+        params: parameter tree of the model.
+        config: shape of the model.
         encoder_tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
-        label_tokens: one verbalizer a row with its eos, 0 is padding; no two alike.
+        label_tokens: tokens of one verbalizer per row with its eos, 0 is padding; no two alike.
         table: rows of the virtual tokens.
-        encoded: the encoder's output, when it is computed already.
-        normalise: divide by the verbalizer's number of tokens, for labels of unlike lengths.
+        encoded: output of the encoder; None computes it here.
+        normalise: whether to divide by a verbalizer's number of tokens, for unlike lengths.
         valid: rows that matter; the search does not go on for the others.
 
     Returns:
@@ -191,7 +191,7 @@ def choose_label(
     at_once = max(1, min(_LABELS_AT_ONCE, at_once, count))
 
     def open_by(race: _Race) -> Float[Array, " b"]:
-        """By how much a row's best bound is above its best score; -inf when it is decided."""
+        """Return a row's best bound less its best score; -inf when it is decided."""
         best, bound = jnp.max(race.scores, axis=1), jnp.max(race.bounds, axis=1)
         # A bound is a sum in another order than the score: rounding must not decide.
         undecided = counts & ~jnp.isneginf(bound) & (bound > best - 1e-5)

@@ -1,4 +1,4 @@
-"""The directory in which a backbone is stored: what it holds, and how it is written and checked."""
+"""The directory in which a backbone is stored: its contents, writing and checking."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ _STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What `backbone.json` says."""
+    """The contents of `backbone.json`."""
 
     directory: epath.Path
     config: T5Config
@@ -45,7 +45,7 @@ class Description:
         return self.directory / VOCABULARY if self.vocabulary_sha256 else None
 
     def open_files(self) -> Iterator[TensorFile]:
-        """Each weight file, once all are known to be there in the size that was written.
+        """Yield each weight file, after checking that all exist in the size that was written.
 
         The contents of small backbones are compared too; of large ones only `verify` does it.
         """
@@ -74,7 +74,7 @@ class Description:
 
 
 def read_description(directory: epath.PathLike) -> Description:
-    """Parse `backbone.json`; raises `SpotError` if it is not there or not ours."""
+    """Parse `backbone.json`; raise `SpotError` if it is missing or not ours."""
     directory = epath.Path(directory)
     path = directory / DESCRIPTION
     if not path.exists():
@@ -103,7 +103,7 @@ def read_description(directory: epath.PathLike) -> Description:
 
 
 def _remedy(path: epath.Path) -> str:
-    """How to get a damaged file back."""
+    """Say how to get a damaged file back."""
     if path.resolve().parent == _SHIPPED:
         return f"restore it with: git checkout -- {path}"
     return "copy or convert the backbone again"
@@ -162,7 +162,7 @@ class StoredWriter:
         return self
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Append one tensor; moves on to the next file by itself."""
+        """Append one tensor, in the next file where one is full."""
         number = next(i for i, shard in enumerate(self._shards) if name in shard)
         shard = self._shards[number]
         if name == shard[0]:
@@ -220,7 +220,7 @@ class StoredWriter:
 
 
 def check_destination(directory: epath.Path) -> None:
-    """Raises `SpotError` unless a backbone can be put there: nothing yet, or an empty directory."""
+    """Raise `SpotError` unless the directory is empty or does not exist yet."""
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise SpotError(f"{directory}: exists and is not empty; choose another destination")
 
@@ -231,7 +231,7 @@ def _disk_error(directory: epath.Path, error: OSError) -> SpotError:
 
 
 def file_sha256(path: epath.Path) -> str:
-    """The hash of a file's bytes, in hex."""
+    """Return the hash of a file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -40,10 +40,10 @@ class TensorFile:
     """One safetensors file opened for reading; raises `SpotError` if it is cut short or broken.
 
     Attributes:
-        path: where it is, local or in a bucket.
-        shapes: name -> shape.
-        dtypes: name -> numpy dtype.
-        bytes_read: how much of the tensors' bytes has been read so far.
+        path: path of the file, local or in a bucket.
+        shapes: shape of each tensor by name.
+        dtypes: numpy dtype of each tensor by name.
+        bytes_read: number of the tensors' bytes that have been read so far.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -94,13 +94,13 @@ class TensorFile:
             )
 
     def read(self, name: str, index: Slices = (), *, dtype: np.dtype | None = None) -> np.ndarray:
-        """The tensor, or the part that `index` (slices of step 1) selects, as an own array."""
+        """Return a tensor, or the part that `index` (slices of step 1) selects, in a new array."""
         return self.read_parts(name, [index], dtype=dtype)[0]
 
     def read_parts(
         self, name: str, indices: Sequence[Slices], *, dtype: np.dtype | None = None
     ) -> list[np.ndarray]:
-        """Several parts of one tensor, cast to `dtype`; the rows that parts share are read once.
+        """Return parts of one tensor, cast to `dtype`; the rows that parts share are read once.
 
         A slice of the leading axis is one run of bytes and only that is read. A slice of a later
         axis reads the rows it crosses in blocks and keeps the slice, so memory holds no more; so
@@ -222,7 +222,7 @@ class TensorWriter:
         self.size += len(data)
 
     def close(self) -> None:
-        """Finish the file; raises `ValueError` if tensors are still to come."""
+        """Finish the file; raise `ValueError` if tensors are still to come."""
         self._file.close()
         if self._waiting:
             raise ValueError(f"never written: {self._waiting}")
@@ -233,5 +233,5 @@ class TensorWriter:
 
     @property
     def sha256(self) -> str:
-        """Of everything written so far, in hex."""
+        """The SHA-256 digest of everything written so far, in hex."""
         return self._hash.hexdigest()

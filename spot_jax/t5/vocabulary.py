@@ -37,7 +37,7 @@ class Vocabulary:
     unknown ids are not 0, 1 and 2.
 
     Attributes:
-        path: the model file.
+        path: path of the model file.
         size: number of ids, the sentinels included.
         pieces: number of ids in the file.
         sha256: hex digest of the file's bytes.
@@ -67,7 +67,7 @@ class Vocabulary:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str], *, threads: int = 1) -> list[list[int]]:
-        """Return the ids of each text, in order; faster than one by one."""
+        """Return the ids of each text, in order; faster than text by text."""
         texts = list(texts)
         try:
             return self._processor.Encode(texts, out_type=int, num_threads=threads)
@@ -82,13 +82,13 @@ class Vocabulary:
         Padding is dropped; ids beyond the vocabulary (unused rows of an embedding table, virtual
         tokens) become the unknown token, as in seqio.
         """
-        kept: list[int] = []
+        piece_ids: list[int] = []
         for token in map(int, ids):
             if token == EOS:
                 break
             if token != PAD:
-                kept.append(token if 0 < token < self.size else UNK)
-        return self._processor.DecodeIds(kept)
+                piece_ids.append(token if 0 < token < self.size else UNK)
+        return self._processor.DecodeIds(piece_ids)
 
     def piece(self, token: int) -> str:
         """Return the piece of one id as the model spells it, `▁` for a space."""
@@ -147,9 +147,9 @@ def _not_a_vocabulary(path: Path) -> SpotError:
 
 
 def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, path: Path) -> None:
-    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if found != (PAD, EOS, UNK):
+    special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if special != (PAD, EOS, UNK):
         raise SpotError(
-            f"expected pad 0, eos 1 and unk 2 in {path}, found pad {found[0]}, eos {found[1]} "
-            f"and unk {found[2]}; give a T5 vocabulary"
+            f"expected pad 0, eos 1 and unk 2 in {path}, found pad {special[0]}, eos {special[1]} "
+            f"and unk {special[2]}; give a T5 vocabulary"
         )

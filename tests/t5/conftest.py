@@ -12,7 +12,7 @@ from spot_jax.t5.config import T5Config, parameter_shapes
 
 @pytest.fixture(scope="session")
 def golden_backbone(golden: Path):
-    """Configuration and parameters of `ckpt_minimal`, read without the importer."""
+    """Return configuration and parameters of `ckpt_minimal`, read without the importer."""
     config = T5Config(
         vocab_size=128,
         emb_dim=32,

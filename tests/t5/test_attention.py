@@ -30,7 +30,7 @@ def inputs(queries, keys, prefix):
 
 
 def segments(length):
-    """A packed row, and one that ends in padding."""
+    """Return a packed row, and one that ends in padding."""
     numbers = np.ones((2, length), np.int32)
     numbers[0, length // 2 :] = 2
     numbers[1, -5:] = 0
@@ -53,17 +53,17 @@ def test_a_fused_form_equals_the_plain_one(form, case, trains_bias):
         return jnp.where(real, attend(*qkv, bias, visibility, form), 0.0)
 
     def gradient(form):
-        def loss(*given):
-            return jnp.sum(output(form, *given) * weight)
+        def loss(*arguments):
+            return jnp.sum(output(form, *arguments) * weight)
 
         which = range(4) if trains_bias and biased else range(1, 4)
         return jax.jit(jax.grad(loss, tuple(which)))(table, *qkv)
 
     pairs = [(output(form, table, *qkv), output("plain", table, *qkv))]
     pairs += list(zip(gradient(form), gradient("plain"), strict=True))
-    for found, expected in pairs:
+    for actual, expected in pairs:
         largest = float(jnp.max(jnp.abs(expected)))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * largest)
 
 
 def test_a_form_that_does_not_exist_is_named():

@@ -54,7 +54,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def directory(tmp_path, backbone, monkeypatch):
-    """A backbone stored in several files, with a vocabulary."""
+    """Store a backbone in several files, with a vocabulary."""
     monkeypatch.setattr(stored, "_SHARD_BYTES", SHARD_BYTES)
     vocabulary = tmp_path / "spiece.model"
     vocabulary.write_bytes(b"not read when storing")
@@ -64,12 +64,12 @@ def directory(tmp_path, backbone, monkeypatch):
 
 
 def assert_equal(params, expected, dtype="float32"):
-    found = dict(flatten(params))
-    assert sorted(found) == sorted(parameter_shapes(CONFIG))
+    leaves = dict(flatten(params))
+    assert sorted(leaves) == sorted(parameter_shapes(CONFIG))
     for name, leaf in flatten(expected):
-        assert found[name].dtype == jnp.dtype(dtype), name
+        assert leaves[name].dtype == jnp.dtype(dtype), name
         np.testing.assert_array_equal(
-            np.asarray(found[name], np.float32),
+            np.asarray(leaves[name], np.float32),
             np.asarray(leaf).astype(jnp.dtype(dtype)).astype(np.float32),
             name,
         )
@@ -94,10 +94,10 @@ def test_no_vocabulary_is_no_path(tmp_path, backbone):
 
 
 def test_files_are_safetensors(directory, backbone):
-    found = {}
+    leaves = {}
     for path in directory.glob("*.safetensors"):
-        found |= load_file(path)
-    assert_equal(unflatten(found), backbone.params)
+        leaves |= load_file(path)
+    assert_equal(unflatten(leaves), backbone.params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -160,7 +160,7 @@ def test_fingerprint_sees_which_parameter_is_which(backbone):
 
 
 def model_sharding(mesh):
-    """Rows or columns over `model` where T5X puts them, so both kinds of slice are read."""
+    """Divide rows or columns over `model` as T5X does, so both kinds of slice are read."""
 
     def place(path):
         if path.endswith(("query/kernel", "key/kernel", "value/kernel", "wi_0/kernel")):

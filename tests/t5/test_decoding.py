@@ -41,7 +41,7 @@ def tiny_params():
 
 @functools.partial(jax.jit, static_argnums=1)
 def log_probs(params, config, encoder_tokens, targets):
-    """Of every token after the targets before it, [b, u, v], by the whole-sequence decoder."""
+    """Return log p of every token after the targets before it, [b, u, v], from whole sequences."""
     encoded = encode(params, config, encoder_tokens)
     inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
     # As targets ones: all positions are real, though pad may be among the tokens written.
@@ -113,14 +113,14 @@ def test_a_row_depends_neither_on_padding_nor_on_its_neighbours():
     alone = [INPUTS[i : i + 1] for i in range(len(INPUTS))]
     search = functools.partial(beam_search, tiny_params(), TINY, beams=3, max_length=6)
     tokens, scores = search(padded)
-    for row, one in enumerate(alone):
-        one_tokens, one_scores = search(one)
-        np.testing.assert_array_equal(tokens[row], one_tokens[0])
-        np.testing.assert_allclose(scores[row], one_scores[0], rtol=1e-5)
+    for row, row_inputs in enumerate(alone):
+        alone_tokens, alone_scores = search(row_inputs)
+        np.testing.assert_array_equal(tokens[row], alone_tokens[0])
+        np.testing.assert_allclose(scores[row], alone_scores[0], rtol=1e-5)
     assert (tokens[3:] == 0).all() and np.isneginf(scores[3:]).all()
     together = greedy(tiny_params(), TINY, padded, max_length=6)
-    for row, one in enumerate(alone):
-        apart = greedy(tiny_params(), TINY, one, max_length=6)
+    for row, row_inputs in enumerate(alone):
+        apart = greedy(tiny_params(), TINY, row_inputs, max_length=6)
         np.testing.assert_array_equal(together[row], apart[0])
     assert (together[3:] == 0).all()
 
@@ -169,7 +169,7 @@ def test_beams_share_the_encoders_keys_and_values():
 
 
 def shapes_in(jaxpr):
-    """The shapes of every intermediate result, those of inner functions too."""
+    """Return the shapes of every intermediate result, those of inner functions too."""
     shapes = []
     for equation in jaxpr.eqns:
         shapes += [v.aval.shape for v in equation.outvars]

@@ -31,7 +31,7 @@ def z(golden):
 
 @pytest.fixture(scope="module")
 def prompted(z):
-    """The golden inputs behind virtual tokens."""
+    """Return the golden inputs behind virtual tokens."""
     ids = np.tile(128 + np.arange(P, dtype=np.int32), (3, 1))
     return np.concatenate([ids, z["encoder_input_tokens"].astype(np.int32)], axis=1)
 
@@ -49,8 +49,8 @@ def run(params, config, z, tokens=None, table=None):
     )
 
 
-def farthest(found, expected, real):
-    return np.abs(np.asarray(found, np.float32) - expected)[real].max()
+def farthest(actual, expected, real):
+    return np.abs(np.asarray(actual, np.float32) - expected)[real].max()
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_scan_and_remat_change_nothing(golden_backbone, z, prompted):
     grad = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
     table = jnp.asarray(z["prompt"])
     (_, expected), gradient = grad(table, params, config)
-    (_, found), other = grad(table, stack_layers(params, config), scanned)
+    (_, logits), other = grad(table, stack_layers(params, config), scanned)
     real = z["decoder_target_tokens"] > 0
-    assert farthest(found, expected, real) < 1e-5
+    assert farthest(logits, expected, real) < 1e-5
     np.testing.assert_allclose(other, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
 
 
@@ -121,9 +121,9 @@ def test_one_token_at_a_time_equals_whole_targets(scan, golden_backbone, z, prom
     cache = start_cache(params, config, encoded, prompted, 6)
     step = jax.jit(decode_step, static_argnums=1)
     for i in range(6):
-        found, cache = step(params, config, cache, z["decoder_input_tokens"][:, i], i)
+        next_logits, cache = step(params, config, cache, z["decoder_input_tokens"][:, i], i)
         real = z["decoder_target_tokens"][:, i] > 0
-        assert farthest(found, logits[:, i], real) < 1e-5
+        assert farthest(next_logits, logits[:, i], real) < 1e-5
 
 
 def test_padding_changes_nothing_before_it(golden_backbone, z):
@@ -138,8 +138,8 @@ def test_padding_changes_nothing_before_it(golden_backbone, z):
 def test_random_parameters_have_t5x_names_and_shapes(scan, golden_backbone):
     config, params = golden_backbone
     config = dataclasses.replace(config, scan_layers=scan)
-    made = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
-    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, dict(params))
+    shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, dict(params))
 
 
 def test_dropout_drops_features_alike_at_all_positions_by_the_row():
@@ -173,16 +173,16 @@ def test_dropout_in_the_model_is_each_rows_own_and_the_same_when_scanned(golden_
     @functools.partial(jax.jit, static_argnums=1)
     def logits(params, config, rows, keys):
         encoded = encode(params, config, jnp.asarray(tokens)[rows], dropout_keys=keys)
-        given = jnp.asarray(tokens)[rows], jnp.asarray(inputs)[rows], jnp.asarray(targets)[rows]
-        return decode(params, config, encoded, *given, dropout_keys=keys)
+        arrays = jnp.asarray(tokens)[rows], jnp.asarray(inputs)[rows], jnp.asarray(targets)[rows]
+        return decode(params, config, encoded, *arrays, dropout_keys=keys)
 
     keys, real = jax.random.split(jax.random.key(3), 3), targets > 0
     three = logits(params, config, np.arange(3), keys)
     assert farthest(three, plain, real) > 0.1
     # Scanned, and one row without its neighbours: the masks of a layer are of its number and row.
     scanned = dataclasses.replace(config, scan_layers=True)
-    one = logits(stack_layers(params, config), scanned, np.arange(1, 2), keys[1:2])
-    assert farthest(one, three[1:2], real[1:2]) < 1e-4
+    single = logits(stack_layers(params, config), scanned, np.arange(1, 2), keys[1:2])
+    assert farthest(single, three[1:2], real[1:2]) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def logits_of(params, config, places, prefix, batch=None):
 
 
 def softmax_attention(queries, keys, values, bias):
-    """softmax(q k + bias) v with [positions, heads, width], plain loops over heads."""
+    """Return softmax(q k + bias) v with [positions, heads, width], plain loops over heads."""
     out = np.zeros((len(queries), *values.shape[1:]))
     for head in range(queries.shape[1]):
         scores = queries[:, head] @ keys[:, head].T + bias[head]
@@ -107,7 +107,7 @@ def heads(x):
 
 
 def attended(weights, x, source, bias, prefix):
-    """One attention: the prefix's keys and values first, with bias 0."""
+    """Attend once: the prefix's keys and values first, with bias 0."""
     keys, values = (heads(source @ weights[n]["kernel"]) for n in ("key", "value"))
     if prefix is not None:
         keys, values = (np.concatenate(pair) for pair in zip(prefix, (keys, values), strict=True))
@@ -130,7 +130,7 @@ def position_bias(weights, length, bidirectional):
 
 
 def reference(tree, prefixes, tokens, inputs):
-    """Logits of one row without padding; prefixes[place][layer] = (keys, values) or {}."""
+    """Return logits of a row without padding; prefixes[place][layer] = (keys, values) or {}."""
 
     def prefix(place, i):
         return prefixes[place][i] if place in prefixes else None
@@ -159,17 +159,17 @@ def reference(tree, prefixes, tokens, inputs):
 
 
 def by_layer(rows, places):
-    """prefixes[place][layer] from a file's rows, counted off one by one."""
-    found, at = {}, 0
+    """Return prefixes[place][layer] from a file's rows, counted off one by one."""
+    prefixes, at = {}, 0
     for place in places:
-        found[place] = []
+        prefixes[place] = []
         layers = CONFIG.num_encoder_layers if place == "encoder" else CONFIG.num_decoder_layers
         for _ in range(layers):
             keys, values = rows[at : at + P], rows[at + P : at + 2 * P]
-            found[place].append((heads(keys), heads(values)))
+            prefixes[place].append((heads(keys), heads(values)))
             at += 2 * P
     assert at == len(rows)
-    return found
+    return prefixes
 
 
 WEIGHTS = np.random.default_rng(3).normal(size=(3, CONFIG.vocab_size)).astype(np.float32)
@@ -189,7 +189,7 @@ def logits_and_gradient(params, places, prefix):
 def test_the_model_with_a_prefix_is_the_formula_and_so_is_its_gradient(places, params):
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     prefix = drawn(places)
-    found, gradient = map(np.asarray, logits_and_gradient(params, places, prefix))
+    logits, gradient = map(np.asarray, logits_and_gradient(params, places, prefix))
 
     def formula(rows, row=0):
         tokens, inputs = TOKENS[row][TOKENS[row] > 0], INPUTS[row][TARGETS[row] > 0]
@@ -197,8 +197,8 @@ def test_the_model_with_a_prefix_is_the_formula_and_so_is_its_gradient(places, p
 
     rows = prefix[0].astype(np.float64)
     for row, length in enumerate((3, 2)):
-        np.testing.assert_allclose(found[row, :length], formula(rows, row), atol=1e-5)
-    assert np.abs(reference(wide, {}, TOKENS[0], INPUTS[0]) - found[0]).max() > 1e-2
+        np.testing.assert_allclose(logits[row, :length], formula(rows, row), atol=1e-5)
+    assert np.abs(reference(wide, {}, TOKENS[0], INPUTS[0]) - logits[0]).max() > 1e-2
     rng = np.random.default_rng(4)
     largest = np.abs(gradient).max()
     for _ in range(10):
@@ -218,16 +218,16 @@ def test_scanned_and_rematerialised_layers_compute_the_same(params):
     prefix = drawn(ALL)
     scanned = dataclasses.replace(CONFIG, scan_layers=True, remat=True)
     stacked = stack_layers(params, CONFIG)
-    found = logits_of(stacked, scanned, ALL, prefix)
-    np.testing.assert_allclose(found, logits_of(params, CONFIG, ALL, prefix), atol=1e-5)
+    logits = logits_of(stacked, scanned, ALL, prefix)
+    np.testing.assert_allclose(logits, logits_of(params, CONFIG, ALL, prefix), atol=1e-5)
     tree = with_prefix(stacked, scanned, prefix, ALL)
     expected = with_prefix(params, CONFIG, prefix, ALL)
     jax.tree.map(np.testing.assert_array_equal, unstack_layers(tree, scanned), expected)
 
 
 def each_alone(params, prefix):
-    """Logits of every row's example when that row's prefix is everyone's: [n, 2, u, v]."""
-    return np.stack([logits_and_gradient(params, ALL, one[None])[0] for one in prefix])
+    """Return the logits of both examples under each row's prefix alone: [n, 2, u, v]."""
+    return np.stack([logits_and_gradient(params, ALL, row[None])[0] for row in prefix])
 
 
 def test_packed_segments_share_the_prefix_of_their_row(params):
@@ -240,12 +240,12 @@ def test_packed_segments_share_the_prefix_of_their_row(params):
         "target_segments": [1, 1, 1, 2, 2, 0],
     }
     packed = {name: np.array([x, x], np.int32) for name, x in row.items()}
-    found = logits_of(params, CONFIG, ALL, prefix, packed)
-    assert np.isfinite(found).all()
+    logits = logits_of(params, CONFIG, ALL, prefix, packed)
+    assert np.isfinite(logits).all()
     for row, expected in enumerate(each_alone(params, prefix)):
-        np.testing.assert_allclose(found[row, :3], expected[0], atol=1e-5)
-        np.testing.assert_allclose(found[row, 3:5], expected[1, :2], atol=1e-5)
-    assert np.abs(found[0, :3] - found[1, :3]).max() > 1e-2
+        np.testing.assert_allclose(logits[row, :3], expected[0], atol=1e-5)
+        np.testing.assert_allclose(logits[row, 3:5], expected[1, :2], atol=1e-5)
+    assert np.abs(logits[0, :3] - logits[1, :3]).max() > 1e-2
 
 
 @jax.jit
@@ -263,9 +263,9 @@ def step_by_step(params, prefix):
 
 def test_decoding_step_by_step_sees_what_training_sees(params):
     prefix, real = drawn(ALL, n=2), TARGETS > 0
-    found, expected = step_by_step(params, prefix), each_alone(params, prefix)
+    logits, expected = step_by_step(params, prefix), each_alone(params, prefix)
     for row in range(2):
-        np.testing.assert_allclose(found[row, real[row]], expected[row, row, real[row]], atol=1e-5)
+        np.testing.assert_allclose(logits[row, real[row]], expected[row, row, real[row]], atol=1e-5)
 
 
 LABELS = np.array([[7, 30, 1], [12, 1, 0]], np.int32)
@@ -305,19 +305,19 @@ def test_search_and_ranking_agree_with_scores(params):
 @pytest.mark.slow
 def test_words_give_the_keys_and_values_that_the_model_computes(params):
     words = np.array([[5, 9, 17], [30, 4, 6]], np.int32)
-    found = prefix_of_words(params, CONFIG, words, ALL)
-    assert found.shape == (2, *prefix_shape(CONFIG, P, ALL))
+    prefix = prefix_of_words(params, CONFIG, words, ALL)
+    assert prefix.shape == (2, *prefix_shape(CONFIG, P, ALL))
     stacked = dataclasses.replace(CONFIG, scan_layers=True)
     again = prefix_of_words(stack_layers(params, CONFIG), stacked, words, ALL)
-    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(prefix, again)
     # The first encoder layer's, by hand.
     layer = jax.tree.map(np.asarray, params["encoder"]["layers_0"])
     x = np.asarray(params["token_embedder"]["embedding"])[words[1]]
     x = norm(x, layer["pre_attention_layer_norm"]["scale"])
-    expected = by_layer(np.asarray(found)[1], ALL)["encoder"][0]
-    for name, one in zip(("key", "value"), expected, strict=True):
-        own = heads(x @ layer["attention"][name]["kernel"])
-        np.testing.assert_allclose(one, own, atol=1e-5)
+    expected = by_layer(np.asarray(prefix)[1], ALL)["encoder"][0]
+    for name, rows in zip(("key", "value"), expected, strict=True):
+        by_hand = heads(x @ layer["attention"][name]["kernel"])
+        np.testing.assert_allclose(rows, by_hand, atol=1e-5)
 
 
 @pytest.mark.parametrize("places", [(), ("encoder", "encoder"), ("deocder",)])

@@ -19,7 +19,7 @@ from test_prefix import (
 
 
 def hugging_face(params):
-    """transformers' T5 with these weights; its T5 is the same model with other names."""
+    """Return transformers' T5 with these weights: the same model under other names."""
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
     config = transformers.T5Config(
         vocab_size=CONFIG.vocab_size,
@@ -85,12 +85,12 @@ def test_a_decoder_prefix_is_what_hugging_face_calls_past_keys_and_values():
     torch, transformers, model = hugging_face(params)
     places = ("decoder",)
     prefix = drawn(places)
-    found, gradient = map(np.asarray, logits_and_gradient(params, places, prefix))
+    ours, gradient = map(np.asarray, logits_and_gradient(params, places, prefix))
     rows = torch.tensor(prefix[0], requires_grad=True)
     past = transformers.DynamicCache()
     for i in range(CONFIG.num_decoder_layers):
-        own = rows[2 * P * i : 2 * P * (i + 1)].reshape(2, P, CONFIG.num_heads, CONFIG.head_dim)
-        pair = own.permute(0, 2, 1, 3)[:, None].expand(2, 2, -1, -1, -1)
+        layer = rows[2 * P * i : 2 * P * (i + 1)].reshape(2, P, CONFIG.num_heads, CONFIG.head_dim)
+        pair = layer.permute(0, 2, 1, 3)[:, None].expand(2, 2, -1, -1, -1)
         past.update(pair[0], pair[1], i)
     cache = transformers.EncoderDecoderCache(past, transformers.DynamicCache())
     logits = model(
@@ -100,6 +100,6 @@ def test_a_decoder_prefix_is_what_hugging_face_calls_past_keys_and_values():
         past_key_values=cache,
     ).logits
     real = TARGETS > 0
-    np.testing.assert_allclose(found[real], logits.detach().numpy()[real], atol=1e-4)
+    np.testing.assert_allclose(ours[real], logits.detach().numpy()[real], atol=1e-4)
     (logits[0] * torch.tensor(WEIGHTS)).sum().backward()
     np.testing.assert_allclose(gradient[0], rows.grad.numpy(), atol=1e-4 * np.abs(gradient).max())

@@ -55,8 +55,8 @@ def test_log_likelihoods_equal_t5x(golden_backbone, golden, name):
         virtual = np.tile(config.vocab_size + np.arange(len(table)), (3, 1))
         ids = np.concatenate([virtual, batch["encoder_input_tokens"]], axis=1)
         batch["encoder_input_tokens"] = ids
-    found = sequence_log_likelihood(params, config, batch, table=table)
-    np.testing.assert_allclose(found, z[f"{name}/score_batch"], rtol=1e-5)
+    likelihoods = sequence_log_likelihood(params, config, batch, table=table)
+    np.testing.assert_allclose(likelihoods, z[f"{name}/score_batch"], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -73,9 +73,9 @@ def test_packed_segments_score_as_rows_of_their_own():
         "decoder_loss_weights": [[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]],
     }
     packed = {name: np.array(rows, np.int32) for name, rows in packed.items()}
-    found = segment_log_likelihoods(params, CONFIG, packed, 3, table=table)
+    likelihoods = segment_log_likelihoods(params, CONFIG, packed, 3, table=table)
     expected = [[alone[0], alone[1], 0], [alone[2], 0, 0]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihoods, expected, rtol=1e-5)
     np.testing.assert_allclose(
         sequence_log_likelihood(params, CONFIG, packed, table=table),
         [alone[0] + alone[1], alone[2]],
@@ -104,14 +104,14 @@ def test_ranking_equals_a_forward_pass_a_label(monkeypatch, labels_at_a_time):
         return scoring.rank_labels(params, CONFIG, INPUTS, LABELS, table=table, normalise=normalise)
 
     rank = jax.jit(ranked, static_argnums=2)
-    found = rank(params, table, False)
-    assert len(encodings) == 1 and found.shape == (3, 5)
+    scores = rank(params, table, False)
+    assert len(encodings) == 1 and scores.shape == (3, 5)
     for number, label in enumerate(LABELS):
         batch = batch_of(INPUTS, np.tile(label, (3, 1)))
         expected = sequence_log_likelihood(params, CONFIG, batch, table=table)
-        np.testing.assert_allclose(found[:, number], expected, rtol=1e-5)
+        np.testing.assert_allclose(scores[:, number], expected, rtol=1e-5)
     mean = rank(params, table, True)
-    np.testing.assert_allclose(mean, found / np.array([[3, 2, 3, 1, 2]]), rtol=1e-5)
+    np.testing.assert_allclose(mean, scores / np.array([[3, 2, 3, 1, 2]]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -140,12 +140,12 @@ def test_the_chosen_label_is_the_one_that_ranks_first(monkeypatch, sharpness, no
     options = {"table": table, "normalise": normalise}
     choose = functools.partial(scoring.choose_label, config=CONFIG, **options)
     chosen = jax.jit(lambda params, x: choose(params, encoder_tokens=x, label_tokens=labels))
-    found, best = jax.block_until_ready(chosen(params, inputs))
+    best_labels, best_scores = jax.block_until_ready(chosen(params, inputs))
     jax.effects_barrier()
     calls = len(scored)
     scores = scoring.rank_labels(params, CONFIG, inputs, labels, **options)
-    assert found.tolist() == np.argmax(scores, axis=1).tolist()
-    np.testing.assert_allclose(best, np.max(scores, axis=1), rtol=1e-5)
+    assert best_labels.tolist() == np.argmax(scores, axis=1).tolist()
+    np.testing.assert_allclose(best_scores, np.max(scores, axis=1), rtol=1e-5)
     most = scoring._PARTS * len(labels) / scoring._LABELS_AT_ONCE
     assert calls < most
 

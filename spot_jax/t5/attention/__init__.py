@@ -33,10 +33,10 @@ class Bias:
     """T5's relative position bias of `t` queries on `s` keys; keys and queries count from 0.
 
     Attributes:
-        dense: the bias of every pair.
-        by_distance: the same by distance: column (query - key) + s - 1.
-        masked: the bias where a query sees a key and far below any logit elsewhere, once a stack
-            for the form that reads it (see `prepare`).
+        dense: bias of every pair.
+        by_distance: bias of every distance, in column (query - key) + s - 1.
+        masked: bias where a query sees a key and a number far below any logit elsewhere, computed
+            once per stack for the form that reads it (see `prepare`).
     """
 
     dense: Float[Array, "1 h t s"]
@@ -50,7 +50,7 @@ class Visibility:
 
     Attributes:
         query_segments: number of each query's segment, from 1; 0 is padding.
-        key_segments: the same of each key.
+        key_segments: number of each key's segment.
         causal: whether queries see no later key.
     """
 
@@ -59,7 +59,7 @@ class Visibility:
     causal: bool = struct.field(pytree_node=False, default=False)
 
     def mask(self) -> Bool[Array, "b 1 t s"]:
-        """True where the query sees the key; nowhere for a query of padding."""
+        """Return True where the query sees the key; a query of padding sees none."""
         queries = self.query_segments[:, None, :, None]
         keys = self.key_segments[:, None, None, :]
         mask = (queries == keys) & (queries > 0)
@@ -70,12 +70,12 @@ class Visibility:
 
 
 def implementation(choice: str, queries: int, dtype: str) -> str:
-    """The form that `attend` takes.
+    """Return the form that `attend` takes.
 
     Args:
-        choice: "auto" for the platform's best, or a name of `IMPLEMENTATIONS`.
-        queries: number of queries a row.
-        dtype: of query, key and value.
+        choice: name of a form (`IMPLEMENTATIONS`), or "auto" for the platform's best.
+        queries: number of queries per row.
+        dtype: dtype of query, key and value.
 
     Raises:
         SpotError: no such form.
@@ -99,9 +99,9 @@ def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
     """Compute once what every layer of a stack would compute again.
 
     Args:
-        bias: of a stack's self-attention.
-        visibility: the same stack's.
-        choice: see `implementation`.
+        bias: bias of a stack's self-attention.
+        visibility: visibility in that self-attention.
+        choice: form of attention, see `implementation`.
     """
     queries, dtype = bias.dense.shape[2], bias.dense.dtype
     if implementation(choice, queries, str(dtype)) != "cudnn":
@@ -119,18 +119,18 @@ def attend(
     visibility: Visibility,
     choice: str = "auto",
 ) -> Float[Array, "b t h k"]:
-    """Softmax attention, without a scale.
+    """Attend by softmax, without a scale.
 
     Keys beyond those that `bias` and `visibility` speak of are a prefix before them, which every
     query sees, with bias 0: a prefix has no position.
 
     Args:
-        query: of every position.
-        key: of every position, a prefix's first.
-        value: of every key.
-        bias: None for none, as in attention to the encoder's output.
-        visibility: which keys each query sees.
-        choice: see `implementation`.
+        query: query of every position.
+        key: key of every position, those of a prefix first.
+        value: value of every key.
+        bias: bias of the logits; None in attention to the encoder's output.
+        visibility: keys that each query sees.
+        choice: form of attention, see `implementation`.
 
     Returns:
         Weighted means of `value`, in its dtype; without meaning at padding.

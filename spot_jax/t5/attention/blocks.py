@@ -56,7 +56,7 @@ _attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
 
 
 def _blocks(rows: int, heads: int, queries: int, keys: int) -> tuple[int, int]:
-    """How many rows and heads make a block: whole rows where a row's heads fit."""
+    """Return the rows and heads of a block: whole rows where a row's heads fit."""
     fit = max(1, _BLOCK_BYTES // (4 * queries * keys))
     if fit < heads:
         return 1, _divisor(heads, fit)
@@ -82,7 +82,7 @@ class _Layout:
         return x.reshape(self.rows, self.heads, *x.shape[3:])
 
     def part(self, bias: Array | None, mask: Array, number: Array) -> tuple[Array | None, Array]:
-        """The bias [1, head, t, s] and the mask [row, 1, t, s] of block `number`."""
+        """Return the bias [1, head, t, s] and the mask [row, 1, t, s] of block `number`."""
         groups = self.heads // self.head
         row, head = number // groups * self.row, number % groups * self.head
         mask = jax.lax.dynamic_slice_in_dim(mask, row, self.row, axis=0)
@@ -102,7 +102,7 @@ def _logits(query, key, bias, mask):
 
 
 def _forward(query, key, value, bias, mask):
-    """The output, and each row's logarithm of the softmax's sum."""
+    """Return the output, and each row's logarithm of the softmax's sum."""
     layout = _Layout(query, key)
 
     def block(inputs):

@@ -36,7 +36,7 @@ def attend(
     causal: bool,
     prefix: int,
 ) -> Float[Array, "b t h k"]:
-    """Attend; see `spot_jax.t5.attention.attend`. `s` is `r` keys after a prefix."""
+    """Attend as `spot_jax.t5.attention.attend` does; `s` is a prefix and then `r` keys."""
     return _attend(
         query, key, value, distances, dense, query_segments, key_segments, causal, prefix
     )
@@ -61,12 +61,12 @@ def _attend_forward(
     out, log_sum = _forward(
         query, key, value, distances, query_segments, key_segments, causal, prefix
     )
-    kept = (query, key, value, distances, dense, query_segments, key_segments, out, log_sum)
-    return out, kept
+    residuals = (query, key, value, distances, dense, query_segments, key_segments, out, log_sum)
+    return out, residuals
 
 
-def _attend_backward(causal, prefix, kept, gradient):
-    query, key, value, distances, dense, query_segments, key_segments, out, log_sum = kept
+def _attend_backward(causal, prefix, residuals, gradient):
+    query, key, value, distances, dense, query_segments, key_segments, out, log_sum = residuals
     if dense is not None:
         mask = _mask(query_segments, key_segments, causal, prefix)
 
@@ -102,17 +102,17 @@ class _Tile:
         self.queries, self.keys, self.causal, self.prefix = queries, keys, causal, prefix
 
     def rows(self, ref, start, count, length):
-        """Rows of a [length, k] array, zeros past its end."""
+        """Load rows of a [length, k] array, zeros past its end."""
         real = (start + jnp.arange(count) < length)[:, None]
         return plgpu.load(ref.at[pl.ds(start, count), :], mask=real, other=0.0)
 
     def numbers(self, ref, start, count, length, other):
-        """Entries of a vector, `other` past its end."""
+        """Load entries of a vector, `other` past its end."""
         real = start + jnp.arange(count) < length
         return plgpu.load(ref.at[pl.ds(start, count)], mask=real, other=other)
 
     def logits(self, q, k, first_query, first_key):
-        """Base-2 logits of a block, those of pairs that do not see each other `_UNSEEN`."""
+        """Return base-2 logits of a block, `_UNSEEN` for pairs that do not see each other."""
         block = (q.shape[0], k.shape[0])
         logits = plgpu.dot(q, k.T).astype(jnp.float32) * _LOG2E
         # Keys count from the end of the prefix, so that a prefix's are below 0.
@@ -224,7 +224,7 @@ def _query_kernel(
 
 
 def _call(kernel, arrays, outputs, *, along, block_q, block_k, warps, stages, **settings):
-    """Runs a kernel for every block `along` queries or keys, row of the batch and head."""
+    """Run a kernel for every block `along` queries or keys, row of the batch and head."""
     block = block_q if along == "queries" else block_k
     rows, _, heads, _ = arrays[3].shape
     length = arrays[3 if along == "queries" else 4].shape[1]
@@ -261,7 +261,7 @@ def _leading(distances, query_segments, key_segments, prefix):
 
 
 def _forward(query, key, value, distances, query_segments, key_segments, causal, prefix):
-    """The output, and the base-2 logarithm of each row's softmax sum."""
+    """Return the output, and the base-2 logarithm of each row's softmax sum."""
     rows, queries, heads, _ = query.shape
     log_sum = jax.ShapeDtypeStruct((rows, heads, queries), jnp.float32)
     arrays = [*_leading(distances, query_segments, key_segments, prefix), query, key, value]

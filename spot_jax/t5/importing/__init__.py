@@ -47,11 +47,12 @@ def convert(
     """Import a checkpoint into our stored form; memory holds about one tensor at a time.
 
     Args:
-        source: a checkpoint in any form that `open_source` understands.
-        dest: the directory to make; it must not exist or be empty.
-        dtype: "float32" or "bfloat16"; None keeps bfloat16 if all tensors are, else float32.
-        vocabulary: a SentencePiece model to store along; None takes the checkpoint's own, if any.
-        config: the T5 to expect; None takes what the checkpoint says or its shapes imply.
+        source: path of a checkpoint in any form that `open_source` understands.
+        dest: directory to write; it must not exist yet, or be empty.
+        dtype: dtype to store, "float32" or "bfloat16"; None keeps bfloat16 if all tensors have
+            it, else takes float32.
+        vocabulary: path of a SentencePiece model to store too; None takes the checkpoint's, if any.
+        config: shape of the T5 to expect; None takes what the checkpoint says or implies.
 
     Returns:
         The report: what matched, was ignored and decided, the fingerprint and the size.
@@ -96,7 +97,7 @@ def convert(
 
 
 def open_source(source: epath.PathLike) -> Source:
-    """Find out what form a checkpoint is in and list its tensors; none is read yet.
+    """Recognise the form of a checkpoint and list its tensors; none is read yet.
 
     Understood: T5X's native and orbax checkpoints (or the directory above them, of which the
     newest is taken), Hugging Face T5 directories, and our stored form. Anything else raises

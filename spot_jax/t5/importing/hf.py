@@ -83,8 +83,8 @@ def _open_files(directory: epath.Path) -> list[TensorFile]:
         if not path.exists():
             raise SpotError(f"{path}: missing, but named by {INDEX}; fetch it again")
         files.append(TensorFile(path))
-    found = {name for file in files for name in file.shapes}
-    for name in sorted(places.keys() - found):
+    stored = {name for file in files for name in file.shapes}
+    for name in sorted(places.keys() - stored):
         raise SpotError(f"{directory / places[name]}: lacks {name}, which {INDEX} places there")
     return files
 
@@ -96,8 +96,8 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
     default = "relu" if data["model_type"] == "t5" else "gated-gelu"
     activation = data.get("feed_forward_proj", default)
     if activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise SpotError(f"{path}: feed_forward_proj is {activation!r}, expected one of {known}")
+        names = ", ".join(_ACTIVATIONS)
+        raise SpotError(f"{path}: feed_forward_proj is {activation!r}, expected one of {names}")
     try:
         decoder_layers = data.get("num_decoder_layers")
         return T5Config(
@@ -120,7 +120,7 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
 
 
 def _rename(name: str) -> tuple[str, bool]:
-    """Our name of a tensor, or its own if no T5 has it, and whether it is held transposed."""
+    """Return our name of a tensor, or its own if no T5 has it, and whether it is transposed."""
     norm = re.fullmatch(r"(encoder|decoder)\.final_layer_norm\.weight", name)
     if norm:
         return f"{norm[1]}/{norm[1]}_norm/scale", False
@@ -165,7 +165,7 @@ def _tensor(
 
 
 def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[str, Any]) -> bool:
-    """Add the embedding table and the output head; returns whether the head is the table.
+    """Add the embedding table and the output head; return whether the head is the table.
 
     A checkpoint may hold the table under several names, and the head even where it is tied. Only
     T5 1.0 scales the hidden states before the head by d ** -0.5, which T5X does whenever the head
@@ -206,21 +206,21 @@ def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[s
 
 
 def _scales_outputs(data: dict[str, Any]) -> bool:
-    """Whether this model scales the hidden states before the head, as transformers decides it."""
+    """Return whether transformers scales this model's hidden states before the head."""
     if data.get("model_type") != "t5":
         return False
-    # Newer versions say it outright; before, T5 1.1 was told by its untied head.
+    # Newer versions say it outright; before, T5 1.1 was recognised by its untied head.
     tied = data.get("tie_word_embeddings")
     return bool(data.get("scale_decoder_outputs", tied is not False))
 
 
-def _same(origins: dict[str, TensorFile], one: str, other: str) -> bool:
-    """Whether two tensors are equal, compared in blocks of rows."""
-    a, b = origins[one], origins[other]
-    if a.shapes[one] != b.shapes[other] or a.dtypes[one] != b.dtypes[other]:
+def _same(origins: dict[str, TensorFile], first: str, second: str) -> bool:
+    """Return whether two tensors are equal, compared in blocks of rows."""
+    a, b = origins[first], origins[second]
+    if a.shapes[first] != b.shapes[second] or a.dtypes[first] != b.dtypes[second]:
         return False
-    for row in range(0, a.shapes[one][0], _COMPARED_ROWS):
+    for row in range(0, a.shapes[first][0], _COMPARED_ROWS):
         block = (slice(row, row + _COMPARED_ROWS),)
-        if not np.array_equal(a.read(one, block), b.read(other, block)):
+        if not np.array_equal(a.read(first, block), b.read(second, block)):
             return False
     return True

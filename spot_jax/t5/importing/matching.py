@@ -1,4 +1,4 @@
-"""What a checkpoint's tensors are for: the configuration they imply, and what fits and what not."""
+"""A checkpoint's tensors: the configuration they imply, and which parameters they fit."""
 
 import dataclasses
 import re
@@ -19,10 +19,10 @@ class SourceTensor:
     """One tensor of a checkpoint, not read yet, under our name.
 
     Attributes:
-        origin: its name in the checkpoint.
-        shape: as we would hold it (after a transpose, if there is one).
-        dtype: as the checkpoint holds it.
-        read: reads it whole, as an array of `shape` and `dtype`.
+        origin: name in the checkpoint.
+        shape: shape in our tree (after a transpose, if there is one).
+        dtype: dtype in the checkpoint.
+        read: function that reads the whole tensor, as an array of `shape` and `dtype`.
     """
 
     origin: str
@@ -36,13 +36,13 @@ class Source:
     """A checkpoint that was opened and whose tensors were listed.
 
     Attributes:
-        kind: the form it is in, for people to read.
-        path: where it is.
-        tensors: our name -> tensor. Names that no T5 has keep the checkpoint's own.
-        ignored: names that are known not to belong to a backbone (optimizer state, prompts).
-        config: the configuration that the checkpoint itself states, if it does.
-        vocabulary: its SentencePiece model, if it has one.
-        notes: what was decided on the way, for the report.
+        kind: form of the checkpoint, for people to read.
+        path: path of the checkpoint.
+        tensors: tensors by our name; one that no T5 has keeps the checkpoint's name.
+        ignored: names that belong to no backbone (optimizer state, prompts).
+        config: configuration that the checkpoint states; None if it does not.
+        vocabulary: path of its SentencePiece model; None if it has none.
+        notes: decisions made on the way, for the report.
     """
 
     kind: str
@@ -56,19 +56,19 @@ class Source:
 
 @dataclasses.dataclass
 class Report:
-    """How a checkpoint's tensors and a T5's parameters match, and what became of them.
+    """The match of a checkpoint's tensors with a T5's parameters, and the stored result.
 
     Attributes:
-        kind: the checkpoint's form.
-        source: its path.
-        config: the T5 it was matched with.
-        matched: (name, shape, dtype in the checkpoint) of what fits.
-        missing: (name, shape) of parameters that the checkpoint lacks.
-        left_over: (name, shape) of tensors that no parameter wants.
-        wrong_shape: (name, shape expected, shape found).
+        kind: form of the checkpoint.
+        source: path of the checkpoint.
+        config: shape of the T5 it was matched with.
+        matched: (name, shape, dtype in the checkpoint) of each tensor that fits.
+        missing: (name, shape) of each parameter that the checkpoint lacks.
+        left_over: (name, shape) of each tensor that belongs to no parameter.
+        wrong_shape: (name, expected shape, shape in the checkpoint) of each that differs.
         ignored: names of the optimizer's state, of prompts and of copies.
-        notes: what was decided on the way.
-        destination, fingerprint, dtype, stored_bytes: filled once it is stored.
+        notes: decisions made on the way.
+        destination, fingerprint, dtype, stored_bytes: facts of the stored form, once it is written.
     """
 
     kind: str
@@ -91,7 +91,7 @@ class Report:
         return not (self.missing or self.left_over or self.wrong_shape)
 
     def summary(self) -> str:
-        """One line: the counts."""
+        """Return the counts in one line."""
         return (
             f"{len(self.matched)} matched, {len(self.missing)} missing, "
             f"{len(self.left_over)} left over, {len(self.wrong_shape)} of another shape, "
@@ -99,12 +99,12 @@ class Report:
         )
 
     def table(self) -> str:
-        """Every tensor on a line of its own, what does not fit first."""
+        """Return a text table with one tensor per line, what does not fit first."""
         rows = [("missing", n, _text(s), "") for n, s in self.missing]
         rows += [("left over", n, _text(s), "") for n, s in self.left_over]
         rows += [
-            ("wrong shape", n, _text(found), f"expected {_text(expected)}")
-            for n, expected, found in self.wrong_shape
+            ("wrong shape", n, _text(actual), f"expected {_text(expected)}")
+            for n, expected, actual in self.wrong_shape
         ]
         rows += [("matched", n, _text(s), dtype) for n, s, dtype in self.matched]
         rows += [("ignored", n, "", "") for n in self.ignored]
@@ -113,7 +113,7 @@ class Report:
 
 
 class MismatchError(SpotError):
-    """A checkpoint that does not fit; `report.table()` tells the whole of it."""
+    """A checkpoint that does not fit; `report.table()` lists every tensor."""
 
     def __init__(self, message: str, report: Report):
         super().__init__(message)
@@ -145,12 +145,12 @@ def match(source: Source, config: T5Config) -> Report:
 
 
 def require_fit(report: Report) -> None:
-    """Raises `MismatchError`, one line with the first tensor that does not fit."""
+    """Raise `MismatchError`, one line with the first tensor that does not fit."""
     if report.fits:
         return
     if report.wrong_shape:
-        name, expected, found = report.wrong_shape[0]
-        first = f"{name} has shape {_text(found)}, expected {_text(expected)}"
+        name, expected, actual = report.wrong_shape[0]
+        first = f"{name} has shape {_text(actual)}, expected {_text(expected)}"
     elif report.missing:
         first = f"{report.missing[0][0]} is missing"
     else:
@@ -167,7 +167,7 @@ def require_fit(report: Report) -> None:
 
 
 def infer_config(source: Source) -> T5Config:
-    """The configuration that the tensors' names and shapes imply.
+    """Return the configuration that the tensors' names and shapes imply.
 
     What shapes do not tell keeps its default: the relative positions' largest distance (128) and
     the norms' epsilon. A gated layer is taken as GELU's (T5 1.1), a plain one as ReLU's (T5 1.0).
@@ -207,16 +207,16 @@ def infer_config(source: Source) -> T5Config:
 def _matrix(source: Source, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
     shape = shapes.get(name)
     if shape is None or len(shape) != 2:
-        found = "is missing" if shape is None else f"has shape {_text(shape)}, not a matrix's"
+        fault = "is missing" if shape is None else f"has shape {_text(shape)}, not a matrix's"
         raise SpotError(
-            f"{source.path}: {name} {found}, so this is no T5's checkpoint, or not the whole of one"
+            f"{source.path}: {name} {fault}, so this is no T5's checkpoint, or not the whole of one"
         )
     return shape[0], shape[1]
 
 
 def _layers(shapes: Mapping[str, Shape], side: str) -> int:
-    found = (re.match(rf"{side}/layers_(\d+)/", name) for name in shapes)
-    return 1 + max((int(m[1]) for m in found if m), default=-1)
+    matches = (re.match(rf"{side}/layers_(\d+)/", name) for name in shapes)
+    return 1 + max((int(m[1]) for m in matches if m), default=-1)
 
 
 def _text(shape: Shape) -> str:

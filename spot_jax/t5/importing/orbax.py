@@ -14,7 +14,7 @@ _ITEMS = ("state", "default", "params")
 
 
 def find_item(directory: epath.Path) -> epath.Path | None:
-    """The directory that holds the tree's metadata: this one, or the item of T5X's name."""
+    """Return the directory with the tree's metadata: this one, or the item of T5X's name."""
     for item in (directory, *(directory / name for name in _ITEMS)):
         if (item / METADATA).exists():
             return item

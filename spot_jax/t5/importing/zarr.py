@@ -16,7 +16,7 @@ PROMPT = re.compile(r"(encoder|decoder)/prompt/")
 
 
 def kvstore(directory: epath.Path) -> dict[str, str] | str:
-    """Tensorstore's address of a directory, local or in a bucket."""
+    """Return tensorstore's address of a directory, local or in a bucket."""
     text = str(directory)
     if "://" in text:
         return f"{text}/"

@@ -57,8 +57,8 @@ def test_logits_and_greedy_tokens_are_theirs(models, tmp_path, name):
 
     logits = forward(backbone.params)
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
-    found = greedy(backbone.params, backbone.config, tokens, max_length=8)
-    np.testing.assert_array_equal(found, expected["greedy"])
+    answer = greedy(backbone.params, backbone.config, tokens, max_length=8)
+    np.testing.assert_array_equal(answer, expected["greedy"])
     assert report.fits and report.dtype == "float32"
 
 
@@ -75,11 +75,11 @@ def test_configurations(models, tmp_path):
 
 
 def test_sharded_equals_whole(models, tmp_path):
-    one, first = imported(models / "t5_1_1", tmp_path / "one")
-    many, second = imported(models / "t5_1_1_sharded", tmp_path / "many")
+    single, first = imported(models / "t5_1_1", tmp_path / "one")
+    sharded, second = imported(models / "t5_1_1_sharded", tmp_path / "many")
     assert len(list((models / "t5_1_1_sharded").glob("model-*.safetensors"))) == 3
     assert first.fingerprint == second.fingerprint
-    for (name, a), (_, b) in zip(flatten(one.params), flatten(many.params), strict=True):
+    for (name, a), (_, b) in zip(flatten(single.params), flatten(sharded.params), strict=True):
         np.testing.assert_array_equal(a, b, name)
 
 
@@ -146,8 +146,8 @@ def test_a_scaled_head_of_its_own_is_scaled_once(copy, tmp_path):
     directory = copy("t5_1_1")
     reconfigure(directory, scale_decoder_outputs=True)
     head = load_file(directory / "model.safetensors")["lm_head.weight"]
-    found = imported(directory, tmp_path / "stored")[0].params["decoder"]["logits_dense"]["kernel"]
-    np.testing.assert_allclose(found, head.T / 4, rtol=1e-7)  # d = 16
+    kernel = imported(directory, tmp_path / "stored")[0].params["decoder"]["logits_dense"]["kernel"]
+    np.testing.assert_allclose(kernel, head.T / 4, rtol=1e-7)  # d = 16
 
 
 def test_half_precision_is_widened(copy, tmp_path):

@@ -40,7 +40,7 @@ def arrays(source, dest, **options):
 
 @pytest.fixture
 def minimal(golden, tmp_path):
-    """A copy of the minimal network's checkpoint that a test may break."""
+    """Return a copy of the minimal network's checkpoint that a test may break."""
     return shutil.copytree(golden / FORMS["minimal"], tmp_path / "checkpoint_2")
 
 
@@ -64,22 +64,22 @@ def test_every_form_holds_the_same_backbone(golden, tmp_path):
     expected, first, _ = results["minimal"]
     names = json.loads((golden / "names.json").read_text())["params"]
     assert {n: [list(a.shape), str(a.dtype)] for n, a in expected.items()} == names
-    for name, (found, report, loaded) in results.items():
+    for name, (parameters, report, loaded) in results.items():
         assert loaded.config == CONFIG, name
         assert report.fingerprint == first.fingerprint, name
         for path, array in expected.items():
-            np.testing.assert_array_equal(found[path], array, f"{name} {path}")
+            np.testing.assert_array_equal(parameters[path], array, f"{name} {path}")
 
 
 def test_a_known_value(golden, dest):
     # Read by tensorstore with the spec that the checkpoint itself states.
     import tensorstore
 
-    found, _, _ = arrays(golden / FORMS["flaxformer"], dest)
+    parameters, _, _ = arrays(golden / FORMS["flaxformer"], dest)
     path = golden / FORMS["flaxformer"] / QUERY
     array = tensorstore.open({"driver": "zarr", "kvstore": f"file://{path}/"}).result()
     np.testing.assert_array_equal(
-        found["encoder/layers_0/attention/query/kernel"], array.read().result()
+        parameters["encoder/layers_0/attention/query/kernel"], array.read().result()
     )
 
 
@@ -156,9 +156,9 @@ def test_older_writers(minimal, golden, tmp_path):
     rewrite(state["optimizer"]["target"])
     assert inline == 12
     index.write_bytes(flax.serialization.msgpack_serialize(state))
-    found, _, _ = arrays(minimal, tmp_path / "stored")
+    parameters, _, _ = arrays(minimal, tmp_path / "stored")
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, name)
+        np.testing.assert_array_equal(parameters[name], array, name)
 
 
 def test_stored_form_can_be_cast_and_copied(golden, tmp_path):

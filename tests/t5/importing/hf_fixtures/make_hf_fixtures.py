@@ -55,7 +55,7 @@ def make(name: str, seed: int):
 
 
 def expected(model) -> dict[str, np.ndarray] | None:
-    """Inputs and outputs; None if a near tie or a generated pad makes them a poor example."""
+    """Return inputs and outputs; None if a near tie or a generated pad spoils them."""
     vocab = model.config.vocab_size
     tokens = torch.randint(2, vocab, (3, 10))
     tokens[1, 7:] = 0
