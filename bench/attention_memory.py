@@ -5,8 +5,8 @@
 Compiles the gradient of the prompt's loss through a T5 1.1 `small` (8 + 8 layers, scanned, 6
 heads; 8 rows of 512 tokens, 32 targets) and reads the temporary bytes that XLA plans. Nothing is
 run and no weight exists. "held" is the same program without `jax.checkpoint` on `attend`;
-"layers_rematerialised" is `remat=True` beside it, and "weights" what one float32 [batch, heads,
-query, key] tensor a layer comes to.
+"layers_rematerialised" is `remat=True` beside it, and "weights" the size of one float32 [batch,
+heads, query, key] tensor per layer.
 """
 
 import argparse
@@ -41,8 +41,8 @@ def temporary_bytes(config: T5Config) -> int:
         "decoder_loss_weights": jax.ShapeDtypeStruct((ROWS, TARGETS), jnp.float32),
     }
     grad = jax.jit(jax.grad(lambda *arguments: program.loss(*arguments, None)[0]))
-    compiled = grad.lower(trainable, frozen, batch).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    executable = grad.lower(trainable, frozen, batch).compile()
+    return executable.memory_analysis().temp_size_in_bytes
 
 
 def weights_bytes(config: T5Config) -> int:
@@ -75,7 +75,7 @@ def main() -> None:
         "--output", type=Path, default=ROOT / "bench" / "results" / "attention_memory.json"
     )
     output = parser.parse_args().output
-    found = {
+    result = {
         "rows": ROWS,
         "tokens": TOKENS,
         "targets": TARGETS,
@@ -84,8 +84,8 @@ def main() -> None:
         "cases": [measure(dtype) for dtype in ("float32", "bfloat16")],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ TIMES = ("command", "train", "step")
 
 
 def prepare(directory: Path) -> None:
-    """Random source prompts and random tokenised examples: time does not depend on them."""
+    """Write random source prompts and random tokenised examples: time does not depend on them."""
     from spot_jax.data.examples import Examples
     from spot_jax.methods.prompt_file import PromptFile
     from spot_jax.t5.stored import read_description
@@ -60,7 +60,7 @@ def prepare(directory: Path) -> None:
 
 
 def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
-    """Runs in the child: the target from some of the source prompts."""
+    """Tune the target from some of the source prompts; called in the child process."""
     from spot_jax.data.data_source import DataSource
     from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training import run as training
@@ -98,22 +98,22 @@ def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dic
 
 
 def child(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
-    """One run in a process of its own."""
+    """Time one run in a process of its own."""
     arguments = [str(directory), ",".join(map(str, prompts)), str(batch_size), str(steps)]
     start = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, "--child", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return {"command": time.perf_counter() - start, **json.loads(done.stdout.splitlines()[-1])}
+    if process.returncode:
+        raise SystemExit(process.stderr[-2000:])
+    return {"command": time.perf_counter() - start, **json.loads(process.stdout.splitlines()[-1])}
 
 
 def measure(directory: Path, batch_size: int, steps: int, repeats: int) -> dict:
-    """Both ways, alternating; medians over the repeats, and the ratio of each time."""
+    """Time both ways, alternating: medians over the repeats, and the ratio of each time."""
     together, apart = [], []
     for repeat in range(repeats):
         for first in (repeat % 2 == 0, repeat % 2 == 1):
@@ -121,17 +121,17 @@ def measure(directory: Path, batch_size: int, steps: int, repeats: int) -> dict:
                 together.append(child(directory, list(range(PROMPTS)), batch_size, steps))
             else:
                 alone = [child(directory, [i], batch_size, steps) for i in range(PROMPTS)]
-                apart.append({name: sum(one[name] for one in alone) for name in TIMES})
-    found: dict = {"batch_size": batch_size, "steps": steps, "repeats": repeats}
+                apart.append({name: sum(times[name] for times in alone) for name in TIMES})
+    result: dict = {"batch_size": batch_size, "steps": steps, "repeats": repeats}
     for name in TIMES:
-        one, three = ([run[name] for run in runs] for runs in (together, apart))
-        found[name] = {
-            "in_one_program_s": round(statistics.median(one), 5),
+        single, three = ([run[name] for run in runs] for runs in (together, apart))
+        result[name] = {
+            "in_one_program_s": round(statistics.median(single), 5),
             "one_after_the_other_s": round(statistics.median(three), 5),
-            "ratio": round(statistics.median(a / b for a, b in zip(one, three, strict=True)), 3),
-            "ratios": [round(a / b, 3) for a, b in zip(one, three, strict=True)],
+            "ratio": round(statistics.median(a / b for a, b in zip(single, three, strict=True)), 3),
+            "ratios": [round(a / b, 3) for a, b in zip(single, three, strict=True)],
         }
-    return found
+    return result
 
 
 def main() -> None:
@@ -140,20 +140,20 @@ def main() -> None:
         numbers = [int(i) for i in prompts.split(",")]
         print(json.dumps(run(Path(directory), numbers, int(batch_size), int(steps))))
         return
-    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    made.add_argument("--output", default=str(ROOT / "bench/results/best_of_top_k.json"))
-    made.add_argument("--batch_sizes", type=int, nargs="+", default=[2, 8, 32])
-    made.add_argument("--steps", type=int, default=120)
-    made.add_argument("--repeats", type=int, default=3)
-    given = made.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", default=str(ROOT / "bench/results/best_of_top_k.json"))
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as where:
         prepare(Path(where))
         results = []
-        for size in given.batch_sizes:
-            results.append(measure(Path(where), size, given.steps, given.repeats))
+        for size in arguments.batch_sizes:
+            results.append(measure(Path(where), size, arguments.steps, arguments.repeats))
             print(json.dumps(results[-1]), flush=True)
     record.write(
-        given.output,
+        arguments.output,
         f"{PROMPTS} target prompts from {PROMPTS} source prompts: one program against three, one "
         "after the other",
         BACKBONE,

@@ -64,13 +64,13 @@ def write_checkpoint(directory: Path) -> None:
 
 
 def memory_bytes(field: str) -> int:
-    """A field of Linux's /proc/self/status; getrusage's peak would be the parent's."""
+    """Read a field of Linux's /proc/self/status; getrusage's peak would be the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def measure(step: str, source: str, dest: str, dtype: str) -> dict:
-    """Runs in the child: one step, and the peak above what the imports took."""
+    """Run one step and measure its peak above what the imports took; called in the child."""
     import jax
 
     from spot_jax.t5.backbone import load_backbone, stored_bytes

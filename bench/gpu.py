@@ -50,7 +50,7 @@ class Report:
         self.results: list[dict] = []
 
     def left(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return self.deadline - time.time()
 
     def add(self, **entry) -> None:
@@ -88,7 +88,7 @@ class Repeated:
 
 
 def timed(call, wait, budget: float = 1.5) -> tuple[list[float], int]:
-    """Seconds a call in each of 5 groups, after two calls to warm up."""
+    """Return seconds per call in each of 5 groups, after two calls to warm up."""
     call()
     wait()
     begin = time.perf_counter()
@@ -145,7 +145,7 @@ class Ours:
         )  # fmt: skip
 
     def params(self, name: str, scan: bool):
-        """Weights on the device; those of one shape at a time."""
+        """Return weights on the device, where those of one shape are held at a time."""
         from bench.peers.ours import weights
 
         if (name, scan) not in self.weights:
@@ -191,10 +191,10 @@ class Ours:
             rows //= 2
         return step, state, batch, rows, lengths, planned, time.perf_counter() - begin
 
-    def run_step(self, case: StepCase, compiled) -> float:
+    def run_step(self, case: StepCase, program) -> float:
         from bench.peers.shapes import step_operations
 
-        step, state, batch, rows, lengths, planned, compile_seconds = compiled
+        step, state, batch, rows, lengths, planned, compile_seconds = program
         params = self.params(case.shape, case.scan)
         batch = self.jax.device_put(batch)
         holder = [state, None]
@@ -219,7 +219,7 @@ class Ours:
         return median
 
     def profile(self, call, case: StepCase) -> None:
-        """Where one step's time goes: the kernels that take most of it, milliseconds."""
+        """Report the kernels that take most of one step's time, in milliseconds."""
         try:
             with tempfile.TemporaryDirectory() as folder:
                 with self.jax.profiler.trace(folder):
@@ -249,11 +249,11 @@ class Ours:
             return {}
         seconds = {}
         pool = concurrent.futures.ThreadPoolExecutor(8)
-        compiled = {case: pool.submit(self.compile_step, case) for case in dict.fromkeys(cases)}
-        concurrent.futures.wait(compiled.values(), timeout=max(1.0, 0.7 * self.report.left()))
-        for case in list(compiled):
+        programs = {case: pool.submit(self.compile_step, case) for case in dict.fromkeys(cases)}
+        concurrent.futures.wait(programs.values(), timeout=max(1.0, 0.7 * self.report.left()))
+        for case in list(programs):
             # Whatever else still compiles would slow it a little; it is timed all the same.
-            program = compiled.pop(case)
+            program = programs.pop(case)
             try:
                 if not program.done():
                     raise TimeoutError("not compiled in time")
@@ -266,7 +266,7 @@ class Ours:
         return seconds
 
     def attention_alone(self) -> None:
-        """One encoder layer's attention at XL, 512: forward, and with its backward pass."""
+        """Time one encoder layer's attention at XL, 512: forward, and with its backward pass."""
         jax, jnp = self.jax, self.jax.numpy
         from spot_jax.t5.attention import Visibility, attend, prepare
         from spot_jax.t5.layers import RelativePositionBias
@@ -289,8 +289,8 @@ class Ours:
                 bias = prepare(bias, visibility, form)
                 return attend(query * scale, key, value, bias, visibility, form)
 
-            def loss(*given):
-                return jnp.sum((output(*given) * weight)[:, :-4].astype(jnp.float32))
+            def loss(*arguments):
+                return jnp.sum((output(*arguments) * weight)[:, :-4].astype(jnp.float32))
 
             return jax.jit(output), jax.jit(jax.grad(loss, (0, 1, 2)))
 
@@ -506,7 +506,7 @@ def both(arguments: argparse.Namespace) -> None:
 
 
 def summary(joined: dict) -> list:
-    """One short line a case."""
+    """Return one short line per case."""
     names = "case side shape lengths rows form attention remat scan prompts seconds mfu"
     names += " forward_seconds gradient_seconds tokens_a_second error skipped"
 

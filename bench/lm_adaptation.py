@@ -26,11 +26,11 @@ TASKS = ("banking77", "clinc150", "sms_spam", "sotu_party", "vader_movie", "vade
 SETTINGS = {"length": 20, "learning_rate": 0.3, "batch_size": 16, "inputs": 40, "targets": 8}
 
 
-Found = dict[str, list[float]]
+Accuracies = dict[str, list[float]]
 
 
-def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Found:
-    """Test accuracy of every task's prompts, one a seed."""
+def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Accuracies:
+    """Return the test accuracies of every task's prompts, one per seed."""
     from spot_jax.data.data_source import DataSource
     from spot_jax.inference.scores import score
     from spot_jax.inference.tuned import open_tuned
@@ -62,18 +62,18 @@ def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Fo
             checkpoints=CheckpointPlan(period=steps),
         )
         scores = score(open_tuned(directory), decoding="greedy", batch_size=100, examples=examples)
-    found: Found = {task: [] for task in TASKS}
-    for one in scores:
-        found[one.task.removeprefix("bundled_")].append(one.metrics["accuracy"])
-        MAJORITY[one.task.removeprefix("bundled_")] = one.majority
-    return found
+    by_task: Accuracies = {task: [] for task in TASKS}
+    for scored in scores:
+        by_task[scored.task.removeprefix("bundled_")].append(scored.metrics["accuracy"])
+        MAJORITY[scored.task.removeprefix("bundled_")] = scored.majority
+    return by_task
 
 
 MAJORITY: dict[str, float | None] = {}
 
 
-def compared(without: Found, adapted: Found) -> dict:
-    """The mean change and its 95% interval over tasks and seeds."""
+def compared(without: Accuracies, adapted: Accuracies) -> dict:
+    """Return the mean change and its 95% interval over tasks and seeds."""
     from spot_jax.studies.bootstrap import estimate
 
     change = estimate(np.array([np.subtract(adapted[task], without[task]) for task in TASKS]))
@@ -82,18 +82,19 @@ def compared(without: Found, adapted: Found) -> dict:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    made.add_argument("--pair", nargs=3, action="append", required=True,
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pair", nargs=3, action="append", required=True,
                       metavar=("NAME", "WITHOUT", "ADAPTED"))  # fmt: skip
-    made.add_argument("--steps", type=int, default=60)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--examples", type=int, default=500)
-    made.add_argument("--output", default=str(ROOT / "bench/results/lm_adaptation.json"))
-    given = made.parse_args()
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--output", default=str(ROOT / "bench/results/lm_adaptation.json"))
+    arguments = parser.parse_args()
     results = []
-    for name, *backbones in given.pair:
+    for name, *backbones in arguments.pair:
         without, adapted = (
-            accuracies(one, given.steps, given.seeds, given.examples) for one in backbones
+            accuracies(backbone, arguments.steps, arguments.seeds, arguments.examples)
+            for backbone in backbones
         )
         row = {"pair": name, **compared(without, adapted)}
         row["tasks"] = {
@@ -107,17 +108,17 @@ def main() -> None:
         }
         print(json.dumps(row), flush=True)
         results.append(row)
-    written = {
+    report = {
         "what": "test accuracy of prompts on backbones with and without LM adaptation",
         "settings": {
             **SETTINGS,
-            "steps": given.steps,
-            "seeds": given.seeds,
-            "test_examples": given.examples,
+            "steps": arguments.steps,
+            "seeds": arguments.seeds,
+            "test_examples": arguments.examples,
         },  # fmt: skip
         "results": results,
     }
-    Path(given.output).write_text(json.dumps(written, indent=1) + "\n")
+    Path(arguments.output).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

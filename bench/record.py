@@ -1,4 +1,4 @@
-"""What a measurement on `mini` leaves: where it was made, and what came of it, as JSON."""
+"""The JSON record of a measurement on `mini`: where it was taken, and its results."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def write(path: str, what: str, backbone: Path, results: list[Any], **more: Any) -> None:
-    """Writes it; `more` stands between what was measured with and where.
+    """Write a measurement; `more` goes between the backbone and the machine.
 
     Args:
-        path: the file.
-        what: was measured, a line.
-        backbone: the stored T5.
-        results: in the order they were made.
+        path: path of the JSON file.
+        what: description of the measurement, a line.
+        backbone: directory of the stored T5.
+        results: results in the order of measuring.
     """
     # Late: a script whose runs are processes of their own needs no JAX before.
     import jax
@@ -22,7 +22,7 @@ def write(path: str, what: str, backbone: Path, results: list[Any], **more: Any)
     from spot_jax.t5.stored import read_description
 
     described = read_description(backbone)
-    made = {
+    record = {
         "what": what,
         "backbone": f"mini, {described.fingerprint[:12]}, width {described.config.emb_dim}",
         **more,
@@ -32,4 +32,4 @@ def write(path: str, what: str, backbone: Path, results: list[Any], **more: Any)
         "load_average_at_the_end": [round(x, 1) for x in os.getloadavg()],
         "results": results,
     }
-    Path(path).write_text(json.dumps(made, indent=1) + "\n")
+    Path(path).write_text(json.dumps(record, indent=1) + "\n")

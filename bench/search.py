@@ -35,20 +35,20 @@ TASKS = 500
 
 
 def make_library(root: Path, entries: int, rng: np.random.Generator) -> None:
-    """Writes the index of a library, and its prompts as empty files."""
+    """Write the index of a library, and its prompts as empty files."""
     (root / "prompts").mkdir(parents=True)
     rows = []
     for i in range(entries):
         task = f"task{i % TASKS}"
         id = f"{task}-s{i}-{i:012x}"
         (root / "prompts" / f"{id}{SUFFIX}").touch()
-        made = Entry(
+        entry = Entry(
             id=id, path="", task=task, tasks=(task,), seed=i, length=LENGTH, width=WIDTH,
             backbone=BACKBONE, vocabulary="", step=262_144, embedding_step=10_000,
             method={"name": "PromptTuning", "length": LENGTH}, metrics={"score": 50.0},
             ancestry=(), size=0,
         )  # fmt: skip
-        rows.append(entry_fields(made))
+        rows.append(entry_fields(entry))
     rows.sort(key=lambda row: row["id"])
     write_lines(root / "index" / "entries.jsonl", rows)
     signatures = rng.standard_normal((entries, WIDTH), np.float32)
@@ -81,10 +81,10 @@ def measure_search(root: Path, entries: int) -> dict:
         return library.rank(target, backbone=BACKBONE, top_k=TOP_K, exclude=["task7"])
 
     before = resident_bytes()
-    found = search()
+    matches = search()
     first = time.perf_counter() - start
     after = resident_bytes()
-    assert len(found) == TOP_K and all(match.entry.task != "task7" for match in found)
+    assert len(matches) == TOP_K and all(match.entry.task != "task7" for match in matches)
     table = library._index.group((BACKBONE, WIDTH), "per_token").signatures
     vector = similarity.signature(target).astype(np.float32)
     searches, bounds, cpu = [], [], []
@@ -134,10 +134,10 @@ def measure_adding_one(root: Path, entries: int) -> dict:
     start = time.perf_counter()
     added = library.add(prompt, embedding)
     done = time.perf_counter()
-    found = library.rank(target, backbone=BACKBONE, top_k=TOP_K)
+    matches = library.rank(target, backbone=BACKBONE, top_k=TOP_K)
     end = time.perf_counter()
     Library._read = original
-    assert found[0].entry == added
+    assert matches[0].entry == added
     return {
         "entries": entries,
         "add_ms": round(1000 * (done - start), 1),
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default=str(ROOT / "bench/results/search.json"))
     parser.add_argument("--entries", type=int, default=100_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         result = {
@@ -166,11 +166,11 @@ def main() -> None:
                 "load_average_at_start": round(load, 1),
                 "scheduled": "first" if os.sched_getscheduler(0) == os.SCHED_FIFO else "as others",
             },
-            "search": measure_search(Path(folder) / "large", given.entries),
-            "adding_one": measure_adding_one(Path(folder) / "small", given.entries // 10),
+            "search": measure_search(Path(folder) / "large", arguments.entries),
+            "adding_one": measure_adding_one(Path(folder) / "small", arguments.entries // 10),
         }
     print(json.dumps(result, indent=1))
-    output = Path(given.output)
+    output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -99,7 +99,7 @@ PEAK, USED = 4 * 123e12, 0.4
 
 
 def words_of(name: str) -> tuple[str | None, int]:
-    """The field to lengthen and its number of words."""
+    """Return the field to lengthen and its number of words."""
     if name in WORDS:
         return WORDS[name]
     if name.startswith("mrqa_"):
@@ -110,7 +110,7 @@ def words_of(name: str) -> tuple[str | None, int]:
 
 
 def flops(inputs: int, targets: int) -> float:
-    """Floating-point operations of one example's step of prompt tuning on T5 1.1 base."""
+    """Count the floating-point operations of one example's step of prompt tuning on T5 1.1 base."""
     width, hidden, layers, vocabulary = 768, 2048, 12, 32128
     encoder = layers * (4 * width**2 + 3 * width * hidden)
     decoder = layers * (8 * width**2 + 3 * width * hidden)
@@ -122,12 +122,12 @@ def flops(inputs: int, targets: int) -> float:
 
 @functools.cache
 def lexicon() -> list[str]:
-    """Words of real text, as often as they come there."""
+    """Return the words of real text, each as often as it occurs."""
     return [word for row in rows("sotu_party", "train")[:2000] for word in row["text"].split()]
 
 
 def source(name: str, count: int) -> seqio.FunctionDataSource:
-    """Rows as the set's own source gives them, each with other words."""
+    """Return rows as the set's own source yields them, each with other words."""
     sample = tensors(name)
     field, size = words_of(name)
     draw = random.Random(0)
@@ -147,27 +147,27 @@ def source(name: str, count: int) -> seqio.FunctionDataSource:
 
 
 def register(name: str, count: int) -> str:
-    """The task over synthetic rows."""
+    """Register the task over synthetic rows and return its name."""
     task = seqio.TaskRegistry.get(name)
-    made = f"bench_{name}"
-    if made in seqio.TaskRegistry.names():
-        seqio.TaskRegistry.remove(made)
+    bench_name = f"bench_{name}"
+    if bench_name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(bench_name)
     seqio.TaskRegistry.add(
-        made,
+        bench_name,
         source=source(name, count),
         preprocessors=list(task.preprocessors),
         output_features=task.output_features,
     )
-    return made
+    return bench_name
 
 
 def measure(name: str, count: int) -> dict:
     vocabulary = load_vocabulary(VOCABULARY.sentencepiece_model_file)
     lengths = {"inputs": 512, "targets": TARGETS}
     load_examples(register(name, 16), "train", vocabulary, lengths=lengths)
-    made = register(name, count)
+    task = register(name, count)
     began = time.process_time()
-    examples = load_examples(made, "train", vocabulary, lengths=lengths, limit=4 * count)
+    examples = load_examples(task, "train", vocabulary, lengths=lengths, limit=4 * count)
     read = time.process_time() - began
     sizes = [len(inputs) for inputs, _ in examples]
     length = next((n for n in LENGTHS if n >= np.percentile(sizes, 95)), LENGTHS[-1])
@@ -195,38 +195,38 @@ def measure(name: str, count: int) -> dict:
 
 
 def held(name: str, each: float) -> float | None:
-    """Seconds of one core to read the whole training split into memory; None where streamed."""
+    """Return one core's seconds to read the training split into memory; None where streamed."""
     size = BY_NAME[name].training_examples
     return None if size is None or size > 2_000_000 else round(size * each, 1)
 
 
 def main() -> None:
-    made = argparse.ArgumentParser()
-    made.add_argument("names", nargs="*")
-    made.add_argument("--output", default="bench/results/text_pipeline.json")
-    made.add_argument("--rows", type=int, default=6000)
-    given = made.parse_args()
-    names = given.names or [item.name for item in CATALOGUE if "train" in item.sizes]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--output", default="bench/results/text_pipeline.json")
+    parser.add_argument("--rows", type=int, default=6000)
+    arguments = parser.parse_args()
+    names = arguments.names or [item.name for item in CATALOGUE if "train" in item.sizes]
     for name in names:
         field = words_of(name)[0]
         assert field is None or field in tensors(name), f"{name} has no field {field}"
-    found = []
+    results = []
     for name in names:
         # Enough rows for the time that making a pipeline takes not to count; long texts need fewer.
-        rows_of = min(given.rows, max(1500, 600_000 // max(1, words_of(name)[1])))
-        found.append(measure(name, rows_of))
-        print(json.dumps(found[-1]), flush=True)
-    held_all = [row["seconds_to_hold_in_memory"] or 0.0 for row in found]
+        rows_of = min(arguments.rows, max(1500, 600_000 // max(1, words_of(name)[1])))
+        results.append(measure(name, rows_of))
+        print(json.dumps(results[-1]), flush=True)
+    held_all = [row["seconds_to_hold_in_memory"] or 0.0 for row in results]
     result = {
         "machine": f"one core of {platform.machine()}",
         "prompt": PROMPT,
         "targets": TARGETS,
         "estimate": {"device": "TPU v3-8", "peak_flops": PEAK, "share_of_peak": USED},
-        "tasks": found,
-        "need_more_than_a_core": [row["task"] for row in found if row["cores_to_stream"] > 1],
+        "tasks": results,
+        "need_more_than_a_core": [row["task"] for row in results if row["cores_to_stream"] > 1],
         "seconds_to_hold_all_in_memory": round(sum(held_all)),
     }
-    path = Path(given.output)
+    path = Path(arguments.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 

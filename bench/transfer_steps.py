@@ -31,7 +31,7 @@ TARGETS = {
     "wordnet_supersense": ("wordnet_hypernym", "clinc150"),
     "wordnet_hypernym": ("wordnet_supersense", "vader_movie"),
 }
-BEGINNINGS = ("scratch", "family", "another family")
+STARTS = ("scratch", "family", "another family")
 SETTINGS = {"length": 20, "learning_rate": 0.3, "batch_size": 16, "inputs": 40, "targets": 8}
 
 
@@ -45,7 +45,7 @@ def prompts(
     period: int = 0,
     examples: int = 0,
 ):
-    """Tunes prompts in one program; with a period also scores them on test as they go."""
+    """Tune prompts in one program; with a period also scores them on test as they go."""
     from spot_jax.data.data_source import DataSource
     from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training.checkpoints import CheckpointPlan
@@ -76,7 +76,7 @@ def prompts(
 
 
 def untuned(backbone: str, tasks: list[str], examples: int) -> dict[str, dict[str, float]]:
-    """{task: {"no_prompt": ..., "majority": ...}}: test accuracy without any tuning."""
+    """Return {task: {"no_prompt": ..., "majority": ...}}: test accuracy without any tuning."""
     from spot_jax.data import loading
     from spot_jax.inference.scores import score
     from spot_jax.inference.tuned import open_tuned
@@ -101,7 +101,7 @@ def untuned(backbone: str, tasks: list[str], examples: int) -> dict[str, dict[st
 
 
 def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str, list]]:
-    """{task: {"steps": [...], "accuracy": [[of each seed] of each step]}}."""
+    """Return {task: {"steps": [...], "accuracy": [[of each seed] of each step]}}."""
     from spot_jax.training.metrics_log import read_metrics
 
     lines = [line for line in read_metrics(directory) if "validation/accuracy" in line]
@@ -118,15 +118,15 @@ def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str,
 
 
 def changes(by_start: dict[str, dict], steps: list[int], targets: list[str]) -> list[dict]:
-    """At each number of steps the mean change against scratch, and its 95% interval."""
+    """Return at each number of steps the mean change against scratch, and its 95% interval."""
     from spot_jax.studies.bootstrap import estimate
 
     rows = []
     for i, step in enumerate(steps):
         row: dict = {"steps": step}
-        at = {b: np.array([by_start[b][t]["accuracy"][i] for t in targets]) for b in BEGINNINGS}
+        at = {b: np.array([by_start[b][t]["accuracy"][i] for t in targets]) for b in STARTS}
         row["scratch"] = round(float(at["scratch"].mean()), 2)
-        for name in BEGINNINGS[1:]:
+        for name in STARTS[1:]:
             change = estimate(at[name] - at["scratch"])
             row[name] = {
                 "mean": round(float(at[name].mean()), 2),
@@ -167,7 +167,7 @@ def main() -> None:
             None,
         )
         files = {source: tuned.prompts[len(seeds) * i :] for i, source in enumerate(sources)}
-        for number, beginning in enumerate(BEGINNINGS):
+        for number, start in enumerate(STARTS):
             starts = None
             if number:
                 starts = [
@@ -175,7 +175,7 @@ def main() -> None:
                     for pair in pairs.values()
                     for i in range(len(seeds))
                 ]
-            directory = Path(where) / beginning.replace(" ", "_")
+            directory = Path(where) / start.replace(" ", "_")
             prompts(
                 str(directory),
                 values.backbone,
@@ -186,14 +186,14 @@ def main() -> None:
                 values.period,
                 values.examples,
             )
-            by_start[beginning] = curves(directory, names, len(seeds))
+            by_start[start] = curves(directory, names, len(seeds))
     steps = by_start["scratch"][targets[0]]["steps"]
     bare = untuned(values.backbone, targets, values.examples)
     means = {
         name: round(float(np.mean([scores[name] for scores in bare.values()])), 2)
         for name in ("majority", "no_prompt")
     }
-    written = {
+    report = {
         "what": "test accuracy by target steps: from scratch, from a prompt of the family, "
         "from a prompt of another family; without a prompt, and with the commonest label",
         "settings": {
@@ -209,9 +209,9 @@ def main() -> None:
         "change_by_steps": changes(by_start, steps, targets),
         "curves": by_start,
     }
-    Path(values.output).write_text(json.dumps(written, indent=1) + "\n")
+    Path(values.output).write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(means))
-    for row in written["change_by_steps"]:
+    for row in report["change_by_steps"]:
         print(json.dumps(row))
 
 

@@ -32,15 +32,15 @@ WARM = 5
 
 
 def prepare(directory: Path, length: int, labels: int, vocabulary) -> tuple[str, list[str]]:
-    """Random texts of one length whose answers are the first of clinc150's labels."""
+    """Write random texts of one length whose answers are the first of clinc150's labels."""
     from spot_jax.data import loading
     from spot_jax.data.examples import Examples
 
     words = list(loading.labels_of("bundled_clinc150"))[:labels]
-    answers = [[*vocabulary.encode(word), 1] for word in words]
+    targets = [[*vocabulary.encode(word), 1] for word in words]
     rng = np.random.default_rng(0)
     pairs = [
-        ([*rng.integers(100, 8000, length - 1).tolist(), 1], answers[i % labels])
+        ([*rng.integers(100, 8000, length - 1).tolist(), 1], targets[i % labels])
         for i in range(2048)
     ]
     path = directory / f"task-{length}-{labels}.npz"
@@ -62,14 +62,14 @@ class Trainer:
         backbone = StoredBackbone(str(BACKBONE), parameter_dtype="float32", dropout_rate=0.1)
         start = time.perf_counter()
         self.parts = RunParts.make(backbone, method, data, optimizer, 0, make_mesh(MeshShape(1, 1)))
-        self.made_s = time.perf_counter() - start
+        self.build_s = time.perf_counter() - start
         self.state, self.frozen = self.parts.first_state()
         self.step = train_step(self.parts.method, self.parts.tx, dropout=True)
         self.batch_size = batch_size
         self.block(WARM)
 
     def block(self, steps: int) -> float:
-        """Examples a second over so many steps, as the loop of a run does them."""
+        """Return examples per second over so many steps, done as the loop of a run does them."""
         waiting = None
         start = time.perf_counter()
         for _ in range(steps):
@@ -83,12 +83,12 @@ class Trainer:
 
 
 def _fetched(metrics) -> None:
-    if not all(bool(np.isfinite(np.asarray(one)).all()) for one in metrics.values()):
+    if not all(bool(np.isfinite(np.asarray(metric)).all()) for metric in metrics.values()):
         raise SystemExit("a step was not finite")
 
 
 def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
-    """Both methods in alternating blocks, which begin with one and the other in turn."""
+    """Time both methods in alternating blocks, which begin with each of them in turn."""
     from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.methods.y_tuning import YTuning
     from spot_jax.t5.vocabulary import Vocabulary
@@ -112,8 +112,8 @@ def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
                 rates[name].append(theirs.block(block))
     ratios = [y / p for y, p in zip(rates["y_tuning"], rates["prompt_tuning"], strict=True)]
     leaves = {
-        name: sum(x.size for x in _leaves(one.state.trainable))
-        for name, one in (("prompt_tuning", theirs), ("y_tuning", ours))
+        name: sum(x.size for x in _leaves(trainer.state.trainable))
+        for name, trainer in (("prompt_tuning", theirs), ("y_tuning", ours))
     }
     return {
         **case,
@@ -124,7 +124,7 @@ def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
         "trained_numbers": leaves,
         "cache": {
             "examples": 2048,
-            "built_in_s": round(cold.made_s - ours.made_s, 2),
+            "built_in_s": round(cold.build_s - ours.build_s, 2),
             "bytes": sum(p.stat().st_size for p in (directory / "features").rglob("*.bin")),
         },
     }
@@ -147,21 +147,21 @@ CASES = (
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    made.add_argument("--output", default=str(ROOT / "bench/results/y_tuning.json"))
-    made.add_argument("--repeats", type=int, default=7)
-    made.add_argument("--block", type=int, default=8, help="steps of Prompt Tuning")
-    made.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))))
-    given = made.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", default=str(ROOT / "bench/results/y_tuning.json"))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--block", type=int, default=8, help="steps of Prompt Tuning")
+    parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))))
+    arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     results = []
-    for number in given.cases:
+    for number in arguments.cases:
         case = {"batch_size": 32, "text_length": 32, "prompt_length": 20, **CASES[number]}
         with tempfile.TemporaryDirectory() as where:
-            results.append(measure(Path(where), case, given.repeats, given.block))
+            results.append(measure(Path(where), case, arguments.repeats, arguments.block))
         print(json.dumps(results[-1]), flush=True)
     record.write(
-        given.output,
+        arguments.output,
         "training examples a second: Y-Tuning on cached features against Prompt Tuning",
         BACKBONE,
         results,

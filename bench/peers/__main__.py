@@ -34,7 +34,7 @@ STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
 
 
 def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1):
-    """A call that does one step of ours."""
+    """Return a call that does one step of ours."""
     import jax
 
     from bench.peers import ours
@@ -53,7 +53,7 @@ def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1)
 
 
 def their_step(shape: str, rows: int, inputs: int, targets: int):
-    """A call that does one step of PEFT's."""
+    """Return a call that does one step of PEFT's."""
     import torch
 
     from bench.peers import theirs
@@ -89,7 +89,7 @@ def their_greedy(shape: str, rows: int, inputs: int, length: int):
 
 
 def labels(shape: str, rows: int, inputs: int, count: int):
-    """The best of `count` labels, and every label's score: two calls of ours."""
+    """Return two calls of ours: the best of `count` labels, and every label's score."""
     import jax
     import jax.numpy as jnp
 
@@ -116,7 +116,7 @@ def labels(shape: str, rows: int, inputs: int, count: int):
 
 
 def in_turn(calls: dict, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, one of each after the other."""
+    """Time the calls in turn: seconds of each repeat by call."""
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -129,7 +129,7 @@ def in_turn(calls: dict, repeats: int) -> dict[str, list[float]]:
 
 
 def peak_bytes(side: str, case: tuple) -> int:
-    """Peak resident memory of a process that does two steps."""
+    """Return the peak resident memory of a process that does two steps."""
     code = f"from bench.peers.__main__ import alone; alone({side!r}, {case!r})"
     output = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
@@ -190,7 +190,7 @@ def measure(repeats: int, memory: bool, wanted: list[str], write) -> None:
 
 
 def page(facts: dict) -> str:
-    """docs/speed_cpu.md."""
+    """Return the text of docs/speed_cpu.md."""
     lines = [
         "# Speed",
         "",

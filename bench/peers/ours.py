@@ -31,7 +31,7 @@ def _leaf(key, shape, dtype, path: str):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def weights(config: T5Config, dtype: str):
-    """Random weights of `dtype` made on the device, stacked if `config.scan_layers`."""
+    """Return random weights of `dtype` made on the device, stacked if `config.scan_layers`."""
     plain = dataclasses.replace(config, scan_layers=False)
     if not config.scan_layers:
         shapes = parameter_shapes(plain)
@@ -51,7 +51,7 @@ def weights(config: T5Config, dtype: str):
 
 
 def features(config: T5Config, arrays: dict, prompts: int = 1) -> dict[str, np.ndarray]:
-    """T5X's features: the prompt's ids before the text; rows in turn by prompt where several."""
+    """Return T5X's features: the prompt's ids before the text, rows divided among the prompts."""
     text, targets = arrays["text"], arrays["targets"]
     rows = len(text)
     row_prompt = np.arange(rows, dtype=np.int32) // (rows // prompts)
@@ -70,7 +70,7 @@ def features(config: T5Config, arrays: dict, prompts: int = 1) -> dict[str, np.n
 
 
 def first_state(config: T5Config, prompts: int = 1) -> tuple[Program, State, object]:
-    """Prompt tuning with Adafactor at its first step: program, state and transformation."""
+    """Return program, state and transformation of prompt tuning with Adafactor at step 0."""
     program = Program(PromptTuning(PROMPT, init="uniform"), config, (Task(),) * prompts)
     tx = build(Adafactor(), prompts)
     shape = (prompts, PROMPT, config.emb_dim)
@@ -83,7 +83,7 @@ def first_state(config: T5Config, prompts: int = 1) -> tuple[Program, State, obj
 
 
 def compiled_step(config: T5Config, params, batch: dict, prompts: int = 1):
-    """The run's own jitted step compiled ahead, without dropout, and its first state."""
+    """Compile the run's own jitted step, without dropout; return it and its first state."""
     program, state, tx = first_state(config, prompts)
     step = train_step(program, tx, dropout=False)
     return step.lower(state, params, batch).compile(), state
@@ -91,5 +91,5 @@ def compiled_step(config: T5Config, params, batch: dict, prompts: int = 1):
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def write(params, config: T5Config, tokens, prompt, length: int):
-    """Greedy decoding of `length` tokens; no row ends early, 1 being no token of these models."""
+    """Decode `length` tokens greedily; no row ends early, as eos is none of their tokens."""
     return greedy(params, config, tokens, max_length=length, table=prompt, eos_id=-1)

@@ -10,7 +10,7 @@ from spot_jax.t5.config import T5Config
 
 
 def model(config: T5Config, device: str, dtype: torch.dtype):
-    """T5 of this shape with one encoder prompt of P rows, everything else frozen."""
+    """Return a T5 of this shape with one encoder prompt of P rows, everything else frozen."""
     described = TheirConfig(
         vocab_size=config.vocab_size,
         d_model=config.emb_dim,
@@ -61,7 +61,7 @@ class Step:
 
 
 def write(tuned, arrays: dict, device: str, length: int) -> torch.Tensor:
-    """Greedy decoding of exactly `length` tokens."""
+    """Decode exactly `length` tokens greedily."""
     text = torch.tensor(arrays["text"], dtype=torch.long, device=device)
     with torch.no_grad():
         return tuned.generate(
