@@ -4,7 +4,7 @@
 
 Three target prompts are tuned from three source prompts on the `mini` backbone, once as three
 prompts of one program, once as three programs, by the code that `spot transfer` runs; every run
-is a process of its own, so that none profits from what another compiled. Kinds of runs alternate
+is a separate process, so that none profits from what another compiled. Kinds of runs alternate
 and are repeated, because other work may share the machine. Three times are taken:
 
     command   of the process, imports and all
@@ -98,7 +98,7 @@ def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dic
 
 
 def child(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dict[str, float]:
-    """Time one run in a process of its own."""
+    """Time one run in a separate process."""
     arguments = [str(directory), ",".join(map(str, prompts)), str(batch_size), str(steps)]
     start = time.perf_counter()
     process = subprocess.run(

@@ -3,7 +3,7 @@
     python bench/convert_memory.py [--output bench/results/convert_memory.json]
 
 Writes a random Hugging Face directory (T5 1.1 base, 248M parameters, float32) to a temporary
-directory and measures each step in a process of its own: the peak resident set less what the
+directory and measures each step in a separate process: the peak resident set less what the
 process held after its imports. Needs about 3.5 GB of disk.
 """
 

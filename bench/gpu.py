@@ -455,7 +455,7 @@ def peft(report: Report, tiny: bool) -> None:
 
 
 def both(arguments: argparse.Namespace) -> None:
-    """Run ours, then PEFT, each in a process of its own, and join what they wrote."""
+    """Run ours, then PEFT, each in a separate process, and join what they wrote."""
     end = time.time() + arguments.seconds
     parts = {side: arguments.output.with_suffix(f".{side}.json") for side in ("ours", "peft")}
     until = {"ours": end - PEFT_SHARE * arguments.seconds, "peft": end}

@@ -16,7 +16,7 @@ def write(path: str, what: str, backbone: Path, results: list[Any], **more: Any)
         backbone: directory of the stored T5.
         results: results in the order of measuring.
     """
-    # Late: a script whose runs are processes of their own needs no JAX before.
+    # Late: a script that starts a process per run needs no JAX before this.
     import jax
 
     from spot_jax.t5.stored import read_description

@@ -6,7 +6,7 @@ Every target is tuned three times a seed on the same batches: from scratch, from
 of its family, and from a prompt of another family. Test accuracy is taken every few steps, and no
 checkpoint is chosen. If a source helps because it teaches the task, the gain lasts and needs the
 family; if it only saves the steps in which a prompt learns to ask, the gain fades as steps go by.
-Beside the curves stand the commonest label and the bare backbone without a prompt. Initial prompts
+Beside the curves are the commonest label and the bare backbone without a prompt. Initial prompts
 differ by task. With `--shots 16` targets have 16 examples a label; sources are whole sets.
 """
 

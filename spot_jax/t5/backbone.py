@@ -1,7 +1,7 @@
-"""A frozen T5 as it is stored, loaded and recognised.
+"""A frozen T5: how it is stored, loaded and recognised.
 
 The stored form is a directory: `backbone.json` (configuration, fingerprint, the files with their
-sizes and hashes), `model-00001-of-0000N.safetensors` and, if there is one, `vocabulary.model`.
+sizes and hashes), `model-00001-of-0000N.safetensors` and, where it has one, `vocabulary.model`.
 It is written once and whole (a temporary directory, then a rename), and read by the slice: on a
 mesh every device reads only its own part of each weight.
 """
@@ -32,7 +32,7 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A T5 whose weights no one changes.
+    """A T5 whose weights never change.
 
     Attributes:
         config: shape of the model.

@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """What fixes a T5's parameters and arithmetic; field names are those of T5X's `T5Config`.
+    """The parameters and arithmetic of a T5; field names are those of T5X's `T5Config`.
 
-    The defaults are those of T5 1.1: gated GELU, an output head of its own. T5 1.0 is
+    The defaults are those of T5 1.1: gated GELU and a separate output head. T5 1.0 is
     `mlp_activations=("relu",), logits_via_embedding=True`.
 
     Attributes:

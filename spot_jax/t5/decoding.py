@@ -1,7 +1,7 @@
 """Greedy and beam search, one token at a time over a cache of keys and values.
 
 Both functions are pure and meant to run inside `jax.jit` with `config`, `max_length` and `beams`
-static. The encoder runs once a row; beams share its keys and values instead of copying them. A
+static. The encoder runs once per row; beams share its keys and values instead of copying them. A
 row's result depends on that row alone, neither on padding nor on a neighbour that takes longer.
 Rows of padding only, as at the end of a split, never keep the loop waiting.
 """
@@ -68,9 +68,9 @@ def greedy(
 
 @struct.dataclass
 class _Beams:
-    """The state of a beam search: k live and k finished sequences a row, best first.
+    """The state of a beam search: k live and k finished sequences per row, best first.
 
-    Scores of -inf stand for sequences that do not exist.
+    Scores of -inf mark sequences that do not exist.
     """
 
     position: Int[Array, ""]
@@ -180,7 +180,7 @@ def _step_beams(params, config, cache: Cache, state: _Beams):
     """Return logits [b, k, v] after the live sequences, and their cache with this position."""
 
     # Mapped over beams with the encoder's keys and values held still: the matrix products get k
-    # queries a row, and nothing of the encoder's length is copied k times.
+    # queries per row, and nothing of the encoder's length is copied k times.
     def one_beam(self_attention, tokens):
         whole = dataclasses.replace(cache, self_attention=self_attention)
         logits, new = decode_step(params, config, whole, tokens, state.position)
@@ -195,7 +195,7 @@ def _extend(state: _Beams, cache, log_probs: Float[Array, "b k v"], alpha, eos_i
     rows, beams, size = log_probs.shape
     length = state.position + 1
     total = (state.log_probs[:, :, None] + log_probs).reshape(rows, beams * size)
-    # At most one continuation of each sequence is eos, so among 2k the k live ones are there.
+    # At most one continuation of each sequence is eos, so the k live ones are among the best 2k.
     total, index = jax.lax.top_k(total, 2 * beams)
     parent, token = index // size, (index % size).astype(jnp.int32)
     ended = token == eos_id

@@ -41,7 +41,7 @@ def dropout(
 ) -> Float[Array, "b t ..."]:
     """Drop features, the same ones at every position of a row (T5X's `broadcast_dims=(-2,)`).
 
-    Each row has a key of its own, so that a row's mask depends neither on the rows beside it nor
+    Each row has its own key, so that a row's mask depends neither on the rows beside it nor
     on how the batch is sharded: N prompts tuned together see the masks they would see alone.
 
     Args:
@@ -119,7 +119,7 @@ def relative_position_buckets(
         distance: position of the query minus that of the key.
         buckets: number of buckets.
         max_distance: distance from which on all share the last bucket.
-        bidirectional: whether keys after the query have buckets of their own.
+        bidirectional: whether keys after the query have their own buckets.
     """
     offset = np.zeros_like(distance)
     if bidirectional:
@@ -137,7 +137,7 @@ def relative_position_buckets(
 
 
 class RelativePositionBias(nn.Module):
-    """The bias on attention logits, computed once a stack and shared by its layers."""
+    """The bias on attention logits, computed once per stack and shared by its layers."""
 
     config: T5Config
     bidirectional: bool
@@ -168,7 +168,7 @@ class Attention(nn.Module):
 
     Two more are read where the tree has them (`spot_jax.t5.prefix` puts them there): `prefix_key`
     and `prefix_value` [n, p, heads, head_dim], n = 1 for a prefix that all rows share or n = b for
-    one a row. They stand before the keys and values of `x`.
+    one per row. They precede the keys and values of `x`.
     """
 
     config: T5Config

@@ -2,8 +2,8 @@
 
 A prompt reaches the model in one way: ids from `config.vocab_size` on are *virtual tokens*, rows of
 the `table` given to `encode`. Whatever wrote those ids, before the text or inside a template, one
-prompt a batch or many, padded or packed, the model is the same. Keys and values that are no
-token's (prefix-tuning) are leaves of the tree, see `spot_jax.t5.prefix`.
+prompt a batch or many, padded or packed, the model is the same. Keys and values that belong
+to no token (prefix-tuning) are leaves of the tree, see `spot_jax.t5.prefix`.
 
 The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 `encoder/layers_0/attention/query/kernel`, `token_embedder/embedding`, ... With
@@ -75,7 +75,7 @@ class Encoder(_Stack):
         visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b t d"]:
-        """Encode `x`; dropout comes after the prompt's rows stand in it, as in the reference."""
+        """Encode `x`; dropout comes after the prompt's rows are in it, as in the reference."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
@@ -377,7 +377,7 @@ def decode_step(
     tokens: Int[Array, " b"],
     position: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "b v"], Cache]:
-    """Return float32 logits of what follows `tokens`, which stand at `position` (0 is the start).
+    """Return float32 logits of what follows `tokens`, which are at `position` (0 is the start).
 
     Returns:
         The logits, and the cache with this position filled in.

@@ -1,4 +1,4 @@
-"""A prefix: keys and values in front of a T5's attention, layer by layer, that are no token's.
+"""A prefix: keys and values in front of a T5's attention, layer by layer, that belong to no token.
 
 Prefix-tuning (Li & Liang 2021, §4) and P-Tuning v2 (Liu et al. 2021) train them. `with_prefix`
 puts them into the tree as leaves `prefix_key` and `prefix_value` of each attention, which reads

@@ -180,12 +180,12 @@ def choose_label(
     rows, (count, length) = encoder_tokens.shape[0], label_tokens.shape
     cache = _encoder_cache(params, config, encoder_tokens, table, encoded)
     divisors = _divisors(label_tokens, normalise)
-    # Leading tokens that two labels share; a label shares all of its own.
+    # Leading tokens that two labels share; a label shares all of them with itself.
     same = label_tokens[:, None] == label_tokens[None, :]
     shared = jnp.sum(jnp.cumprod(same, axis=2), axis=2)
     counts = jnp.ones(rows, bool) if valid is None else valid
-    # A few rows at a time, so that one which takes long costs what it costs alone. On several
-    # devices rows stay where they are.
+    # A few rows at a time, so that a slow row does not hold up the others. On several devices
+    # rows stay where they are.
     some = max(1, rows // _PARTS) if jax.device_count() == 1 else rows
     at_once = _LOGITS_BYTES // (4 * some * length * config.vocab_size)
     at_once = max(1, min(_LABELS_AT_ONCE, at_once, count))
@@ -229,9 +229,9 @@ def choose_label(
 
 
 def label_matrix(vocabulary: TextCodec, labels: Sequence[str]) -> Int[np.ndarray, "c u"]:
-    """Return verbalizers as tokens with eos, one a row, padded with 0 to the longest.
+    """Return verbalizers as tokens with eos, one per row, padded with 0 to the longest.
 
-    Raises `SpotError` when two of them are the same tokens, which no model could tell apart.
+    Raises `SpotError` when two of them have the same tokens, which no model could distinguish.
     """
     rows = [[*vocabulary.encode(label), EOS] for label in labels]
     seen: dict[tuple[int, ...], str] = {}

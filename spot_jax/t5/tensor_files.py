@@ -2,7 +2,7 @@
 
 The format is eight bytes of header length, a JSON header of name -> (dtype, shape, byte range),
 then the raw little-endian bytes; so one device's slice of a weight can be read without the rest,
-and a header can be written before the first tensor is at hand.
+and a header can be written before the first tensor is available.
 """
 
 import hashlib

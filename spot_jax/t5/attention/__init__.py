@@ -1,7 +1,7 @@
 """Attention with T5's bias, in the form that suits the machine.
 
-`attend` is the one entry, `implementation` the one place where a form is chosen. All forms compute
-what `plain.attend` computes where a query is real, and the tests hold them to it:
+`attend` is the only entry point, and only `implementation` chooses a form. Where a query is real,
+all forms compute what `plain.attend` computes, which the tests check:
 
 * plain: `jax.nn.dot_product_attention`, its weights recomputed in the backward pass. The reference.
 * blocks: for CPUs, a few heads at a time, so that a block of weights stays in the cache.
@@ -106,7 +106,7 @@ def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
     queries, dtype = bias.dense.shape[2], bias.dense.dtype
     if implementation(choice, queries, str(dtype)) != "cudnn":
         return bias
-    # Far from bfloat16's end: cuDNN multiplies by log2(e) and subtracts such numbers.
+    # Far from bfloat16's end: cuDNN multiplies these by log2(e) and subtracts them.
     unseen = jnp.asarray(-(2.0**40), dtype)
     return dataclasses.replace(bias, masked=jnp.where(visibility.mask(), bias.dense, unseen))
 
@@ -121,8 +121,8 @@ def attend(
 ) -> Float[Array, "b t h k"]:
     """Attend by softmax, without a scale.
 
-    Keys beyond those that `bias` and `visibility` speak of are a prefix before them, which every
-    query sees, with bias 0: a prefix has no position.
+    Keys beyond those of `bias` and `visibility` are a prefix before them, which every query sees,
+    with bias 0: a prefix has no position.
 
     Args:
         query: query of every position.

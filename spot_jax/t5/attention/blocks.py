@@ -1,9 +1,9 @@
 """Attention for CPUs: a few heads at a time, so that a block of weights stays in the cache.
 
 The [t, s] weights of some heads of some rows are computed, masked, exponentiated and used before
-the next ones are begun, heads before time so that every product is of whole matrices. The backward
-pass keeps the softmax's normaliser and recomputes the weights, block by block again; nothing of
-size [b, h, t, s] is ever in memory.
+the next block is begun. Heads come before time, so that every product is of whole matrices. The
+backward pass keeps the softmax's normaliser and recomputes the weights, block by block again;
+nothing of size [b, h, t, s] is ever in memory.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Attention as `jax.nn` writes it: the reference of every other form."""
+"""Attention by `jax.nn`: the reference for every other form."""
 
 import jax
 from jaxtyping import Array, Bool, Float
@@ -14,7 +14,7 @@ def attend(
 ) -> Float[Array, "b t h k"]:
     """Attend where `mask` is True.
 
-    Rematerialised: the backward pass recomputes the [b, h, t, s] weights of one layer at a time
+    The backward pass recomputes the [b, h, t, s] weights of one layer at a time
     from query and key, instead of holding them in float32 for every layer at once
     (bench/attention_memory.py has the figures).
     """

@@ -1,12 +1,12 @@
 """Fused attention for GPUs, in Pallas over Triton: FlashAttention-2 (Dao 2023) with T5's bias.
 
-The bias of a pair depends on its distance alone, so the kernels read a vector a head in place of a
-[t, s] matrix, and compare segment numbers in place of a mask. The backward pass keeps the softmax's
-normaliser and recomputes the weights block by block, once for the keys' and once for the queries'
-gradients.
+The bias of a pair depends on its distance alone, so the kernels read a vector per head in place of
+a [t, s] matrix, and compare segment numbers in place of a mask. The backward pass keeps the
+softmax's normaliser and recomputes the weights block by block, once for the gradients of the keys
+and once for those of the queries.
 
 A bias that is itself trained (model tuning) needs the weights' gradient summed over the batch,
-which these kernels do not give: such a backward pass is `plain`'s.
+which these kernels do not compute: `plain` does the backward pass then.
 """
 
 import functools

@@ -169,7 +169,7 @@ def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[s
 
     A checkpoint may hold the table under several names, and the head even where it is tied. Only
     T5 1.0 scales the hidden states before the head by d ** -0.5, which T5X does whenever the head
-    is tied and never otherwise; where the two disagree the head is stored as weights of its own.
+    is tied and never otherwise; where the two disagree the head is stored as separate weights.
     """
     present = [name for name in _EMBEDDINGS if name in origins]
     if not present:

@@ -1,8 +1,8 @@
 """T5X's native checkpoints: a msgpack index and one zarr directory per array.
 
 Today's writer and older ones differ in details (the kvstore's driver, norm scales kept in the
-index itself, no dimension separator in `.zarray`); each array's own `.zarray` is taken as the
-truth, and the index only says which arrays there are.
+index itself, no dimension separator in `.zarray`); each array's own `.zarray` is authoritative,
+and the index only lists the arrays.
 """
 
 from collections.abc import Iterator, Mapping
