@@ -14,7 +14,7 @@ from spot_jax.metrics.pairs import Metric, check, codes, golds_of, mean
 
 
 def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
-    """Share of predictions equal to their targets."""
+    """Compute the share of predictions equal to their targets."""
     gold, answers = codes(targets, predictions)
     return {"accuracy": mean(gold == answers)}
 
@@ -22,7 +22,7 @@ def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> di
 def accuracy_without_case(
     targets: Sequence[str | Sequence[str]], predictions: Sequence[str]
 ) -> dict[str, float]:
-    """CrossFit's "ACC": share of predictions equal to one of their golds but for case."""
+    """Compute CrossFit's "ACC": the share of predictions equal to a gold but for case."""
     check(targets, predictions)
     hits = []
     for target, prediction in zip(targets, predictions, strict=True):
@@ -32,21 +32,21 @@ def accuracy_without_case(
 
 
 def precision_at_1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """LAMA's P@1: share of first answers that are the object, outer spaces aside."""
+    """Compute LAMA's P@1: the share of first answers that are the object, outer spaces aside."""
     check(targets, predictions)
     pairs = zip(targets, predictions, strict=True)
     return {"precision_at_1": mean([gold.strip() == answer.strip() for gold, answer in pairs])}
 
 
 def sequence_accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Share of predictions, texts or token lists, that equal their targets in every place."""
+    """Compute the share of texts or token lists that equal their targets in every place."""
     check(targets, predictions)
     same = [list(t) == list(p) for t, p in zip(targets, predictions, strict=True)]
     return {"sequence_accuracy": 100.0 * float(np.mean(same))}
 
 
 def macro_f1(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
-    """Mean over the targets' classes of each class's F1.
+    """Compute the mean over the targets' classes of each class's F1.
 
     A predicted label that no target has is a miss for the target's class but no class of its own.
     """
@@ -56,7 +56,7 @@ def macro_f1(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> di
 def macro_f1_of_outputs(
     targets: Sequence[str | Sequence[str]], predictions: Sequence[str]
 ) -> dict[str, float]:
-    """CrossFit's "Classification-F1": every text in either list is a class.
+    """Compute CrossFit's "Classification-F1": every text in either list is a class.
 
     So each text that no target has is one more class, whose F1 is 0. Of several golds the first
     one counts.
@@ -68,11 +68,11 @@ def macro_f1_of_outputs(
 
 
 def multilabel_macro_f1(labels: Sequence[str], separator: str = ",") -> Metric:
-    """Makes the mean of all labels' F1 where an example has any number of them (GoEmotions).
+    """Make the mean of all labels' F1 where an example has any number of them (GoEmotions).
 
     Args:
         labels: the classes; what a prediction names besides is passed over.
-        separator: between the labels of a text, such as "joy, love".
+        separator: text that parts labels, the comma of "joy, love".
     """
 
     def chosen(text: str) -> list[bool]:
@@ -88,7 +88,7 @@ def multilabel_macro_f1(labels: Sequence[str], separator: str = ",") -> Metric:
 
 
 def mean_multiclass_f1(classes: int | Sequence[Hashable]) -> Metric:
-    """Makes T5's `mean_{n}class_f1` (CommitmentBank's), over given classes, in the targets or not.
+    """Make T5's `mean_{n}class_f1` (CommitmentBank's), over given classes, in the targets or not.
 
     Args:
         classes: the labels; a number n stands for the labels 0 to n - 1.
@@ -102,7 +102,7 @@ def mean_multiclass_f1(classes: int | Sequence[Hashable]) -> Metric:
 
 
 def f1(positive: Hashable, negative: Hashable | None = None) -> Metric:
-    """Makes the F1 of one class against all else (MRPC, QQP).
+    """Make the F1 of one class against all else (MRPC, QQP).
 
     Args:
         positive: the label whose F1 it is.
@@ -125,7 +125,10 @@ def f1(positive: Hashable, negative: Hashable | None = None) -> Metric:
 def matthews_corrcoef(
     targets: Sequence[Hashable], predictions: Sequence[Hashable]
 ) -> dict[str, float]:
-    """Matthews correlation coefficient (CoLA), for two classes or more; 0 for one constant list."""
+    """Compute the Matthews correlation coefficient (CoLA), for two classes or more.
+
+    It is 0 where a list is constant.
+    """
     from sklearn.metrics import matthews_corrcoef as coefficient
 
     gold, answers = codes(targets, predictions)
@@ -136,7 +139,7 @@ def matthews_corrcoef(
 
 
 def matthews_corrcoef_of(positive: str) -> Metric:
-    """Makes CrossFit's Matthews coefficient: a text is `positive` or, whatever it is, not."""
+    """Make CrossFit's Matthews coefficient: a text is `positive` or, whatever it is, not."""
 
     def metric(
         targets: Sequence[str | Sequence[str]], predictions: Sequence[str]

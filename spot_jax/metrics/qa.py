@@ -23,7 +23,7 @@ _DETERMINER = re.compile(
 
 
 def squad(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """SQuAD's exact match `em` and word-level `f1`, the best over each example's gold answers.
+    """Compute SQuAD's exact match `em` and word-level `f1`, the best over an example's golds.
 
     Texts are compared without case, punctuation, articles and superfluous spaces. Two texts of
     which nothing remains are equal (SQuAD 2.0's rule).
@@ -36,27 +36,27 @@ def squad(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, flo
 
 
 def trivia_qa(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """TriviaQA's `em` and `f1`: SQuAD's, but punctuation divides words."""
+    """Compute TriviaQA's `em` and `f1`: SQuAD's, but punctuation divides words."""
     return _overlap(targets, predictions, _TRIVIA)
 
 
 def exact_match(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """SQuAD's `em` alone: CrossFit's "EM"."""
+    """Compute SQuAD's `em` alone: CrossFit's "EM"."""
     return {"em": squad(targets, predictions)["em"]}
 
 
 def word_f1(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """SQuAD's `f1` alone: CrossFit's "QA-F1", and MRQA's metric (Lester 2021, A.1)."""
+    """Compute SQuAD's `f1` alone: CrossFit's "QA-F1", and MRQA's metric (Lester 2021, A.1)."""
     return {"f1": squad(targets, predictions)["f1"]}
 
 
 def once_a_group(metric: Metric) -> Metric:
-    """Makes a metric over the first example of each group (ReCoRD).
+    """Make a metric over the first example of each group (ReCoRD).
 
     ReCoRD's preparation writes one example for each gold answer; its questions count once.
 
     Args:
-        metric: of (values, predictions).
+        metric: metric of (values, predictions).
 
     Returns:
         A metric of targets `{"value": ..., "group": ...}` and predictions, bare or `{"value": ...}`
@@ -76,16 +76,16 @@ def once_a_group(metric: Metric) -> Metric:
 
 
 def record(targets: Sequence[Mapping[str, Any]], predictions: Sequence[Any]) -> dict[str, float]:
-    """ReCoRD's `em` and `f1` (SQuAD's), each question once; see `once_a_group`."""
+    """Compute ReCoRD's `em` and `f1` (SQuAD's), each question once; see `once_a_group`."""
     return once_a_group(squad)(targets, predictions)
 
 
 def multirc(positive: Hashable, negative: Hashable) -> Metric:
-    """Makes MultiRC's `f1`, F1a over all answers, and `exact_match`, questions all right.
+    """Make MultiRC's `f1`, F1a over all answers, and `exact_match`, questions all right.
 
     Args:
         positive: the value of a right answer, such as 1 or "True".
-        negative: that of a wrong one; a prediction that is neither is a mistake.
+        negative: the value of a wrong one; a prediction that is neither is a mistake.
 
     Returns:
         A metric of targets `{"value": ..., "group": question}` and predictions, bare or
@@ -107,7 +107,7 @@ def multirc(positive: Hashable, negative: Hashable) -> Metric:
 
 
 def wsc(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
-    """WSC's accuracy where the model writes the referent (T5's `wsc_simple`).
+    """Compute WSC's accuracy where the model writes the referent (T5's `wsc_simple`).
 
     An answer says "yes, the same" when, without case and determiners, the words of one of the two
     texts are all among the other's and both or neither have an apostrophe: "Bob" is not "Bob's

@@ -13,13 +13,13 @@ _NO_NUMBER = -1.0
 
 
 def pearson_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Pearson correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
+    """Compute Pearson's correlation of numbers or their texts (STS-B); 0 for a constant list."""
     value = _correlation("pearsonr", targets, predictions)
     return {"pearson_corrcoef": value}
 
 
 def spearman_corrcoef(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Rank correlation of numbers or of texts of numbers (STS-B); 0 for a constant list."""
+    """Compute the rank correlation of numbers or their texts (STS-B); 0 for a constant list."""
     value = _correlation("spearmanr", targets, predictions)
     return {"spearman_corrcoef": value}
 

@@ -11,7 +11,7 @@ ROUGE = ("rouge1", "rouge2", "rougeLsum")
 
 
 def rouge(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, -2 and -Lsum F-measures by rouge-score; of several references the best one's.
+    """Compute ROUGE-1, -2 and -Lsum by rouge-score: F-measures, the best reference's of several.
 
     A line is a sentence to ROUGE-Lsum, and so is what " . " ends, as in T5's code. T5 prints the
     median of bootstrapped means; this is the mean itself.
@@ -21,13 +21,13 @@ def rouge(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, flo
 
 
 def rouge_l(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """ROUGE-L's F-measure over whole texts, the best reference's (CrossFit's "Rouge-L")."""
+    """Compute ROUGE-L's F-measure over whole texts, the best reference's (CrossFit's "Rouge-L")."""
     golds = [golds_of(target, text) for target, text in _pairs(targets, predictions)]
     return _rouge(("rougeL",), golds, predictions)
 
 
 def bleu(targets: Sequence[Golds], predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU by sacrebleu with its "intl" tokeniser, as in T5's code.
+    """Compute corpus BLEU by sacrebleu with its "intl" tokeniser, as in T5's code.
 
     Args:
         targets: a reference or several, for each example; their numbers may differ.
