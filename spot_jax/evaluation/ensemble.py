@@ -26,13 +26,13 @@ from spot_jax.t5.vocabulary import TextCodec
 
 
 class EnsembleEvaluation(NamedTuple):
-    """What an ensemble found.
+    """Predictions and metrics of an ensemble.
 
     Attributes:
-        metrics: of the vote.
-        members: each prompt's own metrics, in the table's order.
-        predictions: of the vote, one an example.
-        member_predictions: each prompt's own.
+        metrics: metrics of the vote.
+        members: metrics of each prompt, in the table's order.
+        predictions: predictions of the vote, one an example.
+        member_predictions: predictions of each prompt.
         loss: mean cross-entropy of the target tokens over all prompts; None without targets.
     """
 
@@ -44,14 +44,14 @@ class EnsembleEvaluation(NamedTuple):
 
 
 def ensemble_predictions(predictions: Sequence[Sequence[Hashable]]) -> list[Any]:
-    """The answer that most members give to each example.
+    """Return the answer that most members give to each example.
 
     Of answers with equally many votes the one wins that the earliest member gave: list the best
     prompt first.
 
     Args:
-        predictions: of N members, each for all examples. Raises `SpotError` when there is none or
-            their numbers of examples differ.
+        predictions: predictions of N members, each for all examples. Raises `SpotError` when there
+            is none or their numbers of examples differ.
     """
     counts = sorted({len(member) for member in predictions})
     if len(counts) != 1:
@@ -67,13 +67,13 @@ def ensemble_predictions(predictions: Sequence[Sequence[Hashable]]) -> list[Any]
 def repeat_for_members(
     batch: Mapping[str, np.ndarray], vocab_size: int, members: int, rows: int
 ) -> dict[str, np.ndarray]:
-    """Every row N times, one under another, the n-th with prompt n's virtual tokens.
+    """Repeat every row N times, one under another, the n-th with prompt n's virtual tokens.
 
     Args:
-        batch: written with the first prompt, ids `vocab_size` to `vocab_size + rows - 1`.
-        vocab_size: rows of the embedding table.
+        batch: batch written with the first prompt, ids `vocab_size` to `vocab_size + rows - 1`.
+        vocab_size: number of rows of the embedding table.
         members: number of prompts, N.
-        rows: rows of one prompt in the table, P.
+        rows: number of rows of one prompt in the table, P.
     """
     repeated = {name: np.repeat(array, members, axis=0) for name, array in batch.items()}
     ids = repeated["encoder_input_tokens"]
@@ -95,11 +95,11 @@ def evaluate_ensemble(
     search: Search | None = None,
     place: Callable[[Batch], Batch] = dict,
 ) -> EnsembleEvaluation:
-    """Evaluates N prompts and their vote in one pass; other arguments as in `evaluate`.
+    """Evaluate N prompts and their vote in one pass; other arguments as in `evaluate`.
 
     Args:
         params: the backbone's tree; with prefixes in it, one for each row of the grown batches.
-        batches: written with the first prompt's virtual tokens; they grow N-fold here.
+        batches: batches written with the first prompt's virtual tokens; they grow N-fold here.
         table: the N prompts one under another, [N * P, d]; None for prefixes.
         members: number of prompts, N. Raises `SpotError` when the table doesn't divide by it.
     """

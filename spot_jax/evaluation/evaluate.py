@@ -37,9 +37,9 @@ class Search:
 
     Attributes:
         labels: verbalizers to choose from by likelihood; empty to write text freely.
-        normalise: divide a verbalizer's log-likelihood by its number of tokens.
-        beams: sequences a row of the beam search; 1 is greedy search.
-        alpha: the beam search's length penalty.
+        normalise: whether a verbalizer's log-likelihood is divided by its number of tokens.
+        beams: number of sequences a row of the beam search; 1 is greedy search.
+        alpha: length penalty of the beam search.
         max_length: tokens to write at most; by default as many as the batch's targets have room.
     """
 
@@ -93,10 +93,10 @@ def evaluate(
     scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
 ) -> Evaluation:
-    """Predicts every example and compares with the targets; arguments as in `predict`.
+    """Predict every example and compare with the targets; arguments as in `predict`.
 
     Args:
-        targets: one an example, what the metrics compare predictions with: texts mostly.
+        targets: target of each example as the metrics compare it: mostly a text.
         metrics: functions `(targets, predictions) -> {name: value}`, or `OutputMetric`s.
 
     Raises:
@@ -132,20 +132,20 @@ def predict(
     place: Callable[[Batch], Batch] = dict,
     with_aux: bool = False,
 ) -> Predictions:
-    """Predicts every example of `batches`, one prediction a valid row.
+    """Predict every example of `batches`, one prediction a valid row.
 
     Args:
         params: the backbone's tree, on a mesh or not.
-        config: its shape.
+        config: shape of the backbone.
         batches: padded batches; `row_valid` tells rows of padding, all rows count without it.
-        vocabulary: writes labels as tokens and tokens as text.
+        vocabulary: vocabulary that writes labels as tokens and tokens as text.
         table: the prompt's rows, or None for the bare backbone.
-        search: rank classification, greedy or beam search.
-        scorer: of a method that writes no text: it takes `params`, and chooses among `search`'s
-            labels, or its own if those are none.
-        place: puts a batch on the devices, such as sharded over a mesh's `data` axis.
-        with_aux: also the log-likelihood of each prediction, which generated text is scored once
-            more for.
+        search: way to predict: rank classification, greedy or beam search.
+        scorer: scorer of a method that writes no text: it takes `params`, and chooses among
+            `search`'s labels, or its own if those are none.
+        place: function that puts a batch on the devices, such as sharded over a mesh's `data` axis.
+        with_aux: whether to return the log-likelihood of each prediction too, which generated text
+            is scored once more for.
     """
     search = search or Search()
     labels = search.labels if scorer is None else choices(search.labels, scorer)
@@ -191,7 +191,7 @@ def predict(
 
 
 def check_targets(targets: Sequence[Any], labels: Sequence[str]) -> None:
-    """Raises `SpotError` for the first text target that is none of the labels, if there are any."""
+    """Raise `SpotError` for the first text target that is none of the labels, if there are any."""
     for target in targets if labels else ():
         if isinstance(target, str) and target not in labels:
             near = difflib.get_close_matches(target, labels, n=3) or list(labels[:3])

@@ -19,7 +19,7 @@ _FEATURES = ("encoder_input_tokens", "features", "feature_lengths", "label", "ro
 
 
 def choices(asked: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
-    """The labels to choose among: those asked for, all the scorer's if none are.
+    """Return the labels to choose among: those asked for, all the scorer's if none are.
 
     Raises:
         SpotError: one that the scorer does not know.
@@ -36,11 +36,12 @@ def choices(asked: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
 def scored_features(
     batch: Mapping[str, Any], label_tokens: Int[np.ndarray, "c u"]
 ) -> dict[str, Any]:
-    """What a scorer needs of a batch, with each row's `label`, for the loss, where it is known.
+    """Return what a scorer needs of a batch, and each row's `label`, for the loss, where known.
 
     Args:
-        batch: with tokens or features; targets that one label begins with alone say which it is.
-        label_tokens: each of the scorer's labels.
+        batch: tokens or features of its rows; targets that one label alone begins with say which
+            it is.
+        label_tokens: tokens of each of the scorer's labels.
     """
     features = {name: batch[name] for name in _FEATURES if name in batch}
     rows = len(next(iter(features.values())))
@@ -65,7 +66,7 @@ def _labels(targets: np.ndarray, label_tokens: np.ndarray) -> np.ndarray:
 def score_batch(
     params: Tree, batch: Any, columns: Any, *, config: T5Config, scorer: Scorer
 ) -> dict[str, Any]:
-    """Each row's best of the labels `columns` [c], which rows count, and the loss's sum and weight.
+    """Return each row's best label of `columns` [c], which rows count, the loss's sum and weight.
 
     The loss is over the rows whose label is known, over all of the scorer's labels.
     """

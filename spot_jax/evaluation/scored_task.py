@@ -24,13 +24,13 @@ class ScoredTask:
     """A split of a task in memory.
 
     Attributes:
-        name: of the task.
-        split: of the task.
-        examples: its tokens, in order.
-        targets: what metrics compare predictions with; empty where only the loss counts.
-        metrics: what predictions are scored by.
-        search: how to predict.
-        labels: the task's verbalizers, ranked or not; empty without.
+        name: name of the task.
+        split: name of the split.
+        examples: token ids, in order.
+        targets: target of each example as the metrics compare it; empty where only the loss counts.
+        metrics: metrics that score predictions.
+        search: way to predict.
+        labels: verbalizers of the task, ranked or not; empty without.
     """
 
     name: str
@@ -52,17 +52,17 @@ def load_task(
     beams: int = 4,
     limit: int | None = None,
 ) -> ScoredTask:
-    """Reads a split of a task, with verbalizers or without, or held-back text without metrics.
+    """Read a split of a task, with verbalizers or without, or held-back text without metrics.
 
     Args:
-        name: see `spot_jax.data.loading`.
-        split: of the task; `SPLIT[FIRST::STEP]` takes every STEP-th of its examples, so that
+        name: name of the task, as `spot_jax.data.loading` reads it.
+        split: name of the split; `SPLIT[FIRST::STEP]` takes every STEP-th of its examples, so that
             `validation[::2]` and `validation[1::2]` are two halves that share none.
-        vocabulary: the backbone's.
+        vocabulary: vocabulary of the backbone.
         lengths: feature lengths, which examples made of text depend on.
-        decoding: one of `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
-        beams: of "beam".
-        limit: examples at most; of text without metrics 256 by default.
+        decoding: name among `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
+        beams: number of beams of "beam".
+        limit: number of examples at most; of text without metrics 256 by default.
 
     Raises:
         SpotError: an unknown task, split or decoding, or nothing to rank.
@@ -104,7 +104,7 @@ def load_task(
 def load_tasks(
     name: str, split: str, vocabulary: Vocabulary | None, **options: Any
 ) -> list[ScoredTask]:
-    """The tasks of a mixture that have the split, each read as `load_task` does; of a task itself.
+    """Read the tasks of a mixture that have the split, or a task itself, as `load_task` does.
 
     A mixture's tasks have metrics and labels of their own, so each is scored by itself.
     """
@@ -161,7 +161,7 @@ def _every(examples: Examples, first: int, step: int) -> Examples:
 def search_of(
     name: str, decoding: str, labels: tuple[str, ...], beams: int = 4, **options: Any
 ) -> Search:
-    """How predictions are made; `labels` are what "rank" and "auto" choose among.
+    """Return the way to predict; `labels` are what "rank" and "auto" choose among.
 
     Raises:
         SpotError: an unknown decoding, fewer beams than one, or "rank" without labels.
