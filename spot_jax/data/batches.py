@@ -278,15 +278,16 @@ def materialise(rows: list[Row], inputs_length: int, targets_length: int, *, pac
     for number, row in enumerate(rows):
         first = first_target = 0
         for segment, (inputs, targets) in enumerate(row.segments, start=1):
-            here = slice(first, first := first + len(inputs))
-            there = slice(first_target, first_target := first_target + len(targets))
-            batch["encoder_input_tokens"][number, here] = inputs
-            batch["decoder_target_tokens"][number, there] = targets
-            batch["decoder_input_tokens"][number, there.start + 1 : there.stop] = targets[:-1]
-            batch["decoder_loss_weights"][number, there] = 1.0
+            inputs_at = slice(first, first := first + len(inputs))
+            targets_at = slice(first_target, first_target := first_target + len(targets))
+            batch["encoder_input_tokens"][number, inputs_at] = inputs
+            batch["decoder_target_tokens"][number, targets_at] = targets
+            shifted = slice(targets_at.start + 1, targets_at.stop)
+            batch["decoder_input_tokens"][number, shifted] = targets[:-1]
+            batch["decoder_loss_weights"][number, targets_at] = 1.0
             if packed:
-                batch["encoder_segment_ids"][number, here] = segment
-                batch["decoder_segment_ids"][number, there] = segment
-                batch["encoder_positions"][number, here] = np.arange(len(inputs))
-                batch["decoder_positions"][number, there] = np.arange(len(targets))
+                batch["encoder_segment_ids"][number, inputs_at] = segment
+                batch["decoder_segment_ids"][number, targets_at] = segment
+                batch["encoder_positions"][number, inputs_at] = np.arange(len(inputs))
+                batch["decoder_positions"][number, targets_at] = np.arange(len(targets))
     return batch

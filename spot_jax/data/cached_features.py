@@ -35,7 +35,7 @@ class T5Features:
     """
 
     def __init__(self, backbone: Backbone, layers: str = "last"):
-        """Features of a backbone's "last" layer or of all, for a "mix"."""
+        """Take the features of a backbone's "last" layer, or of all of them for a "mix"."""
         config = backbone.config
         self.layers, self.width = feature_layers(config, layers), config.emb_dim
         self._backbone, self._kind = backbone, layers
@@ -80,7 +80,7 @@ class CachedFeatures:
             store: cache of the features.
             vocabulary: vocabulary of the backbone.
             labels: labels of each task.
-            data: what is trained on.
+            data: data that is trained on.
             names: task of each run.
             seeds: seed of each run.
             host_rows: rows of a batch that this process needs.

@@ -40,7 +40,7 @@ class SpanCorruption:
 
     Attributes:
         vocab_size: number of ids with the sentinels; sentinel k is id `vocab_size - 1 - k`.
-        sentinels: how many there are.
+        sentinels: number of sentinels.
     """
 
     vocab_size: int

@@ -20,8 +20,8 @@ class LabelledFeatures:
     """A split's features and the number of each example's label.
 
     Attributes:
-        features: of the inputs.
-        labels: [n].
+        features: features of the inputs.
+        labels: number of each example's label, [n].
         truncated: 1 where an input was longer than the features reach, [n].
     """
 
@@ -33,7 +33,7 @@ class LabelledFeatures:
 def label_numbers(
     examples: Examples, labels: Sequence[str], vocabulary: Vocabulary, task: str
 ) -> Int32[np.ndarray, " n"]:
-    """Which of the labels each example's target is, token by token.
+    """Return which of the labels each example's target is, token by token.
 
     Raises:
         SpotError: the first example whose target is none of them, by its number.

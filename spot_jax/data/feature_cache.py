@@ -37,9 +37,9 @@ class FeatureEncoder(Protocol):
     """Anything that gives a text's tokens vectors and is itself never trained.
 
     Attributes:
-        mark: what its vectors depend on besides the tokens: fingerprint, layers, arithmetic.
-        layers: l, vectors a token.
-        width: d, their length.
+        mark: all that its vectors depend on besides the tokens: fingerprint, layers, arithmetic.
+        layers: number of vectors a token, l.
+        width: width of a vector, d.
     """
 
     @property
@@ -58,7 +58,7 @@ class FeatureEncoder(Protocol):
         ...
 
     def __call__(self, tokens: Int32[np.ndarray, "b t"]) -> Float[Any, "b t l d"]:
-        """The vectors; 0 is padding, whose vectors are dropped."""
+        """Return the vectors; 0 is padding, whose vectors are dropped."""
         ...
 
 
@@ -85,7 +85,7 @@ class Features:
         return int(np.diff(self.offsets).max())
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Example i's [tokens, l, d]."""
+        """Return example i's [tokens, l, d]."""
         shard = int(np.searchsorted(self.first, i, side="right")) - 1
         start = self.offsets[self.first[shard]]
         return self.shards[shard][self.offsets[i] - start : self.offsets[i + 1] - start]
@@ -93,7 +93,7 @@ class Features:
     def padded(
         self, numbers: Sequence[int], length: int
     ) -> tuple[Float[np.ndarray, "b t l d"], Int32[np.ndarray, " b"]]:
-        """Some examples' features, zeros after each one's end, and how many tokens each has."""
+        """Return some examples' features, zeros after each one's end, and each one's tokens."""
         shape = self.shards[0].shape[1:]
         out = np.zeros((len(numbers), length, *shape), self.shards[0].dtype)
         lengths = np.zeros(len(numbers), np.int32)
@@ -109,13 +109,13 @@ class FeatureStore:
     """Caches of many splits in one directory, made where they are missing.
 
     Attributes:
-        directory: holds a directory for each backbone, task, split, length and choice of layers.
-        encoder: gives the vectors.
-        dtype: "float16" or "bfloat16", on disk and when used.
-        rebuild: False only reads: a cache that is missing or damaged is refused.
-        shard_bytes: a shard's size, about.
-        notify: is told of what was found damaged and is made again.
-        progress: draw a bar while building; None where standard error is a terminal.
+        directory: path of the caches, each in a directory by backbone, task, split, length, layers.
+        encoder: encoder that gives the vectors.
+        dtype: type of the vectors, "float16" or "bfloat16", on disk and when used.
+        rebuild: whether a cache that is missing or damaged is made; else it is refused.
+        shard_bytes: approximate size of a shard.
+        notify: function called with a line on what is damaged and is made again.
+        progress: whether a bar is drawn while building; None where standard error is a terminal.
     """
 
     directory: Path
@@ -133,7 +133,7 @@ class FeatureStore:
             )
 
     def of(self, task: str, split: str, examples: Examples, length: int) -> Features:
-        """The features of every example's first `length` input tokens.
+        """Return the features of every example's first `length` input tokens.
 
         Raises:
             SpotError: with `rebuild` off, no cache of these, or a damaged one; else a disk that
@@ -262,7 +262,7 @@ class _Shard:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def fault(self, where: Path) -> str | None:
-        """What is wrong with the file, None if nothing is; all of it is read."""
+        """Return what is wrong with the file, None if nothing is; all of it is read."""
         path, beside = where / self.name, where / f"{self.name}.json"
         if not path.exists() or not beside.exists():
             return _NONE
@@ -274,13 +274,13 @@ class _Shard:
         return None
 
     def mapped(self, where: Path) -> np.ndarray:
-        """The vectors, read when they are used."""
+        """Return the vectors, read when they are used."""
         if not self.bytes:
             return np.zeros(self.shape, self.dtype)
         return np.memmap(where / self.name, self.dtype, mode="r", shape=self.shape)
 
     def write(self, where: Path, vectors: np.ndarray) -> None:
-        """The file first and then its mark, so that a mark means a whole file."""
+        """Write the file first and then its mark, so that a mark means a whole file."""
         _write(where / self.name, vectors)
         mark = {"bytes": self.bytes, "crc32": _sum(vectors)}
         _write(where / f"{self.name}.json", json.dumps(mark).encode())
@@ -338,7 +338,7 @@ class _Plan:
         return plan
 
     def inputs_of(self, examples: Examples, number: int) -> Ids:
-        """An example's input tokens, cut as they are everywhere."""
+        """Return an example's input tokens, cut as they are everywhere."""
         example = examples[number]
         return np.asarray(cut(example[0], self.length, example.keeps_eos), np.int32)
 

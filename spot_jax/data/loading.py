@@ -99,7 +99,7 @@ def load_evaluation(
         vocabulary: vocabulary of the backbone.
         limit: number of examples read; None for all.
         lengths: feature lengths in tokens of text, for tasks whose examples depend on them.
-        rows: which of the examples that were read are evaluated on.
+        rows: slice of the examples read that are evaluated on.
     """
     needed = _needed(vocabulary, name)
     if not is_arrays(name):

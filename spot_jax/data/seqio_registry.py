@@ -60,7 +60,7 @@ def _joined(name: str) -> seqio.Mixture:
 
 
 def proportional_rate(task: seqio.Task) -> float:
-    """A task's rate in an example-proportional mixture: min(n, 2^19) (SPoT section 2.1.3).
+    """Return a task's rate in an example-proportional mixture: min(n, 2^19) (SPoT section 2.1.3).
 
     A task without an end, or of unknown size, such as plain text, counts as one of 2^19 examples.
     """

@@ -29,9 +29,9 @@ class Shown:
 
     Attributes:
         examples: the first ones, by feature.
-        read: how many were read to count those that are too long.
-        longest: by feature, the number of pieces of the longest.
-        cut: by feature, how many are longer than the lengths allow.
+        read: number of examples read to count those that are too long.
+        longest: number of pieces of the longest, by feature.
+        cut: number of examples that are longer than the lengths allow, by feature.
     """
 
     examples: list[dict[str, Side]]
@@ -52,12 +52,12 @@ def show(
     """Read the first examples of a task's split.
 
     Args:
-        name: of the task; of a mixture the first task by name comes first.
-        split: of the task.
-        vocabulary: the backbone's.
+        name: name of the task; of a mixture the first task by name comes first.
+        split: name of the split.
+        vocabulary: vocabulary of the backbone.
         lengths: feature lengths in pieces, eos included.
-        examples: how many to return.
-        read: how many to count lengths of.
+        examples: number of examples to return.
+        read: number of examples to count lengths of.
 
     Raises:
         SpotError: what reading the task raises.

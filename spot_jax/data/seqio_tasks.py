@@ -70,9 +70,9 @@ class Row(NamedTuple):
     """One example as it is read.
 
     Attributes:
-        example: its token ids.
-        text: its target as text.
-        fields: its other features.
+        example: token ids.
+        text: target as text.
+        fields: other features.
     """
 
     example: Example
@@ -137,7 +137,7 @@ def load_evaluation(
         limit: number of examples read; None for all.
         lengths: feature lengths in tokens of text.
         use_cached: whether to read seqio's offline cache.
-        rows: which of the examples that were read are returned.
+        rows: slice of the examples read that are returned.
     """
     options: dict[str, Any] = {"limit": limit, "lengths": lengths, "use_cached": use_cached}
     tasks = require_split(name, split)

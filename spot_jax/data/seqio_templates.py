@@ -13,14 +13,14 @@ from spot_jax.errors import SpotError
 
 
 def add_template_task(task: str, template: str, name: str | None = None) -> str:
-    """Registers a task or mixture in a template and returns the new name.
+    """Register a task or mixture in a template and returns the new name.
 
     Nothing is read: a module that registers tasks may call this at its end.
 
     Args:
         task: a registered task that ends in seqio's tokenising, or a mixture of such tasks.
-        template: see `spot_jax.data.templates`.
-        name: of the new task; by default the old one with a mark of the template.
+        template: template of the text (`spot_jax.data.templates`).
+        name: name of the new task; by default the old one with a mark of the template.
 
     Raises:
         SpotError: a template that cannot be read, or has a field that the task's examples lack.
@@ -41,7 +41,7 @@ def fields_of(task: str) -> tuple[str, ...]:
 
 
 def add_form(task: str, form: str, name: str | None = None) -> str:
-    """Registers a task or mixture in a form that is known to fit; see `add_template_task`."""
+    """Register a task or mixture in a form that is known to fit; see `add_template_task`."""
     name = name or templates.name_of(task, form)
     if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
         return name

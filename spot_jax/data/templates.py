@@ -36,11 +36,11 @@ class Template:
     """A template that was read.
 
     Attributes:
-        text: as it was given.
-        form: with sentinels and with fields in braces; `spot_jax.data.fields` writes it.
+        text: template as it was written.
+        form: text with sentinels, fields in braces; `spot_jax.data.fields` writes it.
         fields: names of the fields, each once, in order.
         cut: the field that loses its end where an example is too long.
-        length: virtual tokens, P.
+        length: number of virtual tokens, P.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Template:
 
 
 def parse(text: str) -> Template:
-    """Reads a template.
+    """Read a template.
 
     Raises:
         SpotError: malformed braces or places, no field, no virtual token, no target or two, two

@@ -29,7 +29,7 @@ class VirtualTokens:
     Attributes:
         vocab_size: rows of the backbone's embedding table.
         length: rows of one prompt, P.
-        index: which prompt of the table.
+        index: number of the prompt in the table.
     """
 
     vocab_size: int
@@ -69,7 +69,7 @@ class VirtualTokens:
         check_vocabulary(ids, self.vocab_size)
 
     def check_examples(self, examples: Examples, length: int) -> None:
-        """Nothing can go wrong with a text that has no places of its own."""
+        """Accept every example: a text without places has nothing that can be wrong."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def input_writer(
     Args:
         vocab_size: rows of the backbone's embedding table.
         length: rows of one prompt, P.
-        index: which prompt of the table.
+        index: number of the prompt in the table.
         placement: "before" the text, or "in_template", at the places that the text has for them.
-        vocabulary: the backbone's; says which ids places and marks have.
+        vocabulary: vocabulary of the backbone; says which ids places and marks have.
 
     Raises:
         SpotError: another placement, or one in a template without a vocabulary.

@@ -28,11 +28,11 @@ def word_vectors(
 
     Args:
         tokens: ids of text, an end (1) after each paragraph; pairs across it are not counted.
-        rows: of the embedding table.
-        width: of the vectors.
+        rows: number of rows of the embedding table.
+        width: width of the vectors.
         least: rows of pieces that occur less often are NaN, for the caller to fill.
-        seed: of the factorisation and of the rotation that spreads the leading directions evenly
-            over the coordinates.
+        seed: seed of the factorisation and of the rotation that spreads the leading directions
+            evenly over the coordinates.
 
     Raises:
         SpotError: an id outside the table, or too little text for so wide a vector.
