@@ -16,12 +16,12 @@ from tasks.papers.rows_files import LAYOUTS
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found of one task.
+    """Problems of one task on this machine.
 
     Attributes:
-        name: of the task.
-        problems: a line each, with what to do; none when all is well.
-        expects: where its data belongs, in a line.
+        name: name of the task.
+        problems: lines that each say what is wrong and what to do; none when all is well.
+        expects: place where its data belongs, in a line.
     """
 
     name: str

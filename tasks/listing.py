@@ -20,13 +20,13 @@ class Entry:
     """A set that has tasks.
 
     Attributes:
-        name: of the task.
+        name: name of the task.
         group: one of `GROUPS`.
-        families: what mixtures it is part of, or its kind.
-        sizes: of the splits, as far as they are known without the data.
-        metrics: what it is scored by.
-        roles: in a paper's study.
-        source: where the data come from.
+        families: names of the mixtures that it is part of, or its kind.
+        sizes: number of rows of each split, as far as known without the data.
+        metrics: names of the metrics that score it.
+        roles: roles in a paper's study.
+        source: place that the data come from.
     """
 
     name: str

@@ -35,9 +35,9 @@ class FewShotTask:
     Attributes:
         title: CrossFit's name, such as "glue-cola".
         metric: CrossFit's name of its metric.
-        category: of CrossFit's ontology.
-        k: examples drawn for training, and as many for validation.
-        per_label: whether k examples of each label.
+        category: category in CrossFit's ontology.
+        k: number of examples drawn for training, and as many for validation.
+        per_label: whether k examples of each label are drawn.
     """
 
     title: str

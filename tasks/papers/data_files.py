@@ -28,10 +28,10 @@ class Layout:
     """What a set's files must hold.
 
     Attributes:
-        directory: below the data directory.
+        directory: name of the directory below the data directory.
         fields: columns of text, which may be empty.
         target: the column of the answer, never empty.
-        labels: what the target may be; empty for a number.
+        labels: values that the target may have; empty for a number.
         bounds: lowest and highest number the target may be, where it is one.
         splits: the splits that must be there, each a file's stem.
     """

@@ -19,9 +19,9 @@ class DataSet:
     """A data set of the papers and the task that reads it.
 
     Attributes:
-        name: of the task.
-        title: as the papers write it.
-        source: "tfds", or "files" for a directory of files.
+        name: name of the task.
+        title: name as the papers write it.
+        source: kind of source: "tfds", or "files" for a directory of files.
         location: TFDS's `name/config:version`, or the name of the directory.
         sizes: rows of each split in the source, with those of `unlabelled`.
         families: the mixtures that it is part of; `all` is SPoT's of C4 and 55 sets.
@@ -34,8 +34,8 @@ class DataSet:
         examples: number of training examples, where it is not that of the rows.
         manual: whether its makers' files must be downloaded by hand before TFDS prepares them.
         also: other versions on disk that are read as well, best first.
-        papers: who uses it: `spot`, `lester`, `ptuning`, `ipt`.
-        note: what a reader should know.
+        papers: papers that use it: `spot`, `lester`, `ptuning`, `ipt`.
+        note: remark for readers.
     """
 
     name: str

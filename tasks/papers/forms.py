@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from spot_jax.metrics import Metric, accuracy
-from tasks.papers import answers
+from tasks.papers import postprocessors
 from tasks.papers.catalogue import BY_NAME, NO_PREFIX
 from tasks.papers.registering import add_task
 from tasks.papers.tfds_source import Keep, TfdsSource
@@ -25,9 +25,10 @@ class Form:
         write: a function of (dataset, prefix=...) that gives `inputs` and `targets`.
         prefix: the words in front that say which task it is.
         template: the text after them with fields in braces, for `spot infer`.
-        metrics: of (targets, predictions).
-        postprocess: what metrics compare; a label for a set with labels, else the text.
-        keep: by split, which rows are examples.
+        metrics: metrics of (targets, predictions).
+        postprocess: function from text to what metrics compare; by default a label for a set with
+            labels, else the text.
+        keep: predicate, by split, of the rows that are examples.
         read: the fields to decode, where the set has many others; all by default.
     """
 
@@ -47,7 +48,7 @@ def register(name: str, form: Form) -> None:
     labels = () if item.several else item.labels
     postprocess = form.postprocess
     if postprocess is None and labels:
-        postprocess = functools.partial(answers.label, labels=labels)
+        postprocess = functools.partial(postprocessors.label, labels=labels)
     for task, prefix in ((name, form.prefix), (name + NO_PREFIX, "")):
         front = f"{prefix} " if prefix else ""
         add_task(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from spot_jax import metrics
-from tasks.papers import answers, text
+from tasks.papers import postprocessors, text
 from tasks.papers.forms import Form, register
 from tasks.papers.labelled import AUTOTUNE
 
@@ -32,7 +32,7 @@ def write(
     Some of the published sets have such rows.
     """
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         inputs = text.join(prefix, f"{name}:" if name else "", source(row))
         return {
             "inputs": inputs,
@@ -43,7 +43,7 @@ def write(
     def is_whole(row: text.Row) -> tf.Tensor:
         return tf.logical_and(text.is_written(source(row)), text.is_written(row[target]))
 
-    return dataset.filter(is_whole).map(one, AUTOTUNE)
+    return dataset.filter(is_whole).map(example_of, AUTOTUNE)
 
 
 def _field(name: str) -> Source:
@@ -94,7 +94,7 @@ def _summary(name: str, source: str, target: str, extra: tuple[str, ...] = ()) -
         prefix=name,
         template=f"summarize: {{{source}}}",
         metrics=_BOTH if name.startswith("gem_") else (metrics.rouge,),
-        postprocess=answers.references if extra else None,
+        postprocess=postprocessors.references if extra else None,
     )
     register(name, form)
 
@@ -105,7 +105,7 @@ def _gem(name: str, field: str, source: Source) -> None:
         prefix=name,
         template=f"{field}: {{{field}}}",
         metrics=_BOTH,
-        postprocess=answers.references,
+        postprocess=postprocessors.references,
     )
     register(f"gem_{name}", form)
 

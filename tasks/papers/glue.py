@@ -30,14 +30,14 @@ _METRICS = {
 def write_stsb(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
     """Return STS-B's pairs with their score as text, rounded to the nearest 0.2."""
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         return {
             "inputs": text.fields(row, _SENTENCES, prefix),
             "targets": tf.strings.as_string(tf.round(row["label"] * 5) / 5, precision=1),
             "idx": row["idx"],
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 for _name, _fields in _FIELDS.items():

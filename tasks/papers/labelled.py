@@ -27,23 +27,23 @@ def write(
     """Return `inputs`, `prefix name: value ...`, and `targets`, the word of the label.
 
     Args:
-        dataset: of rows.
+        dataset: data set of rows.
         prefix: the words in front; none if empty.
-        names: of the fields, in order.
-        words: of the labels.
+        names: names of the fields, in order.
+        words: words of the labels.
         extra: names of fields that go along, as those of `names` do.
-        label: the name of the field that holds its number.
-        numbers: that stand for the words; 0, 1, ... by default.
+        label: the name of the field that holds the label's number.
+        numbers: numbers that stand for the words; 0, 1, ... by default.
     """
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         return {
             "inputs": text.fields(row, names, prefix),
             "targets": text.word(row[label], words, numbers),
             **{name: row[name] for name in (*extra, *names)},
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 def add(

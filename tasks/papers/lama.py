@@ -55,8 +55,9 @@ def form(relation: str, places: str = "") -> str:
     """Return a relation's form: its template with the subject as a field and a gap for the object.
 
     Args:
-        relation: such as "P17".
-        places: of virtual tokens, such as "<prompt:3>": they stand first and around the object.
+        relation: name of the relation, such as "P17".
+        places: text of places for virtual tokens, such as "<prompt:3>": it stands first and around
+            the object.
     """
     words = lama_sets.template_of(relation).replace("{", "{{").replace("}", "}}")
     if not places:

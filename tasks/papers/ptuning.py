@@ -13,7 +13,7 @@ from spot_jax import metrics
 from spot_jax.data.seqio_templates import fill
 from spot_jax.data.templates import parse
 from spot_jax.metrics import Metric
-from tasks.papers import answers, text
+from tasks.papers import postprocessors, text
 from tasks.papers.catalogue import BY_NAME, PTUNING
 from tasks.papers.labelled import AUTOTUNE
 from tasks.papers.registering import add_task
@@ -65,7 +65,7 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
     """Return the filled pattern of a set, its answer, and what its metrics need besides."""
     pattern, labels = PATTERNS[name], BY_NAME[name].labels
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         row, target, extra = dict(row), None, {}
         if name == "super_glue_copa":
             row["joint"] = tf.where(tf.equal(row["question"], "cause"), "because", "so")
@@ -82,7 +82,7 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
             target = text.word(row["label"], tuple(pattern.words[label] for label in labels))
         return {"inputs": fill(row, pattern.form), "targets": target, **extra}
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 def _metrics(name: str) -> tuple[Metric, ...]:
@@ -93,7 +93,10 @@ def _metrics(name: str) -> tuple[Metric, ...]:
     return (metrics.wsc if name == "super_glue_wsc" else metrics.accuracy,)
 
 
-_POSTPROCESS = {"super_glue_multirc": answers.multirc, "super_glue_wsc": answers.wsc}
+_POSTPROCESS = {
+    "super_glue_multirc": postprocessors.multirc,
+    "super_glue_wsc": postprocessors.wsc,
+}
 for _name, _pattern in PATTERNS.items():
     _item = BY_NAME[_name]
     _words = tuple(_pattern.words[label] for label in _item.labels) if _pattern.words else ()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from spot_jax import metrics
-from tasks.papers import answers, text
+from tasks.papers import postprocessors, text
 from tasks.papers.catalogue import BY_NAME
 from tasks.papers.forms import Form, register
 from tasks.papers.labelled import AUTOTUNE
@@ -24,7 +24,7 @@ def write_question(
 ) -> tf.data.Dataset:
     """Return `question: ... context: ...` and the first answer; all answers go along."""
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         number, *others = parts(row)
         question, context, golds = (text.pad_punctuation(part) for part in others)
         return {
@@ -36,7 +36,7 @@ def write_question(
             "answers": golds,
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 def _of_squad(row: text.Row) -> Parts:
@@ -64,14 +64,14 @@ def write_race(dataset: tf.data.Dataset, prefix: str, words: tuple[str, ...]) ->
             lambda asked: {**asked, "article": row["article"]}
         )
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         row = {**row, **{name: row["options"][i] for i, name in enumerate(words)}}
         return {
             "inputs": text.fields(row, ("question", *words, "article"), prefix),
             "targets": row["targets"],
         }
 
-    return dataset.flat_map(questions).map(one, AUTOTUNE)
+    return dataset.flat_map(questions).map(example_of, AUTOTUNE)
 
 
 _QUESTION = "question: {question} context: {context}"
@@ -91,7 +91,7 @@ def _add(
             prefix=prefix,
             template=_QUESTION,
             metrics=(metrics.squad,),
-            postprocess=answers.one_of_all,
+            postprocess=postprocessors.one_of_all,
             read=read,
         ),
     )

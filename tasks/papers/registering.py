@@ -23,13 +23,13 @@ def add_task(
     """Register a task and return its name; a name that is taken stays what it is.
 
     Args:
-        name: of the task.
-        source: of raw examples.
-        preprocessors: to text in `inputs` and `targets`; tokenising and eos are added.
-        metric_fns: of (targets, predictions).
-        labels: label words to rank, if the target is one of them; or what finds them when asked.
-        postprocess_fn: what metrics compare, from text; the text itself by default.
-        template: how `spot infer` writes a row's fields (`spot_jax.data.fields`).
+        name: name of the task.
+        source: source of raw examples.
+        preprocessors: steps to text in `inputs` and `targets`; tokenising and eos are added.
+        metric_fns: metrics of (targets, predictions).
+        labels: label words to rank, if the target is one of them; or a function that finds them.
+        postprocess_fn: function from text to what metrics compare; the text itself by default.
+        template: template by which `spot infer` writes a row's fields (`spot_jax.data.fields`).
     """
     if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
         return name

@@ -19,14 +19,14 @@ def write_go_emotions(
 ) -> tf.data.Dataset:
     """Return a comment and the names of its emotions, in the order of `words`."""
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         chosen = tf.boolean_mask(tf.constant(words), tf.stack([row[name] for name in words]))
         return {
             "inputs": text.fields(row, _COMMENT, prefix),
             "targets": tf.strings.reduce_join(chosen, separator=", "),
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 _EMOTIONS = BY_NAME["go_emotions"].labels

@@ -10,10 +10,10 @@ def difference(
     """Return a line that says how a split's size differs from the catalogue's; None where not.
 
     Args:
-        task: its name; one that is not in the catalogue has nothing to differ from.
-        split: of the task.
-        rows: what its source holds, if that is known.
-        examples: what its preprocessing makes of them, if that is known.
+        task: name of the task; one that is not in the catalogue has nothing to differ from.
+        split: name of the split.
+        rows: number of rows that its source holds, if known.
+        examples: number of examples that its preprocessing makes of them, if known.
     """
     item = BY_NAME.get(base_of(task))
     if item is None or split not in item.sizes:

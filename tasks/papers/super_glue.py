@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from spot_jax import metrics
-from tasks.papers import answers, text
+from tasks.papers import postprocessors, text
 from tasks.papers.catalogue import BY_NAME
 from tasks.papers.forms import Form, register
 from tasks.papers.labelled import AUTOTUNE, add
@@ -29,14 +29,14 @@ KEEP_TRUE = {"train": lambda row: row["label"] > 0}
 def write_multirc(dataset: tf.data.Dataset, prefix: str, words: Sequence[str]) -> tf.data.Dataset:
     """Return a question, an answer and the paragraph without its HTML, with the numbers of each."""
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         return {
             "inputs": text.without_html(text.fields(row, _MULTIRC, prefix)),
             "targets": text.word(row["label"], words),
             **{f"idx/{part}": row["idx"][part] for part in ("paragraph", "question", "answer")},
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 def write_record(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
@@ -46,7 +46,7 @@ def write_record(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
     target `<unk>`.
     """
 
-    def one(row: text.Row) -> tf.data.Dataset:
+    def examples_of(row: text.Row) -> tf.data.Dataset:
         passage = tf.strings.regex_replace(row["passage"], "([.?!\"'])\n@highlight\n", r"\1 ")
         passage = tf.strings.regex_replace(passage, "\n@highlight\n", ". ")
         parts = {
@@ -69,7 +69,7 @@ def write_record(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
         )
 
     # One row at a time: examples stay in the order of the rows.
-    return dataset.flat_map(one)
+    return dataset.flat_map(examples_of)
 
 
 def mark_pronoun(row: text.Row) -> tf.Tensor:
@@ -102,7 +102,7 @@ def mark_pronoun(row: text.Row) -> tf.Tensor:
 def write_wsc(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
     """Return the text with its pronoun marked, and what the pronoun may stand for."""
 
-    def one(row: text.Row) -> dict[str, tf.Tensor]:
+    def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         return {
             "inputs": text.join(prefix, mark_pronoun(row)),
             "targets": row["span1_text"],
@@ -110,7 +110,7 @@ def write_wsc(dataset: tf.data.Dataset, prefix: str) -> tf.data.Dataset:
             "idx": row["idx"],
         }
 
-    return dataset.map(one, AUTOTUNE)
+    return dataset.map(example_of, AUTOTUNE)
 
 
 _METRICS = {
@@ -133,7 +133,7 @@ add(
     prefix="multirc",
     metrics=(metrics.multirc("True", "False"),),
     write=write_multirc,
-    postprocess=answers.multirc,
+    postprocess=postprocessors.multirc,
 )
 register(
     "super_glue_record",
@@ -142,7 +142,7 @@ register(
         prefix="record",
         template="query: {query} entities: {entities} passage: {passage}",
         metrics=(metrics.record,),
-        postprocess=answers.record,
+        postprocess=postprocessors.record,
     ),
 )
 register(
@@ -152,7 +152,7 @@ register(
         prefix="wsc:",
         template="{text}",
         metrics=(metrics.wsc,),
-        postprocess=answers.wsc,
+        postprocess=postprocessors.wsc,
         keep=KEEP_TRUE,
     ),
 )

@@ -30,8 +30,8 @@ def word(label: tf.Tensor, words: Sequence[str], numbers: Sequence[int] | None =
 
     Args:
         label: a whole number.
-        words: of the labels.
-        numbers: that stand for the words; 0, 1, ... by default.
+        words: words of the labels.
+        numbers: numbers that stand for the words; 0, 1, ... by default.
     """
     label = tf.cast(label, tf.int64)
     matches = tf.equal(label, tf.constant(numbers or list(range(len(words))), tf.int64))

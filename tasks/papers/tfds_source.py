@@ -32,9 +32,9 @@ class TfdsSource(seqio.TfdsDataSource):
         """Name the data set; nothing is looked for yet.
 
         Args:
-            item: of the catalogue.
-            keep: by split, which of its rows are examples; all by default.
-            read: the fields to decode; all by default.
+            item: data set of the catalogue.
+            keep: predicate, by split, of the rows that are examples; all by default.
+            read: names of the fields to decode; all by default.
         """
         splits = {split: item.splits.get(split, split) for split in item.labelled_splits}
         super().__init__(item.location, splits=splits, read_only=True)
