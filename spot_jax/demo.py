@@ -1,7 +1,8 @@
 """The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
 
 Everything is real and ships with the package: a small T5 (docs/mini.md says what it has read) and
-labelled text that people wrote, of which it has seen no label. What happens is what `spot train` and `spot eval` do.
+labelled text that people wrote, of which it has seen no label. What happens is what `spot train`
+and `spot eval` do.
 """
 
 import dataclasses
@@ -30,19 +31,19 @@ class Plan:
     """What the demo runs; the defaults take some minutes on two cores.
 
     Attributes:
-        backbone: a stored backbone.
-        source: the task whose prompt is carried on.
-        target: the task that it is carried to.
-        seeds: of the target's prompts, tuned together in one program.
-        source_steps: updates of the source prompt.
-        target_steps: updates of the target's prompts, from scratch and from the source alike.
-        length: virtual tokens, P.
-        lengths: of text, in tokens.
-        learning_rate: of Adafactor.
-        decoding: how labels are predicted.
-        validation_examples: that choose a checkpoint.
-        test_examples: that are scored, at most.
-        evaluations: of each run.
+        backbone: path of a stored backbone.
+        source: task whose prompt is carried on.
+        target: task that it is carried to.
+        seeds: seeds of the target's prompts, tuned together in one program.
+        source_steps: number of updates of the source prompt.
+        target_steps: number of updates of the target's prompts, from scratch and from the source.
+        length: number of virtual tokens, P.
+        lengths: numbers of tokens of text, of inputs and of targets.
+        learning_rate: learning rate of Adafactor.
+        decoding: way to predict labels, as in `EvaluationPlan`.
+        validation_examples: number of examples that choose a checkpoint.
+        test_examples: greatest number of examples that are scored.
+        evaluations: number of evaluations of each run.
     """
 
     backbone: str = str(shipped.BACKBONE)
@@ -63,9 +64,9 @@ class Plan:
 def demo(
     directory: Path, plan: Plan, say: Callable[[str], None], progress: bool | None = None
 ) -> dict[str, list[Score]]:
-    """Run the plan in `directory` and tells of it line by line.
+    """Run the plan in `directory` and report on it line by line.
 
-    A demo that was stopped goes on, one that is finished only shows its results again.
+    A demo that was stopped goes on; a finished demo only shows its results again.
 
     Returns:
         The target's test scores, one a seed, by where its prompts began; "no prompt" is the bare

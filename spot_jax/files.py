@@ -35,7 +35,7 @@ def write_whole(path: epath.PathLike, content: Content, *, durable: bool = False
     Any number of processes may write one path at once: each file they leave is one of theirs.
 
     Args:
-        path: the file.
+        path: path of the file.
         content: bytes, text (UTF-8), or a function that writes to an open binary file.
         durable: whether a local file's bytes are on the disk before its name is.
     """
@@ -98,9 +98,9 @@ def read_versioned(
     """Read a JSON object that names its format; None if there is no such file.
 
     Args:
-        path: the file.
+        path: path of the file.
         version: newest format that is understood, of its field `format`; they count from 1.
-        read: makes something of its other fields; raises KeyError, TypeError or ValueError.
+        read: function from its other fields to a value; raises KeyError, TypeError or ValueError.
         remedy: words for the error of what to do about a damaged file.
 
     Raises:
