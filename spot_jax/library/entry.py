@@ -33,24 +33,24 @@ _ID = re.compile(rf"[\w.+-]*-s-?\d+-[0-9a-f]{{{DIGITS}}}")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What is known of a stored prompt without its numbers.
+    """What a library says of a stored prompt without its numbers.
 
     Attributes:
         id: slug of the task, "-s" and the seed, "-" and twelve digits of the content's hash.
-        path: of its file; `load_prompt` reads it.
-        task: the seqio task or mixture.
-        tasks: the tasks it consists of; itself if it is no mixture.
-        seed: of the run.
-        length: tokens of the prompt.
-        width: of the backbone.
-        backbone: its fingerprint; "" if unknown (imported prompts).
+        path: path of its file; `load_prompt` reads it.
+        task: name of the seqio task or mixture.
+        tasks: names of the tasks it consists of; its own if it is no mixture.
+        seed: seed of the run.
+        length: number of the prompt's virtual tokens.
+        width: width of the backbone.
+        backbone: fingerprint of the backbone; "" if unknown (imported prompts).
         vocabulary: sha256 of the SentencePiece model, or "".
-        step: updates done.
-        embedding_step: updates done when the task embedding was taken; 0 if there is none.
-        method: its name and hyper-parameters.
+        step: number of updates done.
+        embedding_step: number of updates done when the task embedding was taken; 0 without one.
+        method: name and hyper-parameters of the method.
         metrics: scores at `step`.
-        ancestry: the prompts it began from, nearest first.
-        size: bytes of the file.
+        ancestry: prompts that it began from, nearest first.
+        size: number of bytes of the file.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """Prompts in the forms that others read and write.
 
-spot   our file: safetensors with everything that is known of the prompt
+spot   our file: safetensors with everything that we know of the prompt
 t5x    a numpy file, as google-research/prompt-tuning writes beside T5X's checkpoints and its
        `from_file` initialisation reads; T5X calls it encoder.prompt.prompt.prompt. Numbers only
 peft   a directory that Hugging Face PEFT loads onto a T5 (`peft_adapter`)
@@ -25,7 +25,7 @@ T5X_NAME = "encoder.prompt.prompt.prompt"
 
 
 def read_prompt(source: epath.PathLike) -> PromptFile:
-    """Return a prompt in any of the forms; which one is seen from the content.
+    """Return a prompt stored in any of the forms; the content shows which.
 
     A T5X prompt says nothing but its numbers; its step is taken from the directory
     `checkpoint_STEP` that T5X puts it in. The directory will do as the source, too.
@@ -53,14 +53,14 @@ def read_prompt(source: epath.PathLike) -> PromptFile:
 def write_prompt(
     prompt: PromptFile, destination: epath.PathLike, form: str, *, base_model: str = ""
 ) -> str:
-    """Write a prompt for others to use and returns where it is.
+    """Write a prompt for others to use and return where it is.
 
     Args:
-        prompt: what to write.
-        destination: a file, or for peft a directory; for t5x a directory that is there takes a
-            file of T5X's name.
-        form: one of `FORMS`.
-        base_model: for peft: the name by which transformers knows the backbone.
+        prompt: prompt to write.
+        destination: path of a file, or for peft of a directory; for t5x an existing directory
+            takes a file of T5X's name.
+        form: form of the file, one of `FORMS`.
+        base_model: name by which transformers knows the backbone, for peft.
 
     Raises:
         SpotError: no such form, a destination that holds something else, or a prompt that is not

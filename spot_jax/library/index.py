@@ -6,7 +6,7 @@
 The listing of LIB/prompts is the truth. An index that says something else is brought up to it:
 prompts that are new are read, once; those that are gone are dropped; a file that is damaged is
 made anew. Each file is written whole and moved into place, so that readers never see half of one;
-of two processes that write at once one wins, and what it did not know is added by the next.
+of two processes that write at once one wins, and the next adds what it left out.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ def warn(message: str) -> None:
 
 @dataclasses.dataclass(eq=False)
 class Group:
-    """The entries of one backbone and width that have a task embedding, by rows; ids ascend.
+    """The entries of a backbone and width that have a task embedding, by rows; ids ascend.
 
     Attributes:
-        entries: by row.
-        signatures: float32 [rows, d]; NaN where an embedding has no direction.
+        entries: entry of each row.
+        signatures: signatures [rows, d], float32; NaN where an embedding has no direction.
     """
 
     entries: list[Entry]
@@ -104,29 +104,29 @@ class Index:
     """Entries and signatures of a library, from its index files where they are right.
 
     Attributes:
-        entries: id -> entry, ids ascending; as of the last `refresh`.
+        entries: entries by id, ids ascending; as of the last `refresh`.
     """
 
     def __init__(self, root: epath.Path, read: Callable[[str], Stored]):
-        """See the class.
+        """Start without entries; `refresh` reads them.
 
         Args:
-            root: the library.
-            read: the stored prompt of an id, checked whole; SpotError if it is damaged,
-                FileNotFoundError if it has gone.
+            root: path of the library.
+            read: function from an id to the stored prompt, checked whole; SpotError if it is
+                damaged, FileNotFoundError if it has gone.
         """
         self.entries: dict[str, Entry] = {}
         self._prompts, self._directory, self._read = root / "prompts", root / "index", read
-        self._loaded, self._told = False, False
+        self._loaded, self._write_failed = False, False
         self._seen_at: float | None = None
-        # Of the whole library, so kept from search to search.
+        # Of the whole library, so they stay from search to search.
         self._groups: dict[tuple[Key, str], Group] = {}
         self._counts: dict[Key, tuple[int, int]] | None = None
         # Signatures that were reckoned and are in no file yet.
         self._fresh: dict[str, dict[str, np.ndarray]] = {}
 
     def refresh(self) -> None:
-        """Bring `entries` up to what is in the directory; damaged prompts are warned of."""
+        """Bring `entries` up to what is in the directory; warn of damaged prompts."""
         stamp = changed(self._prompts)
         if stamp is not None and stamp == self._seen_at:
             return
@@ -148,8 +148,8 @@ class Index:
         self._seen_at = stamp if settled else None
 
     def counts(self) -> dict[Key, tuple[int, int]]:
-        """Of each backbone and width, ascending, how many entries have a task embedding, and how
-        many have none."""
+        """Count, for each backbone and width, ascending, the entries that have a task embedding and
+        those that have none."""
         if self._counts is None:
             counts: dict[Key, list[int]] = {}
             for entry in self.entries.values():
@@ -169,7 +169,7 @@ class Index:
         return [e for e in self.entries.values() if _key(e) == key and e.embedding_step]
 
     def _update(self, key: Key) -> None:
-        """Writes the signatures of both metrics while what was read is at hand."""
+        """Write the signatures of both metrics while what was read is at hand."""
         rows = self._rows(key)
         for metric in similarity.METRICS:
             if rows:
@@ -177,7 +177,7 @@ class Index:
             else:
                 path = self._path(key, metric)
                 self._write(functools.partial(path.unlink, missing_ok=True))
-        if not self._told:  # what could not be written must stay at hand
+        if not self._write_failed:  # what could not be written must stay at hand
             self._fresh.clear()
 
     def _signatures(self, key: Key, metric: str, rows: list[Entry]) -> np.ndarray:
@@ -203,7 +203,7 @@ class Index:
         return signatures
 
     def _read_all(self, ids: list[str]) -> list[Entry]:
-        """Reads prompts, each once: entries of those that are whole; signatures go to `_fresh`."""
+        """Read prompts, each once: entries of those that are whole; signatures go to `_fresh`."""
 
         def reduced(id: str) -> tuple[Entry, dict[str, np.ndarray]] | str | None:
             try:
@@ -246,8 +246,8 @@ class Index:
         try:
             write()
         except Exception as error:
-            if not self._told:
-                self._told = True
+            if not self._write_failed:
+                self._write_failed = True
                 warn(
                     f"the index {self._directory} cannot be written ({error}); each search will "
                     "read the prompts that it lacks"

@@ -22,7 +22,7 @@ class DamagedIndexError(Exception):
 
 
 def list_prompts(directory: epath.Path) -> set[str]:
-    """Ids of the files in LIB/prompts, as their names say; half-written ones have other names."""
+    """List the ids of the files in LIB/prompts, from their names; half-written ones have others."""
     if is_local(directory):
         try:
             names = os.listdir(directory)  # noqa: PTH208 - 100,000 paths would take ten times as long
@@ -35,7 +35,7 @@ def list_prompts(directory: epath.Path) -> set[str]:
 
 
 def changed(directory: epath.Path) -> float | None:
-    """When a local directory last gained or lost a file, in seconds; None if none can tell."""
+    """Return when a local directory last gained or lost a file, in seconds; None if unknown."""
     if not is_local(directory):
         return None
     try:
@@ -65,7 +65,7 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def write_signatures(path: epath.Path, ids: list[str], signatures: np.ndarray) -> None:
-    """Write an index file of signatures [n, d] float32, and whose they are."""
+    """Write an index file of signatures [n, d] float32 and the ids of their entries."""
     body = json.dumps(ids)
     head = {"format": FORMAT, "sha256": _digest(body, signatures), "ids": body}
     data = safetensors.numpy.save({"signatures": signatures}, {"spot_jax_index": json.dumps(head)})

@@ -9,7 +9,7 @@
     LIB/index/                     derived (`library_index`); may be deleted at any time
 
 An entry's id holds the hash of its file (`library_entry`). Nothing is ever changed in place, so
-there is nothing to lock: adding writes a file under a name of its own, removing deletes it.
+there is nothing to lock: adding writes a file under a unique name, removing deletes it.
 """
 
 import os
@@ -34,13 +34,13 @@ __all__ = ["Entry", "Library", "LibraryWarning", "Match", "Ranking"]
 
 
 class Library:
-    """See the module. The directory is made by the first `add`."""
+    """A directory or bucket of prompts, as the module says; the first `add` makes it."""
 
     def __init__(self, directory: epath.PathLike):
-        """Nothing is read yet.
+        """Open a library; nothing is read yet.
 
         Args:
-            directory: a local path or the URL of a bucket (gs://, s3://).
+            directory: local path, or URL of a bucket (gs://, s3://).
         """
         self.directory = epath.Path(directory).expanduser()
         self._prompts = self.directory / "prompts"
@@ -49,13 +49,13 @@ class Library:
     def add(
         self, prompt: PromptFile, embedding: PromptFile | None = None, tasks: Sequence[str] = ()
     ) -> Entry:
-        """Store a prompt; what is there already stays as it is.
+        """Store a prompt; an entry that exists already stays as it is.
 
         Args:
-            prompt: usually a run's best.
-            embedding: the same run's prompt at the early step that all of a library share; entries
-                without are never found by `rank`.
-            tasks: what a mixture consists of; by default what the prompt says, else its task.
+            prompt: prompt to store, usually a run's best.
+            embedding: prompt of the same run at the early step that all of a library share;
+                `rank` never returns entries without it.
+            tasks: tasks that a mixture consists of; by default what the prompt says, else its task.
 
         Raises:
             SpotError: not finite, an embedding of another run's kind, or one that is all zero.
@@ -72,7 +72,7 @@ class Library:
 
     def add_run(self, run_dir: str | os.PathLike[str]) -> list[Entry]:
         """Store each prompt of a finished run: the best (without evaluation the last), with its
-        task embedding if the run kept one.
+        task embedding if the run saved one.
 
         Raises:
             SpotError: no run, one that is not finished, or one that tuned no prompt.
@@ -101,10 +101,10 @@ class Library:
         return self.add(prompt, embedding)
 
     def entries(self, *, backbone: str | None = None) -> list[Entry]:
-        """Return what is there, by id; damaged prompts are left out with a `LibraryWarning`.
+        """Return all entries by id; damaged prompts are left out with a `LibraryWarning`.
 
         Args:
-            backbone: a fingerprint, or its beginning; None for all.
+            backbone: fingerprint of a backbone, or its beginning; None for all.
 
         Raises:
             SpotError: no library.
@@ -133,9 +133,9 @@ class Library:
         """Return the prompt and the task embedding of an entry, checked against its hash.
 
         Args:
-            entry: an entry, or its id.
-            backbone: the fingerprint it must have been tuned on; None to take any.
-            force: takes one of another backbone all the same.
+            entry: entry, or its id.
+            backbone: fingerprint of the backbone it must be for; None to take any.
+            force: whether to take a prompt of another backbone all the same.
 
         Raises:
             SpotError: gone, damaged, or of another backbone.
@@ -150,14 +150,14 @@ class Library:
         return stored.prompt, stored.embedding
 
     def remove(self, id: str) -> str:
-        """Delete an entry, also a damaged one, and returns its id; `SpotError` if there is none
+        """Delete an entry, also a damaged one, and return its id; `SpotError` if there is none
         or several."""
         resolved = self._resolve(id)
         self._path(resolved).unlink(missing_ok=True)
         return resolved
 
     def verify(self) -> list[str]:
-        """Read every file whole and returns the problems, a line each; none: all is well.
+        """Read every file whole and return the problems, a line each; none: all is well.
 
         What a killed writer left behind is no problem: it has another name and is never read.
         """
@@ -188,14 +188,15 @@ class Library:
         """Return the stored prompts whose task embeddings are most like this one.
 
         Args:
-            embedding: the target's prompt at the library's embedding step.
-            backbone: the fingerprint of the T5 it was tuned on; only prompts of the same are
+            embedding: prompt of the target at the library's embedding step.
+            backbone: fingerprint of the T5 it was tuned on; only prompts of the same are
                 ranked, and only those of the same length.
-            metric: see `similarity`.
-            top_k: how many; None for all. If there are fewer, all are given and a note says so.
+            metric: metric of similarity; see `similarity`.
+            top_k: number of prompts; None for all. If there are fewer, all are returned and a note
+                says so.
             exclude: tasks, usually the target itself; a prompt that has seen one of them, of any
                 size (X_16shot is X), alone or in a mixture or by an ancestor, is left out.
-            force: rank prompts of every backbone and length, as long as widths are the same.
+            force: whether to rank prompts of every backbone and length, where widths agree.
 
         Returns:
             A list of `Match`, best first, with `notes` on what was left out.

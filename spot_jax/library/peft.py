@@ -34,7 +34,7 @@ def is_adapter(directory: epath.PathLike) -> bool:
 
 
 def read_adapter(directory: epath.PathLike) -> PromptFile:
-    """Return the prompt of an adapter directory; where it came from, if it was written by us.
+    """Return the prompt of an adapter directory, with its origin if we wrote it.
 
     Raises:
         SpotError: no adapter, not of soft prompts, not for an encoder-decoder, weights that are
@@ -65,9 +65,9 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
     """Write an adapter directory that PEFT loads onto a T5.
 
     Args:
-        directory: made if need be; an adapter that is there is written over.
-        prompt: [P, d]; its other fields go with it, where PEFT does not look.
-        base_model: the name or path by which transformers knows the backbone.
+        directory: path of the adapter, made if need be; an earlier adapter is written over.
+        prompt: prompt [P, d]; its other fields go with it, where PEFT does not look.
+        base_model: name or path by which transformers knows the backbone.
 
     Raises:
         SpotError: the directory holds something else.

@@ -17,7 +17,7 @@ from spot_jax.library.index import Group, Index, Key, warn, whole_task
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A stored prompt and how like its task embedding is to the one that was asked with."""
+    """A stored prompt, and the similarity of its task embedding to the question's."""
 
     entry: Entry
     similarity: float
@@ -27,7 +27,7 @@ class Ranking(list[Match]):
     """Matches, best first; of equals that with the smaller id.
 
     Attributes:
-        notes: what was left out and why, a line each; for the user to read.
+        notes: lines for the user on what was left out, and why.
     """
 
     def __init__(self, matches: list[Match], notes: list[str]):
@@ -50,12 +50,12 @@ class Question:
 def rank(
     index: Index, where: str, question: Question, is_whole: Callable[[Entry], bool]
 ) -> Ranking:
-    """`Library.rank` over an index that is up to date.
+    """Rank as `Library.rank` does, over an index that is up to date.
 
     Args:
-        index: of the library.
-        where: the library's path, for messages.
-        asked: the question.
+        index: index of the library.
+        where: path of the library, for messages.
+        question: question to answer.
         is_whole: whether an entry's file is still of its size; asked of what is returned only.
     """
     vector = similarity.signature(
@@ -129,7 +129,7 @@ def _outside(index: Index, keys: list[Key]) -> list[str]:
 
 
 def _leave_out(group: Group, scores: np.ndarray, question: Question) -> list[str]:
-    """Sets the scores of what must not be ranked to NaN, and says what that was."""
+    """Set the scores of what must not be ranked to NaN; return lines on what that was."""
     notes = []
 
     def drop(rows: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 def average_tokens(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> float:
-    """Cosine of the prompts' mean tokens, the paper's first metric; -1 to 1.
+    """Return the cosine of the prompts' mean tokens, the paper's first metric; -1 to 1.
 
     Raises:
         SpotError: other shapes than [tokens, width] of one width, or tokens that average to zero.
@@ -31,7 +31,7 @@ def average_tokens(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> 
 
 
 def per_token(a: Float[np.ndarray, "p d"], b: Float[np.ndarray, "q d"]) -> float:
-    """Return mean cosine over all pairs of tokens, the paper's second metric; -1 to 1.
+    """Return the mean cosine over all pairs of tokens, the paper's second metric; -1 to 1.
 
     A prompt's similarity to itself is 1 only if its tokens all point one way.
 
@@ -47,10 +47,10 @@ def signature(
     """Return the vector [d], float64, whose dot products are the prompt's similarities.
 
     Args:
-        prompt: any float type; reckoned in float64.
-        metric: per_token: the mean of the tokens scaled to length one; average_tokens: the mean
-            token scaled to length one.
-        name: what errors call the prompt.
+        prompt: tokens [P, d] of any float type; reckoned in float64.
+        metric: metric of similarity; per_token: the mean of the tokens scaled to length one;
+            average_tokens: the mean token scaled to length one.
+        name: name of the prompt in errors.
 
     Raises:
         SpotError: no [tokens, width], NaN or infinity, an unknown metric, or no direction to
