@@ -37,7 +37,7 @@ def method_name(method: str, k: int | None, similarity: str | None = None) -> st
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Task names without the beginning that all share ("bundled_sms_spam": "sms_spam")."""
+    """Return task names without the beginning that all share ("bundled_sms_spam": "sms_spam")."""
     names = list(dict.fromkeys(names))
     shared = os.path.commonprefix(names) if len(names) > 1 else ""
     cut = shared.rfind("_") + 1
@@ -45,7 +45,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """Return a number with a true minus; an en dash where there is none."""
+    """Return a number with a true minus; an en dash for None or NaN."""
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
@@ -55,7 +55,7 @@ def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
 
 
 def with_sd(value: float, sd: float, digits: int = 1, *, sign: bool = False) -> str:
-    """ "76.2 (0.1)", or the mean alone."""
+    """Return "76.2 (0.1)", or the mean alone."""
     text = number(value, digits, sign=sign)
     return text if math.isnan(sd) or math.isnan(value) else f"{text} ({number(sd, digits)})"
 
@@ -68,12 +68,12 @@ def span(low: float, high: float, digits: int = 1, *, sign: bool = True) -> str:
 
 
 def p_value(p: float) -> str:
-    """ "p = 0.046", "p < 0.001", or nothing."""
+    """Return "p = 0.046", "p < 0.001", or nothing."""
     if math.isnan(p):
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def count(n: int, single: str, many: str | None = None) -> str:
-    """ "1 target", "3 targets"."""
+    """Return "1 target" or "3 targets", by the number."""
     return f"{n} {single if n == 1 else many or single + 's'}"

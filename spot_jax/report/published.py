@@ -9,7 +9,7 @@ from spot_jax.studies.transfer.published import paper_results, printed
 
 
 def write(directory: str | os.PathLike[str]) -> epath.Path:
-    """Write the paper's results.json and its report into a directory; returns the page's path."""
+    """Write the paper's results.json and its report into a directory; return the page's path."""
     results = paper_results()
     results.write(directory)
     return write_report(results, directory, printed=printed())

@@ -50,7 +50,7 @@ def write_report(results: SubspaceResults, directory: str | os.PathLike[str]) ->
 
     Args:
         results: results of a study, finished or half-way.
-        directory: path of the report; files of an earlier one there are replaced.
+        directory: path of the report; files of an earlier report are replaced.
     """
     rows, tasks = relative_rows(results), task_scores(results)
     drawn, tables = figures(results, rows, tasks), all_tables(results, rows, tasks)
@@ -207,7 +207,7 @@ def _facts(results: SubspaceResults) -> list[str]:
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
-    """What was found, a sentence each; also what says little."""
+    """Return the findings, a sentence each; also what says little."""
     several = any(row.group.category == ALL for row in rows)
     against = [r for r in rows if r.against == PROMPT_TUNING and r.group.draw < 0]
 

@@ -48,7 +48,7 @@ class Table:
         return [[(c.text(row), c.numeric) for c in self.columns] for row in self.rows]
 
     def csv(self) -> str:
-        """Comma-separated, head first; what is not known is empty."""
+        """Return comma-separated values, head first; unknown ones are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
         writer.writeheader()
@@ -56,7 +56,7 @@ class Table:
         return text.getvalue()
 
     def plain(self) -> list[dict[str, Any]]:
-        """Return rows with numbers of 6 decimals, and None for what is not known."""
+        """Return rows with numbers of 6 decimals, and None for unknown values."""
         return [{name: _plain(value) for name, value in row.items()} for row in self.rows]
 
 
@@ -109,7 +109,7 @@ def _short_p(p: float) -> str:
 
 
 def methods(analysis: Analysis) -> Table:
-    """Table 3 of the paper over this study."""
+    """Return table 3 of the paper over this study."""
     rows = []
     for row in analysis.methods:
         values: dict[str, Any] = {
@@ -296,7 +296,7 @@ def prompts(analysis: Analysis) -> Table:
 
 
 def one_backbone(results: TransferResults) -> str:
-    """Return the backbone of all prompts; "" if there are several or it is not known."""
+    """Return the backbone of all prompts; "" if there are several or it is unknown."""
     backbones = {p.backbone for p in results.prompts}
     return backbones.pop() if len(backbones) == 1 else ""
 
@@ -325,7 +325,7 @@ def began_from(
 
 
 def embeddings(analysis: Analysis) -> list[Table]:
-    """Similarity matrices of tasks and of runs, a row a line."""
+    """Return similarity matrices of tasks and of runs, a row a line."""
     tables = []
     for kind, maps in (("tasks", analysis.embeddings), ("runs", analysis.embedding_runs)):
         for metric, map_ in maps.items():

@@ -30,8 +30,8 @@ def write_report(
 
     Args:
         results: results of a study, finished or half-way.
-        directory: path of the report; files of an earlier one there are replaced.
-        printed: what a paper printed about the same data, to be shown beside it.
+        directory: path of the report; files of an earlier report are replaced.
+        printed: values that a paper printed about the same data, to show beside it.
     """
     analysis = analyse(results)
     drawn, tables = figures(analysis, printed), all_tables(analysis, printed)
@@ -48,9 +48,9 @@ def page(
 
     Args:
         analysis: analysis of the study.
-        figures: Vega-Lite specifications by name; a sentence stands for one that is missing.
+        figures: Vega-Lite specifications by name; a sentence stands for a missing figure.
         tables: tables by name.
-        printed: what a paper printed about the same data.
+        printed: values that a paper printed about the same data.
     """
     return rendered(
         "page.html",
@@ -99,7 +99,7 @@ def facts(analysis: Analysis) -> list[str]:
 
 
 def summary(analysis: Analysis) -> list[str]:
-    """Return what was found, a sentence each; also where transfer does not help."""
+    """Return the findings, a sentence each; also where transfer does not help."""
     return [
         text
         for text in (_pairs(analysis), *_methods(analysis), _similarity(analysis))

@@ -12,7 +12,7 @@ VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 @functools.cache
 def javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which sets `window.vegaEmbed`."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, which sets `window.vegaEmbed`."""
     # The stub asks for a snippet; without one the bundle sets window.vegaEmbed.
     bundle: str = vl_convert.javascript_bundle(vl_version=VERSION)  # type: ignore[call-arg]
     # In a function, so that its names stay its own.

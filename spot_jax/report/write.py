@@ -33,8 +33,8 @@ def write_page(
     """Write a report into a directory, made if need be; return the page's path.
 
     Args:
-        directory: path of the report; files of an earlier one there are replaced.
-        page: the page, as HTML.
+        directory: path of the report; files of an earlier report are replaced.
+        page: page as HTML.
         tables: tables by name; those that have rows.
         figures: Vega-Lite specifications by name.
     """

@@ -27,7 +27,7 @@ STYLES = {  # name: colour, width, dashes; later ones are drawn over earlier one
 
 
 def learning_curves(analysis: Analysis) -> dict[str, Any]:
-    """Validation score by step, a line the mean over seeds."""
+    """Plot the validation score by step, a line the mean over seeds."""
     results = analysis.results
     label = short_names((*results.sources, *results.targets))
     best = {t.target: t.best_source for t in analysis.targets}

@@ -17,7 +17,7 @@ LETTER = 6.5  # width of a letter of a label, about
 
 
 def transfer_map(analysis: Analysis) -> dict[str, Any]:
-    """Relative error reduction of every pair; rows are sources, columns targets, clustered."""
+    """Plot relative error reduction of every pair; rows are sources, columns targets, clustered."""
     results = analysis.results
     label = short_names((*results.sources, *results.targets))
     sources = [label[results.sources[i]] for i in analysis.source_tree.order]
@@ -79,7 +79,7 @@ def transfer_map(analysis: Analysis) -> dict[str, Any]:
 
 
 def embedding_map(map_: EmbeddingMap) -> dict[str, Any]:
-    """Similarity of task embeddings, rows and columns clustered, the tree at the left."""
+    """Plot the similarity of task embeddings, rows and columns clustered, the tree at the left."""
     label = short_names(map_.names)
     if len(set(label.values())) < len(label):
         label = {name: name for name in map_.names}
@@ -143,7 +143,7 @@ def _step(cells: int, smallest: int, largest: int) -> int:
 
 
 def _column(names: list[str]) -> int:
-    """Width of a column: its name's if all fit so, else what there is room for."""
+    """Width of a column: its name's if all fit so, else as much as fits."""
     wide = int(LETTER * max(map(len, names), default=0)) + 10
     width = wide if wide * len(names) <= WIDEST else _step(len(names), 12, 52)
     return max(width, 52) if len(names) <= 12 else width
@@ -154,7 +154,7 @@ def _font(step: int) -> int:
 
 
 def _cell_text(value: float, width: int) -> str:
-    """The value if it fits, else its sign; gains and losses can be told apart without colour."""
+    """The value if it fits, else its sign; gains and losses differ without colour."""
     if width >= 24:
         return number(value, 0, sign=True)
     return "" if abs(value) < 0.5 else "+" if value > 0 else "−"

@@ -15,7 +15,7 @@ ROW = 20
 
 
 def method_intervals(analysis: Analysis, printed: Printed | None) -> dict[str, Any] | None:
-    """Change and relative error reduction against scratch; None if no method but scratch ran.
+    """Plot change and relative error reduction against scratch; None if no method but scratch ran.
 
     Where a paper printed the same table, its values stand beside ours as crosses.
     """

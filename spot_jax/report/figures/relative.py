@@ -57,7 +57,7 @@ def whole(rows: Iterable[Row]) -> list[Row]:
 
 
 def over_dimension(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """E_rel by d, a panel a reference; None without a subspace of all training tasks."""
+    """Plot E_rel by d, a panel a reference; None without a subspace of all training tasks."""
     data = []
     for row in whole(rows):
         if row.group.draw >= 0 or row.group.subspace not in (FOUND, RANDOM):
@@ -142,9 +142,9 @@ def _lines(data: list[dict[str, Any]], x: alt.X, title: str) -> theme.Chart:
 
 
 def over_tasks(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """E_rel of held-out tasks by number of training tasks, a panel a dimension.
+    """Plot E_rel of held-out tasks by number of training tasks, a panel a dimension.
 
-    Where there are several subsets of a number, their mean is drawn. None without subsets.
+    Of several subsets of the same size the mean is drawn. None without subsets.
     """
     chosen = [
         row

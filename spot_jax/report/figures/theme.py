@@ -24,19 +24,19 @@ Chart = Any  # Altair's charts have no common public type
 
 
 def rows(values: list[dict[str, Any]]) -> alt.Data:
-    """Data that travel inside the chart."""
+    """Return data that travel inside the chart."""
     return alt.Data(values=values)
 
 
 def line_styles(
     field: str, styles: Mapping[str, tuple[str, list[int]]], legend: alt.Legend
 ) -> tuple[alt.Color, alt.StrokeDash]:
-    """Kinds of lines by colour and by dashes, in one legend: grey print keeps them apart.
+    """Return kinds of lines by colour and by dashes, in one legend: they differ in grey print.
 
     Args:
-        field: that names a line's kind.
+        field: name of the field that holds a line's kind.
         styles: colour and dashes of each kind, in the legend's order.
-        legend: of both.
+        legend: legend of both.
     """
     names = list(styles)
     colors, dashes = zip(*styles.values(), strict=True) if styles else ((), ())
@@ -63,8 +63,8 @@ def finish(chart: Chart, description: str) -> dict[str, Any]:
     """Return the chart as a Vega-Lite specification in the report's style.
 
     Args:
-        chart: an Altair chart.
-        description: what it shows, for readers of the screen.
+        chart: Altair chart.
+        description: text for screen readers on what it shows.
     """
     text = {"labelFont": FONT, "titleFont": FONT, "labelColor": INK, "titleColor": INK}
     finished = (
