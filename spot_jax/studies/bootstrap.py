@@ -15,8 +15,8 @@ class Estimate:
     """A mean over targets and seeds; NaN where it is not defined.
 
     Attributes:
-        mean: over seeds of the mean over targets.
-        sd: over seeds of the mean over targets (n - 1); NaN with one seed.
+        mean: mean over seeds of the mean over targets.
+        sd: standard deviation over seeds of the mean over targets (n - 1); NaN with one seed.
         low, high: bootstrap interval of the mean, 95%, over targets and seeds.
     """
 
@@ -75,7 +75,7 @@ def correlation_interval(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return interval of Pearson's r by drawing groups (source tasks) with replacement.
+    """Return the interval of Pearson's r by drawing groups (source tasks) with replacement.
 
     Prompts of one source task are not independent points: the p of a correlation takes them for
     such, this interval does not. NaN below five groups, where draws repeat too few.

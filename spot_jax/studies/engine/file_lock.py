@@ -20,7 +20,7 @@ UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock while the block runs; yields whether this process has it.
+    """Hold a lock while the block runs; yield whether this process has it.
 
     Args:
         path: file of the lock; its directory is made if need be.

@@ -17,8 +17,8 @@ class Job:
 
     Attributes:
         name: name of its directory, and for `--job`.
-        kind: what is done, one of its study's kinds.
-        parts: its prompts, in order; dataclasses.
+        kind: kind of work, one of its study's.
+        parts: prompts of the job, in order; dataclasses.
         needs: names of the jobs that have to be done before.
     """
 

@@ -25,7 +25,7 @@ class Stage:
         init: initialisation of prompts that begin from no other; None for the method's own, or
             "sampled_vocabulary" where the plan names no method. See `PromptTuning.init`.
         batch_size: number of rows in a step, for each prompt.
-        period: number of steps between evaluations, of which the best is kept; 500 in the paper.
+        period: number of steps between evaluations, of which the best stays; 500 in the paper.
     """
 
     steps: int
@@ -52,16 +52,16 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What every study is told.
+    """Settings that every study has.
 
     Attributes:
         directory: path of the study.
-        backbone: the T5.
+        backbone: T5 of the study.
         lengths: {"inputs": ..., "targets": ...} of every task, in tokens of text.
         seeds: seeds of every task's prompts.
         prompt_length: number of virtual tokens P; 100 in the papers.
         metric: name of the score of a task; None for the mean of its metrics.
-        decoding: see `EvaluationPlan`.
+        decoding: way to predict; see `EvaluationPlan`.
         validation_split: name of the split that chooses checkpoints.
         test_split: name of the split that is reported.
         validation_examples: greatest number of validation examples; None for all.
@@ -170,6 +170,6 @@ def check_once(what: str, values: Sequence[Any]) -> None:
 
 
 def check_decoding(what: str, decoding: str) -> None:
-    """Raise `SpotError` for a decoding that there is not."""
+    """Raise `SpotError` for a decoding that does not exist."""
     if decoding not in DECODINGS:
         raise SpotError(f"{what} is {decoding!r}; choose {', '.join(DECODINGS)}")

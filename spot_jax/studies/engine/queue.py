@@ -23,11 +23,11 @@ class Jobs(Protocol[J_]):
         ...
 
     def waits_for(self, job: J_) -> list[str]:
-        """Names of the jobs that have to be done before."""
+        """Return the names of the jobs that have to be done before."""
         ...
 
     def lock_file(self, job: J_) -> Path:
-        """File that a process locks while it does a job."""
+        """Return the file that a process locks while it does a job."""
         ...
 
 
@@ -37,10 +37,10 @@ def run_all(
     """Do what is left of some jobs, together with whoever else is at it.
 
     Args:
-        study: the study.
-        jobs: which; what they need is among them, or done.
-        do: does one job and leaves its result.
-        log: called with a line when there is nothing to do but to wait for others.
+        study: study of the jobs.
+        jobs: jobs to do; what they need is among them, or done.
+        do: function that does one job and leaves its result.
+        log: function called with a line when nothing is left but to wait for others.
     """
     while left := [job for job in jobs if not study.is_done(job)]:
         if not _run_next(study, left, do):
@@ -72,7 +72,7 @@ def run_one(study: Jobs[J], job: J, do: Callable[[J], None], log: Callable[[str]
 
 
 def _run_next(study: Jobs[J], left: Sequence[J], do: Callable[[J], None]) -> bool:
-    """Does the first job that is ready and free; whether there was one."""
+    """Do the first job that is ready and free; return whether there was such a job."""
     for job in left:
         if study.waits_for(job):
             continue

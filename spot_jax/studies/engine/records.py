@@ -34,9 +34,9 @@ def from_plain(kind: type[R], fields: Mapping[str, Any], name: str) -> R:
     """Return a dataclass from JSON's types, the inverse of `plain`.
 
     Args:
-        kind: the dataclass.
+        kind: dataclass to build.
         fields: values by name of its fields; those with a default may lack.
-        name: what to call the whole in an error.
+        name: name of the whole in an error.
 
     Raises:
         SpotError: a field that is missing, unknown or of another type.
@@ -48,8 +48,8 @@ def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> 
     """Read what `write_record` wrote.
 
     Args:
-        kind: the dataclass.
-        path: the file.
+        kind: dataclass to build.
+        path: path of the file.
         version: newest format that is understood.
         command: command that writes such files, for errors.
 

@@ -27,14 +27,14 @@ class Results:
     Attributes:
         title: head of the report.
         backbone: name or fingerprint of the backbone.
-        metric: what a score is, in words ("accuracy", "mean of each task's metrics").
+        metric: name of a score in words ("accuracy", "mean of each task's metrics").
         split: split of the scores, in words.
         seeds: seeds of the prompts; empty for means.
         majority: score of always answering the most common label, by task.
         no_prompt: score of the bare backbone without any virtual token, by task.
         commands: commands that made the study, in order.
         machine: facts about the machine, by name ("cores": 2).
-        notes: what a reader must know about these data, a sentence each.
+        notes: remarks for readers of these data, a sentence each.
     """
 
     command: ClassVar[str] = "spot study"

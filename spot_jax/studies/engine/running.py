@@ -34,9 +34,9 @@ class JobRun(Generic[P, J]):
     """A job that this process does.
 
     Attributes:
-        study: its study; the jobs that it needs are done.
-        job: the job, locked by this process.
-        progress: a bar for each run; None for one where stderr is a terminal.
+        study: study of the job; the jobs that it needs are done.
+        job: job to do, locked by this process.
+        progress: whether each run shows a progress bar; None for where stderr is a terminal.
     """
 
     def __init__(self, study: Study[P, J, Any], job: J, progress: bool | None):
@@ -82,8 +82,8 @@ class JobRun(Generic[P, J]):
             method: method of all of them.
             tasks: task of all, or of each.
             seeds: seed of each.
-            stage: how they are tuned.
-            evaluation: how checkpoints are chosen.
+            stage: stage of the study that says how they are tuned.
+            evaluation: plan of the evaluations that choose checkpoints.
             name: directory of the run, in the job's.
             lengths: feature lengths; None for the plan's.
             steps: number of updates; None for the stage's.
@@ -171,7 +171,7 @@ def bare(
     mesh: MeshShape | None = None,
     prompts: Sequence[Prompt] = (Prompt("no prompt"),),
 ) -> Tuned:
-    """Return a stored backbone ready to predict, without a prompt if none is given."""
+    """Return a stored backbone ready to predict, without a prompt if there is none."""
     built = make_mesh(mesh or MeshShape(data=1, model=1))
     return Tuned(backbone.load(built), backbone.vocabulary(), built, tuple(prompts))
 

@@ -71,7 +71,7 @@ class Study(abc.ABC, Generic[P, J, R]):
     """A study's directory and its plan, checked against each other.
 
     Attributes:
-        plan: what to do.
+        plan: plan of the study.
         path: absolute path of the directory.
         record: content of study.json.
         jobs: jobs of the plan, those that others need first.
@@ -91,7 +91,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         """Open a study: begun, continued, or grown.
 
         Args:
-            plan: what to do.
+            plan: plan of the study.
             command: command to keep among those that made the study.
             look: whether to write nothing and check no task.
 
@@ -329,7 +329,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         return [*aligned(rows, left=(0, 1)), f"{done} of {len(self.jobs)} done{self.time_left()}"]
 
     def time_left(self) -> str:
-        """Return a guess from the jobs so far; "" before the first, or after the last."""
+        """Estimate the time left from the jobs so far; "" before the first, or after the last."""
         seconds = amount = left = 0.0
         for job in self.asked:
             result = self.result(job)
@@ -349,9 +349,9 @@ class Study(abc.ABC, Generic[P, J, R]):
         """Do what is left, together with whoever else is at it, and write the results.
 
         Args:
-            log: called with a line on each job.
-            wanted: whether to do a job; what it needs is done with it.
-            progress: a bar for each run; None for one where stderr is a terminal.
+            log: function called with a line on each job.
+            wanted: test of whether to do a job; what it needs is done with it.
+            progress: whether each run shows a progress bar; None for where stderr is a terminal.
 
         Raises:
             SpotError: a job that failed, by name; the results of the others are written.

@@ -20,12 +20,13 @@ class Group:
     """What a relative performance is of; see `results.Score`.
 
     Attributes:
-        setting: one of `cells.SETTINGS`.
-        category: of the tasks; `ALL` for held-out tasks of all categories, where there are several.
-        subspace: "found", "random", a reference method, "majority" or "no_prompt".
-        dimension: d; 0 where there is no subspace.
-        tasks: that the subspace was found from.
-        draw: which subset of the training tasks; -1 for all.
+        setting: setting of the prompts, one of `jobs.SETTINGS`.
+        category: category of the tasks; `ALL` for held-out tasks of all, where there are several.
+        subspace: kind of subspace: "found", "random", a reference method, "majority" or
+            "no_prompt".
+        dimension: number d of dimensions; 0 without a subspace.
+        tasks: number of tasks that the subspace was found from.
+        draw: index of the subset of the training tasks; -1 for all.
     """
 
     setting: str
@@ -41,15 +42,15 @@ class Row:
     """E_rel of a group.
 
     Attributes:
-        group: what it is of.
-        against: the reference method.
-        mean: over seeds, as a share; each seed's is against the reference's mean over its seeds.
-        sd: over seeds (n - 1); NaN for one.
-        seeds: their number; 0 where nothing is random.
-        tasks: that it is over.
+        group: group of prompts that it is of.
+        against: name of the reference method.
+        mean: mean over seeds, as a share; each seed's is against the reference's mean over its own.
+        sd: standard deviation over seeds (n - 1); NaN for a single seed.
+        seeds: number of seeds; 0 where nothing is random.
+        tasks: tasks that it is over.
         left_out: tasks whose reference is 0.
-        gain: E_gain, mean over seeds, as a share; NaN where there is no score without a prompt.
-        gain_sd: standard deviation of it over seeds (n - 1); NaN for one.
+        gain: mean of E_gain over seeds, as a share; NaN without a score without a prompt.
+        gain_sd: standard deviation of E_gain over seeds (n - 1); NaN for a single seed.
     """
 
     group: Group
@@ -64,7 +65,7 @@ class Row:
 
 
 def relative_rows(results: SubspaceResults) -> list[Row]:
-    """E_rel of every group against every reference, where all of its tasks have the reference."""
+    """Return E_rel of every group against every reference that all of its tasks have."""
     rows = []
     references = {method: reference(results, method) for method in METHODS}
     for group, by_seed in _groups(results):
@@ -101,12 +102,12 @@ def reference(results: SubspaceResults, method: str) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation (n - 1); NaN for one value."""
+    """Return the standard deviation (n - 1); NaN for one value."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def task_sets(results: SubspaceResults) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(setting, category, tasks) of what is tuned in subspaces."""
+    """Return (setting, category, tasks) of what is tuned in subspaces."""
     sets = [(SAME_IST, "train", results.train_tasks)]
     if results.other_tasks:
         sets.append((DIFF_IST, "train", tuple(results.other_tasks.values())))
@@ -190,12 +191,12 @@ class TaskScores:
     """A task's mean scores and their spread over seeds.
 
     Attributes:
-        task: the task.
-        setting: of the prompts that were tuned in a subspace.
-        category: of the task.
+        task: name of the task.
+        setting: setting of the prompts that were tuned in a subspace.
+        category: category of the task.
         references: (mean, sd) by method.
         majority: score of the commonest label; None for a task without labels.
-        no_prompt: score of the bare backbone; None where it is not known.
+        no_prompt: score of the bare backbone; None where it is unknown.
         subspaces: (mean, sd) by ("found" or "random", d), of all training tasks.
     """
 
@@ -209,7 +210,7 @@ class TaskScores:
 
 
 def task_scores(results: SubspaceResults) -> list[TaskScores]:
-    """Score by task, tuned in subspaces and without."""
+    """Return scores by task, tuned in subspaces and without."""
     rows = []
     sets = [item for item in task_sets(results) if item[1] != ALL]
     for setting, category, tasks in sets:

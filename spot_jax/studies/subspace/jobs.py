@@ -38,7 +38,7 @@ class Tasks:
 
     Attributes:
         train: tasks whose prompts subspaces are found from.
-        other: the same task with other data, by training task; empty if there is none.
+        other: names of the same task with other data, by training task; may be empty.
         test: held-out tasks by category.
         subsets: subsets of the training tasks.
     """
@@ -66,8 +66,8 @@ class Part:
     Attributes:
         task: task of the prompt.
         seed: seed of its run; None for the bare backbone.
-        setting: one of SETTINGS; "" for references.
-        category: "train", or the held-out task's.
+        setting: setting of the prompt, one of SETTINGS; "" for references.
+        category: category of the task: "train", or the held-out task's.
     """
 
     task: str
@@ -84,7 +84,7 @@ class SubspaceJob(Job):
         seed: seed of the run; that of the first part where there are several.
         dimension: number d of dimensions; 0 for references.
         tasks: tasks that its subspace is found from; empty for references and random subspaces.
-        draw: which subset of the training tasks; -1 for all of them.
+        draw: index of the subset of the training tasks; -1 for all of them.
     """
 
     parts: tuple[Part, ...] = ()

@@ -37,8 +37,9 @@ class SubspacePlan(Plan):
         msf: stage of finding subspaces; `batch_size` is of each prompt, `init` says nothing.
         ist: stage of tuning vectors in a subspace; `init` says nothing.
         model: stage of tuning whole models, the second reference; None for none.
-        msf_settings: what differs from the defaults of `SubspaceFinding`.
-        ist_settings: what differs from the defaults of `SubspaceTuning`, for random subspaces too.
+        msf_settings: settings that differ from the defaults of `SubspaceFinding`.
+        ist_settings: settings that differ from the defaults of `SubspaceTuning`, for random
+            subspaces too.
         dimensions: numbers d of dimensions. Some may be added later, or taken away.
         subsets: lists of training tasks that subspaces are also found from, to see what their
             number does. Some may be added later, or taken away.

@@ -23,9 +23,9 @@ class Relative:
     """E_rel over a set of tasks.
 
     Attributes:
-        value: the mean ratio, 1 for the reference's own performance; NaN without a ratio.
-        tasks: those that it is over.
-        left_out: those whose reference is 0 (or below): they have no ratio.
+        value: mean ratio, 1 for the reference's own performance; NaN without a ratio.
+        tasks: tasks that it is over.
+        left_out: tasks whose reference is 0 (or below): they have no ratio.
     """
 
     value: float
@@ -36,13 +36,13 @@ class Relative:
 def relative_performance(
     performance: Mapping[str, float], reference: Mapping[str, float]
 ) -> Relative:
-    """E_rel of a method, as a share (0.87 for 87%).
+    """Return E_rel of a method, as a share (0.87 for 87%).
 
     A task whose reference is 0 has no ratio: it is left out of the mean, and named.
 
     Args:
-        performance: by task; whatever its metric, on the scale of the reference's.
-        reference: by task; may hold more tasks.
+        performance: score of each task, of any metric, on the scale of the reference's.
+        reference: score of each of these tasks, and perhaps of more.
 
     Raises:
         SpotError: a task without a reference.
@@ -89,7 +89,7 @@ def relative_gain(
 
 
 def means(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """(task, score) pairs as the mean score of each task, in the order of their first."""
+    """Return the mean score of each task of (task, score) pairs, in the order of their first."""
     by_task: dict[str, list[float]] = {}
     for task, value in scores:
         by_task.setdefault(task, []).append(value)

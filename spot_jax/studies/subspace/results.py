@@ -21,17 +21,17 @@ class Score:
     """One prompt of a subspace on its task's test split.
 
     Attributes:
-        setting: one of `cells.SETTINGS`.
-        task: the task, with its sample where that is not the first.
-        category: "train", or the held-out task's.
-        test: on the split that no choice was made on.
-        dimension: d.
-        subspace: "found" or "random".
-        tasks: training tasks that the subspace was found from; 0 for random ones.
-        draw: which subset of the training tasks; -1 for all of them.
-        seed: of the run, and of the prompts that the subspace was found from.
-        validation: on the split by which its checkpoint was chosen; None without a choice.
-        step: of that checkpoint.
+        setting: setting of the prompt, one of `jobs.SETTINGS`.
+        task: name of the task, with its sample where that is not the first.
+        category: category of the task: "train", or the held-out task's.
+        test: score on the split that no choice was made on.
+        dimension: number d of dimensions.
+        subspace: kind of subspace, "found" or "random".
+        tasks: number of training tasks that the subspace was found from; 0 for random ones.
+        draw: index of the subset of the training tasks; -1 for all of them.
+        seed: seed of the run, and of the prompts that the subspace was found from.
+        validation: score on the split by which its checkpoint was chosen; None without a choice.
+        step: number of updates of that checkpoint.
     """
 
     setting: str
@@ -52,12 +52,12 @@ class Reference:
     """A task tuned without a subspace.
 
     Attributes:
-        task: the task, with its sample where that is not the first.
-        method: "prompt_tuning" or "model_tuning".
-        test: on the split that no choice was made on.
-        seed: of the run.
-        validation: at the scored step.
-        step: the best by validation of a prompt's, the last of a model's.
+        task: name of the task, with its sample where that is not the first.
+        method: name of the method, "prompt_tuning" or "model_tuning".
+        test: score on the split that no choice was made on.
+        seed: seed of the run.
+        validation: validation score at the scored step.
+        step: scored step: the best by validation of a prompt, the last of a model.
     """
 
     task: str
@@ -75,10 +75,10 @@ class SubspaceResults(Results):
     Attributes:
         train_tasks: tasks whose prompts the subspaces were found from.
         test_tasks: held-out tasks by category.
-        scores: see `Score`; those of jobs that are not done are left out.
-        references: see `Reference`.
+        scores: scores of prompts in subspaces; those of jobs that are not done are left out.
+        references: scores without a subspace.
         dimensions: numbers d of dimensions of the subspaces.
-        other_tasks: the same task with other data, by training task.
+        other_tasks: names of the same task with other data, by training task.
         subsets: subsets of the training tasks; `Score.draw` counts them.
         trained: number of numbers that are trained, by what ("prompt_tuning", "subspace 5").
         settings: settings of the study.

@@ -33,13 +33,13 @@ class Pair:
     """A source and a target: means over all runs; NaN where the study has none.
 
     Attributes:
-        source, target: task names.
-        score: of the target begun from the source's prompts.
-        sd: over the runs (n - 1), or as the file gives it.
-        runs: how many; 0 if the file gives a mean.
-        change: score - baseline.
+        source, target: names of the tasks.
+        score: score of the target begun from the source's prompts.
+        sd: standard deviation over the runs (n - 1), or as the file has it.
+        runs: number of runs; 0 if the file has only a mean.
+        change: difference score - baseline.
         relative: relative error reduction, %.
-        similarity: by metric, mean over runs.
+        similarity: mean similarity over runs, by metric.
     """
 
     source: str
@@ -67,11 +67,12 @@ class Correlation:
     """Pearson's r between similarity and relative error reduction over a target's source prompts.
 
     Attributes:
-        target: the task.
-        metric: of the similarity.
-        r, p: NaN below three points, or where one side is constant. p takes points as independent.
+        target: name of the task.
+        metric: metric of the similarity.
+        r, p: correlation and its p, which takes points as independent; NaN below three points, or
+            where one side is constant.
         low, high: interval of r over source tasks, see `correlation_interval`.
-        points: one a source prompt.
+        points: point of each source prompt.
     """
 
     target: str
@@ -127,10 +128,11 @@ class EmbeddingMap:
     """Mean similarity of tasks' embeddings, or of runs', with its clustering.
 
     Attributes:
-        metric: of SIMILARITIES.
-        names: what rows and columns are.
-        values: [n, n]. The diagonal of tasks is over pairs of different runs, NaN if there is one.
-        tree: the clustering; `tree.order` is how to draw it.
+        metric: metric of similarity, of SIMILARITIES.
+        names: names of the rows, which are also those of the columns.
+        values: similarities [n, n]. The diagonal of tasks is over pairs of different runs, NaN if
+            there is only one run.
+        tree: clustering; `tree.order` is the order to draw it in.
     """
 
     metric: str
@@ -158,11 +160,11 @@ class Analysis:
 
 
 def analyse(results: TransferResults, *, ks: Sequence[int] = KS) -> Analysis:
-    """Everything the report shows; the same results give the same numbers.
+    """Compute all that the report shows; the same results give the same numbers.
 
     Args:
-        results: a study, finished or half-way: what is missing is left out of means.
-        ks: of best of top-k.
+        results: results of a study, finished or half-way: means leave out what is missing.
+        ks: numbers k of best of top-k.
     """
     table = ScoreTable(results)
     pairs = transfer_pairs(table)

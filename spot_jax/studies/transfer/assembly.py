@@ -1,4 +1,4 @@
-"""What a transfer study's jobs found, as one `TransferResults`."""
+"""A transfer study's job results, as one `TransferResults`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -18,9 +18,9 @@ class Tree:
     """A clustering of n things.
 
     Attributes:
-        order: the leaves as drawn, indices into the things.
-        branches: one a join, as four points (position, height): up from one branch, across, down
-            to the other. Leaf i of `order` stands at position i.
+        order: leaves as drawn, indices into the things.
+        branches: branch of each join, as four points (position, height): up from one branch,
+            across, down to the other. Leaf i of `order` stands at position i.
     """
 
     order: tuple[int, ...]
@@ -37,7 +37,7 @@ def cluster_by_similarity(similarity: Float[np.ndarray, "n n"]) -> Tree:
 
 
 def cluster_by_profile(rows: Float[np.ndarray, "n m"], clip: float) -> Tree:
-    """Cluster rows by Euclidean distance, values clipped, unknown ones taken as 0."""
+    """Cluster rows by Euclidean distance, values clipped, unknown values taken as 0."""
     rows = np.clip(np.nan_to_num(np.asarray(rows, np.float64), nan=0.0), -clip, clip)
     distance = np.sqrt(((rows[:, None] - rows[None]) ** 2).sum(-1))
     return _tree(squareform(distance, checks=False), len(rows))

@@ -44,7 +44,7 @@ class Part:
         seed: seed of the run; None for the bare backbone.
         source: task whose prompt of this seed it begins from, for a transfer.
         k: number of prompts that it is made of, for averages and mixtures.
-        pool: what these are chosen among: sources that are not the target, and seeds, of that time.
+        pool: sources, but for the target, and seeds, that these prompts are chosen among.
     """
 
     seed: int | None
@@ -58,7 +58,7 @@ class TransferJob(Job):
     """A job on one task.
 
     Attributes:
-        task: the source or the target.
+        task: name of the source or the target.
     """
 
     task: str = ""
@@ -95,7 +95,7 @@ class TransferPrompt(PromptResult):
         id: entry in the library, of sources.
         steps: steps at which it was evaluated.
         curve: validation score at each.
-        chosen: what an average or a mixture was made of: id, task, seed and similarity of each.
+        chosen: prompts of an average or a mixture: id, task, seed and similarity of each.
     """
 
     seed: int | None = None
@@ -126,7 +126,7 @@ class TransferResult(JobResult):
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A grid as it once was, and how many prompts a program might have when it came."""
+    """A grid as it once was, and how many prompts a program might have then."""
 
     grid: Grid
     prompts_at_once: int

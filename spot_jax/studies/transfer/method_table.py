@@ -42,18 +42,19 @@ class MethodRow:
     """A way to tune the targets, over all of them.
 
     Attributes:
-        method: "majority": the commonest label; "no_prompt": the bare backbone; "scratch";
-            "any_source": the mean over all source prompts, what a blind choice
-            gives; "one_source": for each target the source that was best on the other targets;
-            "best_of_top_k"; "oracle": best of all; "weighted_average"; "multitask_mixture".
-        similarity: by which prompts were ranked; None where none was.
-        k: how many prompts.
+        method: name of the method. "majority": the commonest label; "no_prompt": the bare
+            backbone; "scratch"; "any_source": the mean over all source prompts, what a blind
+            choice gives; "one_source": for each target the source that was best on the other
+            targets; "best_of_top_k"; "oracle": best of all; "weighted_average";
+            "multitask_mixture".
+        similarity: metric by which prompts were ranked; None where none was.
+        k: number of prompts.
         absolute: change of the score over scratch.
         relative: relative error reduction over scratch, %, mean over targets.
-        score: the score itself.
-        targets: how many targets the row has values of.
-        picked_on: "validation" or "test"; None where nothing was picked.
-        chosen: by target, the source tasks picked, one a seed; empty where nothing was.
+        score: score itself.
+        targets: number of targets that the row has values of.
+        picked_on: split of the choice, "validation" or "test"; None without a choice.
+        chosen: source tasks picked, one a seed, by target; empty without a choice.
     """
 
     method: str

@@ -29,16 +29,16 @@ class Score:
     """One target tuned in one way.
 
     Attributes:
-        target: the target task.
-        method: one of METHODS; "transfer" begins from one source's prompt.
-        test: on the split that no choice was made on; NaN where it is not defined.
-        source: the source task of a transfer; None for the other methods.
-        k: how many prompts went into an average or a mixture; None for the other methods.
-        seed: of the target's run; None for a mean over runs.
-        source_seed: which of the source's prompts; None for a mean over them, or no source.
-        validation: on the split by which one picks; None if unknown.
-        step: of the checkpoint that was scored.
-        sd: over the runs, where the score is a mean over them.
+        target: name of the target task.
+        method: name of the method, one of METHODS; "transfer" begins from a source's prompt.
+        test: score on the split that no choice was made on; NaN where it is not defined.
+        source: source task of a transfer; None for the other methods.
+        k: number of prompts in an average or a mixture; None for the other methods.
+        seed: seed of the target's run; None for a mean over runs.
+        source_seed: seed of the source's prompt; None for a mean over them, or no source.
+        validation: score on the split that chooses; None if unknown.
+        step: number of updates of the checkpoint that was scored.
+        sd: standard deviation over the runs, where the score is a mean over them.
     """
 
     target: str
@@ -102,14 +102,14 @@ class PromptRecord:
     """A prompt that the study made or used, and what it began from.
 
     Attributes:
-        task: what it was tuned on.
-        role: of its task, one of ROLES.
-        seed: of its run.
-        step: updates done.
-        file: where it is.
-        id: in the library; "" if it is in none.
-        ancestry: the prompts it began from, nearest first, as `PromptFile.ancestry` has them.
-        backbone: fingerprint.
+        task: name of the task that it was tuned on.
+        role: role of its task, one of ROLES.
+        seed: seed of its run.
+        step: number of updates done.
+        file: path of the prompt.
+        id: id in the library; "" if it is in none.
+        ancestry: prompts that it began from, nearest first, as `PromptFile.ancestry` has them.
+        backbone: fingerprint of the backbone.
         metrics: scores at its step.
     """
 
@@ -131,12 +131,12 @@ class TransferResults(Results):
     Attributes:
         sources: tasks, in the order in which tables show them.
         targets: tasks, in the order in which tables show them.
-        scores: see `Score`; those of jobs that are not done are left out.
-        similarities: of source prompts to target prompts, by which retrieval ranks.
+        scores: scores of targets; those of jobs that are not done are left out.
+        similarities: similarities of source prompts to target prompts, by which retrieval ranks.
         embeddings: similarities of all task embeddings with each other; None if there are none.
         curves: learning curves of validation scores; may be empty.
         families: kind of each task ("nli"); to compare transfer within and across them.
-        prompts: see `PromptRecord`; may be empty.
+        prompts: prompts that the study made or used; may be empty.
     """
 
     sources: tuple[str, ...]

@@ -38,7 +38,7 @@ def mean(values: Iterable[float | None]) -> float:
 
 
 def relative_error_reduction(transfer: float, baseline: float) -> float:
-    """100 (transfer - baseline) / (100 - baseline), %; NaN where the baseline has no error left."""
+    """Return 100 (transfer - baseline) / (100 - baseline), %; NaN for a baseline without errors."""
     if math.isnan(transfer) or math.isnan(baseline) or baseline >= 100:
         return math.nan
     return 100 * (transfer - baseline) / (100 - baseline)
@@ -85,7 +85,7 @@ class ScoreTable:
         return self.plain(target, SCRATCH, None, seed)
 
     def untuned(self, target: str, method: str) -> float:
-        """Return the commonest label's score, or the bare backbone's; NaN where it is not known."""
+        """Return the commonest label's score, or the bare backbone's; NaN where it is unknown."""
         scores = {MAJORITY: self.results.majority, NO_PROMPT: self.results.no_prompt}[method]
         return scores.get(target, math.nan)
 
@@ -132,7 +132,7 @@ class ScoreTable:
         seed: int | None,
         metric: str,
     ) -> float:
-        """Similarity of a source prompt to a target; None for a seed is the mean over its runs.
+        """Return a source prompt's similarity to a target; None for a seed is the mean over runs.
 
         Where the file has only a mean over a seed, that stands for each; NaN if there is none.
         """

@@ -37,13 +37,13 @@ class PrintedMethod:
 
 @dataclasses.dataclass(frozen=True)
 class Printed:
-    """What a paper's own analysis printed.
+    """Values that a paper's own analysis printed.
 
     Attributes:
-        paper: which paper.
-        methods: table 3.
-        relative: table 7: relative error reduction by (source, target), the 30 above 10%.
-        correlations: figure 8: (r, p) by target, over 48 source prompts.
+        paper: name of the paper.
+        methods: rows of table 3.
+        relative: values of table 7: relative error reduction by (source, target), the 30 above 10%.
+        correlations: values of figure 8: (r, p) by target, over 48 source prompts.
     """
 
     paper: str
