@@ -15,7 +15,7 @@ from spot_jax.t5.config import T5Config
 
 
 def check_method(method: BaseMethod) -> None:
-    """`SpotError` for a method without prompts, or whose prompts cannot begin from stored ones."""
+    """Raise `SpotError` for a method without prompts, or whose prompts cannot begin from a file."""
     name = type(method).__name__
     if method.tunes_backbone:
         raise SpotError(
@@ -34,9 +34,9 @@ def beginning(method: BaseMethod, init: str | None, prompts: Sequence[str] | Non
     """Return the same method with another beginning.
 
     Args:
-        method: one that `check_method` lets pass.
-        init: how its prompts begin; None for what the recipe says.
-        prompts: files to begin from, one a prompt, whatever `init` says; None for none.
+        method: method that `check_method` lets pass.
+        init: initialisation of its prompts; None for the method's own.
+        prompts: paths of files to begin from, one a prompt, whatever `init` says; None for none.
     """
     changed: Any = method
     if prompts is not None:
@@ -45,5 +45,5 @@ def beginning(method: BaseMethod, init: str | None, prompts: Sequence[str] | Non
 
 
 def stored_shape(method: BaseMethod, config: T5Config) -> tuple[int, int] | None:
-    """[rows, width] of a stored prompt, where that is known before the method is built."""
+    """Return [rows, width] of a stored prompt, where the method knows it before it is built."""
     return (method.length, config.emb_dim) if isinstance(method, PromptTuning) else None

@@ -15,17 +15,17 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One prompt of the target: where it began, and what it came to.
+    """One prompt of the target: its start and its scores.
 
     Attributes:
-        start: what it began from, for people.
-        seed: of its run.
-        validation: its best checkpoint's score on the split that chooses.
-        step: of that checkpoint.
-        prompt: its file.
-        test: the score on the split that reports; None for those that were not chosen.
+        start: name for people of what it began from.
+        seed: seed of its run.
+        validation: score of its best checkpoint on the split that chooses.
+        step: number of updates of that checkpoint.
+        prompt: path of its file.
+        test: score on the split that reports; None for those that were not chosen.
         metrics: all scores on that split.
-        id: the library's entry that it began from, if it did.
+        id: id of the library's entry that it began from, if it did.
     """
 
     start: str
@@ -43,12 +43,12 @@ class Result:
     """A finished transfer.
 
     Attributes:
-        settings: everything that decides it, in JSON's types.
+        settings: settings that decide it, all of them, in JSON's types.
         retrieved: source prompts, the most similar first.
-        candidates: the prompts tuned; of each seed one has a test score, the best on validation.
-        choosing: the split they were chosen on.
-        reporting: the split they are reported on.
-        notes: what the reader should know, a line each.
+        candidates: prompts tuned; of each seed one has a test score, the best on validation.
+        choosing: split that they were chosen on.
+        reporting: split that they are reported on.
+        notes: remarks for the reader, a line each.
     """
 
     settings: dict[str, Any]
@@ -88,7 +88,7 @@ def read_result(directory: Path) -> Result | None:
 
 
 def lines(result: Result) -> list[str]:
-    """Return a result for people: what was retrieved, what was tuned, what was chosen."""
+    """Return a result for people: prompts retrieved, prompts tuned, prompts chosen."""
     settings = result.settings
     text: list[str] = []
     if result.retrieved:

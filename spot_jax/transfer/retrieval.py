@@ -28,12 +28,12 @@ class Retrieved:
     """A source prompt, copied into the run.
 
     Attributes:
-        id: of its entry in the library.
-        task: the task or mixture it was tuned on.
-        tasks: what that consists of.
-        seed: of its run.
-        similarity: of its task embedding to the target's.
-        file: the copy.
+        id: id of its entry in the library.
+        task: task or mixture that it was tuned on.
+        tasks: tasks that this consists of.
+        seed: seed of its run.
+        similarity: similarity of its task embedding to the target's.
+        file: path of the copy.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Retrieved:
     file: str
 
     def load(self) -> PromptFile:
-        """Return the copy, read."""
+        """Read the copy."""
         return load_prompt(self.file)
 
 
@@ -62,13 +62,13 @@ def rank(
     target.
 
     Args:
-        library: the prompts.
-        embeddings: one a seed of the target.
+        library: library of source prompts.
+        embeddings: task embeddings of the target, one a seed.
         backbone: fingerprint of the T5 they were tuned on.
-        metric: see `similarity`.
-        top_k: how many; None for all.
+        metric: metric of similarity; see `similarity`.
+        top_k: number of prompts; None for all.
         exclude: tasks that must not have been seen, usually the target.
-        force: also prompts of other backbones and lengths.
+        force: whether to rank prompts of other backbones and lengths too.
 
     Raises:
         SpotError: as `Library.rank`, or no embedding.
@@ -121,14 +121,14 @@ def check_enough(
     exclude: Collection[str],
     top_k: int | None,
 ) -> None:
-    """Ask before the target's embedding is tuned whether there will be enough to retrieve.
+    """Check before the target's embedding is tuned that there will be enough to retrieve.
 
     Args:
-        library: the prompts.
+        library: library of source prompts.
         shape: (length, width) of the target's prompt.
-        backbone: its fingerprint.
-        exclude: the target's tasks.
-        top_k: how many are wanted; None for all there are.
+        backbone: fingerprint of the target's T5.
+        exclude: tasks of the target.
+        top_k: number of prompts wanted; None for all.
 
     Raises:
         SpotError: as `Library.rank`, or fewer than `top_k`.

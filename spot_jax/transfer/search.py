@@ -1,8 +1,8 @@
 """Search: which prompts of a library are most like a task, by the task's own embedding.
 
 The task's prompt is tuned to the step at which the library's embeddings were taken, in the way the
-library's prompts were tuned, because embeddings compare well only if they came about alike. The
-run is kept: a second search of the same task ranks at once.
+library's prompts were tuned, because embeddings compare well only if they were tuned alike. The
+run stays: a second search of the same task ranks at once.
 """
 
 import collections
@@ -37,16 +37,16 @@ class EmbeddingSettings:
     """How the task's embedding is tuned; what is None is taken from the library's prompts.
 
     Attributes:
-        embedding_step: at which it is taken.
-        length: virtual tokens.
-        init: how the prompt begins.
-        batch_size: rows a step.
-        inputs_length: tokens of text.
-        targets_length: the same of targets.
-        learning_rate: of Adafactor.
-        seed: of the run.
-        modules: register the task.
-        text_directory: of `prefix_lm` and `span_corruption`.
+        embedding_step: number of updates after which it is taken.
+        length: number of virtual tokens.
+        init: initialisation of the prompt.
+        batch_size: number of rows in a step.
+        inputs_length: greatest number of tokens of an input.
+        targets_length: greatest number of tokens of a target.
+        learning_rate: learning rate of Adafactor.
+        seed: seed of the run.
+        modules: names of Python modules that register the task.
+        text_directory: path of plain text for `prefix_lm` and `span_corruption`.
     """
 
     embedding_step: int | None = None
@@ -63,14 +63,14 @@ class EmbeddingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """A task's embedding and the prompts ranked by it.
 
     Attributes:
-        task: that was searched for.
-        metric: of similarity.
-        embedding: its file.
-        step: of the embedding.
-        ranking: the prompts, the most similar first, with notes.
+        task: task that was searched for.
+        metric: metric of similarity.
+        embedding: path of the task's embedding.
+        step: number of updates of the embedding.
+        ranking: prompts, the most similar first, with notes.
     """
 
     task: str
@@ -80,7 +80,7 @@ class SearchResult:
     ranking: Ranking
 
     def lines(self) -> list[str]:
-        """For people: a table, what was left out, and where the embedding is."""
+        """Return for people: a table, what was left out, and where the embedding is."""
         rows = [["source", "entry", "similarity", "score", "step"]]
         for match in self.ranking:
             entry, score = match.entry, match.entry.metrics.get("score")
@@ -117,16 +117,16 @@ def search(
     """Rank a library by its prompts' likeness to a task, which it leaves out itself.
 
     Args:
-        library: its directory or bucket.
-        task: a seqio task or mixture; with `embedding` by default that embedding's.
-        backbone: the stored backbone to tune the task's embedding on.
-        embedding: the task's embedding as a file, instead of tuning it.
-        top_k: how many to show.
-        metric: of similarity.
-        force: also prompts of other backbones and lengths.
-        settings: how to tune; what they leave open is taken from the library's prompts.
-        output_dir: where the run is kept; by default a directory of its own in runs/embeddings.
-        progress: a progress bar; None for one where stderr is a terminal.
+        library: path of its directory or bucket.
+        task: seqio task or mixture; with `embedding` by default that embedding's.
+        backbone: stored backbone to tune the task's embedding on.
+        embedding: path of the task's embedding, instead of tuning it.
+        top_k: number of prompts to show.
+        metric: metric of similarity.
+        force: whether to rank prompts of other backbones and lengths too.
+        settings: settings of tuning; what they leave open is taken from the library's prompts.
+        output_dir: path of the run; by default a new directory in runs/embeddings.
+        progress: whether to show a progress bar; None for where stderr is a terminal.
 
     Raises:
         SpotError: as `Library.rank`; neither a task with a backbone nor an embedding; a library
@@ -168,7 +168,7 @@ def _embed(
     output_dir: str | None,
     progress: bool | None,
 ) -> Path:
-    """The file of the task's embedding, tuned unless it is there."""
+    """The file of the task's embedding, tuned unless it exists."""
     tuning = tuning_of(library, task, backbone, wanted)
     fingerprint = tuning.backbone.description().fingerprint
     alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
@@ -196,7 +196,7 @@ def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSetti
     """Return how to tune a task's embedding so that it compares with those of a library.
 
     Raises:
-        SpotError: nothing on this backbone, or something that nobody says.
+        SpotError: nothing on this backbone, or a setting that nobody says.
     """
     recipe = StoredBackbone(backbone)
     bare = Tuning(recipe, DataSource(task, {}))

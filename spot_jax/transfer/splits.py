@@ -23,9 +23,9 @@ class Splits:
     """The two splits of a result.
 
     Attributes:
-        choosing: checkpoints and prompts are chosen by their scores on it.
-        reporting: the chosen one's score on it is the result.
-        note: what the reader should know of them; "" for nothing.
+        choosing: split by whose scores checkpoints and prompts are chosen.
+        reporting: split on which the score of the chosen prompt is the result.
+        note: remark for the reader; "" for none.
     """
 
     choosing: str
@@ -44,12 +44,12 @@ def splits_of(
     """Return the splits for a task.
 
     Args:
-        task: its name.
-        vocabulary: the backbone's; reading a task needs it.
+        task: name of the task.
+        vocabulary: vocabulary of the backbone; reading a task needs it.
         lengths: feature lengths, which examples made of text depend on.
-        choosing: the split that chooses.
-        reporting: "auto": test where it has answers, else half of `choosing`; or a split, also
-            the one that chooses, as in the paper.
+        choosing: split that chooses.
+        reporting: split that reports, also the one that chooses, as in the paper; "auto": test
+            where it has answers, else half of `choosing`.
     """
     if reporting != AUTO:
         same = "chosen and reported on the same examples, as in the paper: the score flatters"
@@ -68,7 +68,7 @@ def _unfit(task: str, vocabulary: Vocabulary, lengths: Mapping[str, int]) -> str
         scored = load_task(task, "test", vocabulary, lengths=lengths, limit=LOOKED_AT)
     except SpotError as error:
         return str(error).split(";")[0]
-    # Data sets whose answers are kept back have one filler for all of them.
+    # Data sets whose answers are held back have one filler for all of them.
     answers = {str(target) for target in scored.targets}
     if len(scored.targets) > 1 and len(answers) == 1:
         return f"all of its answers are {answers.pop()!r}"

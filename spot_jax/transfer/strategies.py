@@ -29,7 +29,7 @@ class Start:
         name: name for people.
         file: path of the prompt; None for a run from scratch.
         id: id of the library's entry, if it is an entry's.
-        note: what the reader should know of it; "" for nothing.
+        note: remark for the reader; "" for none.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Context:
     """What a strategy works with.
 
     Attributes:
-        directory: where it may write; a second start finds there what the first one wrote.
+        directory: path of a directory to write in; a second start reads what the first one wrote.
         target: name of the target task.
-        tune_mixtures: tunes a prompt on each mixture, all in one program, and returns the files of
-            their final checkpoints.
+        tune_mixtures: function that tunes a prompt on each mixture, all in one program, and returns
+            the files of their final checkpoints.
     """
 
     directory: Path
@@ -108,9 +108,9 @@ class Strategy:
     """A way to begin.
 
     Attributes:
-        starts: makes starts of groups of source prompts.
+        starts: function from groups of source prompts to starts.
         retrieves: whether it needs a library.
-        uses_top_k: whether it takes the k most similar prompts, or all there are.
+        uses_top_k: whether it takes the k most similar prompts, rather than all.
     """
 
     starts: Callable[[Context, Groups], list[Start]]

@@ -38,13 +38,13 @@ class Request:
     """One transfer, as a command describes it.
 
     Attributes:
-        tuning: of every run.
+        tuning: settings of every run.
         method: name of a strategy, of `strategies.STRATEGIES`.
         library: directory or bucket of source prompts; None for scratch.
-        top_k: how many prompts are retrieved, where the method takes some.
-        metric: of similarity.
-        embedding: the target's task embedding, one file or one a seed; None to tune it.
-        report_split: see `splits.splits_of`.
+        top_k: number of prompts to retrieve, where the method takes some.
+        metric: metric of similarity.
+        embedding: path of the target's task embedding, or a path a seed; None to tune it.
+        report_split: split that reports; see `splits.splits_of`.
     """
 
     tuning: Tuning
@@ -82,19 +82,19 @@ def transfer(
     """Tune a target by one method; a transfer that was stopped goes on, a finished one is shown.
 
     Args:
-        model_dir: the directory of all methods for this target.
-        tuning: see `Request`, as are the following.
-        method: see there.
-        library: see there.
-        top_k: see there.
-        metric: see there.
-        embedding: see there.
-        report_split: see there.
-        progress: a progress bar; None for one where stderr is a terminal.
+        model_dir: directory of all methods for this target.
+        tuning: settings of every run.
+        method: name of a strategy, of `strategies.STRATEGIES`.
+        library: directory or bucket of source prompts; None for scratch.
+        top_k: number of prompts to retrieve, where the method takes some.
+        metric: metric of similarity.
+        embedding: path of the target's task embedding, or a path a seed; None to tune it.
+        report_split: split that reports; see `splits.splits_of`.
+        progress: whether to show a progress bar; None for where stderr is a terminal.
         operative_config: text to keep in the method's directory.
 
     Raises:
-        SpotError: anything wrong in what was given; an empty library, or one with fewer than
+        SpotError: anything wrong in the arguments; an empty library, or one with fewer than
             `top_k` prompts that have not seen the target.
         Stopped: by a signal; the same command goes on.
     """
@@ -198,7 +198,7 @@ def _retrieve(
 def _tune(
     tuning: Tuning, directory: Path, starts: Sequence[Start], splits: Splits, progress: bool | None
 ) -> list[Candidate]:
-    """Tunes the target from every start with every seed, as many at once as allowed."""
+    """Tune the target from every start with every seed, as many at once as allowed."""
     jobs = [(start, seed) for start in starts for seed in tuning.seed_list]
     at_once = tuning.prompts_at_once or len(jobs)
     evaluation = dataclasses.replace(tuning.evaluation, split=splits.choosing)
@@ -220,7 +220,7 @@ def _tune(
 
 
 def choose(candidates: Sequence[Candidate]) -> list[int]:
-    """For each seed the candidate that is best on validation; of equals the one retrieved first."""
+    """Choose of each seed the candidate best on validation; of equals the first retrieved."""
     chosen = []
     for seed in dict.fromkeys(candidate.seed for candidate in candidates):
         its = [i for i, candidate in enumerate(candidates) if candidate.seed == seed]

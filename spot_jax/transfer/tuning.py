@@ -40,21 +40,21 @@ class Tuning:
     """What every run of a transfer shares; the defaults are those of SPoT's section 3.
 
     Attributes:
-        backbone: the T5.
-        data: the target task, and lengths and batch size for it and for mixtures with it.
-        method: of all prompts, any that `beginnings.check_method` lets pass; its `init` is that of
-            a target without a source.
-        optimizer: of every prompt.
-        train_steps: of the target.
-        seeds: of the target's runs; results are given by seed and as their mean.
-        evaluation: of the target's checkpoints; its split is what is chosen on.
-        checkpoints: how often runs are saved; `embedding_step` is the target's embedding's, the
-            library's prompts should have the same.
-        mesh: how devices are arranged; one device by default.
-        source_init: how the target's embedding and mixtures begin, as the library's prompts did;
-            None for the method's own `init`.
-        source_steps: of a mixture's prompt.
-        prompts_at_once: how many prompts are tuned in one program, at most; None for all.
+        backbone: T5 of every run.
+        data: target task, and lengths and batch size for it and for mixtures with it.
+        method: method of all prompts, any that `initialisation.check_method` lets pass; its `init`
+            is that of a target without a source.
+        optimizer: optimizer of every prompt.
+        train_steps: number of updates of the target.
+        seeds: seeds of the target's runs; results are by seed and as their mean.
+        evaluation: evaluation of the target's checkpoints; its split is the one that chooses.
+        checkpoints: plan of saving; `embedding_step` is the target's embedding's, the library's
+            prompts should have the same.
+        mesh: arrangement of the devices; one device by default.
+        source_init: initialisation of the target's embedding and of mixtures, as of the library's
+            prompts; None for the method's own `init`.
+        source_steps: number of updates of a mixture's prompt.
+        prompts_at_once: greatest number of prompts tuned in one program; None for all.
     """
 
     backbone: StoredBackbone
@@ -71,7 +71,7 @@ class Tuning:
     prompts_at_once: int | None = None
 
     def __post_init__(self):
-        """`SpotError` for a method that cannot be transferred."""
+        """Raise `SpotError` for a method that cannot be transferred."""
         check_method(self.method)
 
     @property
@@ -90,14 +90,14 @@ class Tuning:
         return [self.seeds] if isinstance(self.seeds, int) else list(self.seeds)
 
     def register(self) -> None:
-        """Make the names of tasks known that the user's modules and text define."""
+        """Register the tasks that the user's modules and text define."""
         if self.data.modules:
             loading.import_modules(self.data.modules)
         if self.data.text_directory:
             loading.register_text(self.data.text_directory)
 
     def embed(self, directory: Path, progress: bool | None = None) -> list[Path]:
-        """Tune the target to the embedding step, nothing evaluated; one file a seed.
+        """Tune the target to the embedding step, nothing evaluated; return a file a seed.
 
         Raises:
             SpotError: there is no embedding step.
@@ -122,7 +122,7 @@ class Tuning:
     def tune_mixtures(
         self, directory: Path, mixtures: Sequence[str], progress: bool | None = None
     ) -> list[Path]:
-        """Tune a prompt on each mixture, with the first seed; files of the final checkpoints."""
+        """Tune a prompt on each mixture, with the first seed; return the final checkpoints."""
         return self._run(
             directory,
             progress,
@@ -146,11 +146,11 @@ class Tuning:
         """Tune the target, a prompt for each start and seed, all in one program.
 
         Args:
-            directory: of the run.
-            starts: a prompt file a prompt, or None for each: from scratch.
-            seeds: one a prompt.
-            evaluation: which split chooses checkpoints, and when.
-            progress: a progress bar; None for one where stderr is a terminal.
+            directory: path of the run.
+            starts: path of a prompt file, or None for from scratch, for each prompt.
+            seeds: seed of each prompt.
+            evaluation: plan of the evaluations that choose checkpoints.
+            progress: whether to show a progress bar; None for where stderr is a terminal.
         """
         files = [start for start in starts if start is not None]
         assert len(files) in (0, len(starts)), "a run begins from prompts or from scratch"
