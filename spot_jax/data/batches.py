@@ -38,6 +38,10 @@ class InputWriter(Protocol):
         """Raise `SpotError` when an id is not of the backbone's vocabulary."""
         ...
 
+    def check_examples(self, examples: Examples, length: int) -> None:
+        """Raise `SpotError` when `write` would, for any of the examples."""
+        ...
+
 
 @dataclass(frozen=True)
 class BatchShape:

@@ -104,8 +104,11 @@ class Predictor:
         if not self.examples:
             raise SpotError("the input has no lines; give one text or JSON object a line")
 
+    # A str is a Sequence[str] too, but the first form comes first, for a type checker as well.
     @overload
-    def predict(self, inputs: str | Mapping[str, str]) -> str: ...
+    def predict(  # type: ignore[overload-overlap]
+        self, inputs: str | Mapping[str, str]
+    ) -> str: ...
 
     @overload
     def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[str]: ...

@@ -361,7 +361,13 @@ class Method(BaseMethod):
         first = self.part_of(trainable, 0)
         kind = jax.eval_shape(lambda tree: self.adapt(tree, frozen, config), first)
         if kind.params is None and kind.table is not None:
-            tables = jax.vmap(lambda tree: self.adapt(tree, frozen, config).table)(trainable)
+
+            def table_of(tree: Tree) -> Array:
+                table = self.adapt(tree, frozen, config).table
+                assert table is not None, "the shapes have one"
+                return table
+
+            tables = jax.vmap(table_of)(trainable)
             return Adapted(table=tables.reshape(-1, tables.shape[-1]))
         return self.adapt(first, frozen, config) if count == 1 else None
 

@@ -251,11 +251,11 @@ def rows_of_words(
         layout: rows that the prefix has.
         ids: pieces of the words, no end-of-sequence; what is over is cut.
     """
-    config, words = layout.config, np.asarray(ids[: layout.length], np.int32)
-    missing, first = layout.length - len(words), 3
+    config, chosen = layout.config, jnp.asarray(ids[: layout.length], jnp.int32)
+    missing, first = layout.length - len(chosen), 3
     population = min(POPULATION, config.vocab_size - first)
     drawn = jax.random.choice(key, population, (missing,), replace=missing > population)
-    words = jnp.concatenate([jnp.asarray(words), drawn.astype(jnp.int32) + first])
+    words = jnp.concatenate([chosen, drawn.astype(jnp.int32) + first])
     return prefix_of_words(params, config, words[None], layout.places)[0]
 
 

@@ -140,7 +140,7 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
     rows = tensors.pop("prompt", None)
     tensors.pop("embedding", None)  # the task embedding, in a library's entry
     name = _ROWS_OF_FORMAT_1.get(fields.get("method", {}).get("name"))
-    if version == 1 and name is not None:
+    if version == 1 and name is not None and rows is not None:
         tensors[name] = rows[0] if name == "vector" else rows
         rows = None
     if rows is None and not tensors:

@@ -74,7 +74,7 @@ def ensemble_of(
     virtual = [file for file in files if has_virtual_tokens(file)]
     if len(kinds) == 1 and not virtual:
         (kind,) = kinds
-        several = kind and kind.read_several(files, params, config, examples)
+        several = None if kind is None else kind.read_several(files, params, config, examples)
         if several is not None:
             return several
     if kinds:

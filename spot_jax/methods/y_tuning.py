@@ -371,8 +371,8 @@ def label_vectors(
         return _scaled(jax.random.uniform(draw, (rows, width), jnp.float32, -1.0, 1.0))
     population = min(POPULATION, embedding.shape[0])
     count = 1 if init == "labels" else rows
-    ids = jax.random.choice(draw, population, (count,), replace=count > population)
-    drawn = _scaled(embedding[ids].astype(jnp.float32))
+    pieces = jax.random.choice(draw, population, (count,), replace=count > population)
+    drawn = _scaled(embedding[pieces].astype(jnp.float32))
     if init == "vocabulary":
         return drawn
     means = [embedding[np.asarray(ids)].astype(jnp.float32).mean(axis=0) for ids in labels]
