@@ -65,10 +65,10 @@ def configured(
     flags: Sequence[tuple[str, str]] = (),
     search_paths: Sequence[str] = (),
 ) -> tuple[Callable[..., Any], dict[str, Any], str]:
-    """What a command calls, its arguments, and the configuration as one text.
+    """Return what a command calls, its arguments, and the configuration as one text.
 
     Args:
-        root: a command's name in the table, such as "train".
+        root: name of a command in the table, such as "train".
         files: see `gin_files.read`.
         flags: see `gin_files.read`.
         search_paths: see `gin_files.read`.
@@ -118,12 +118,12 @@ def _arguments(
                 gin.external_configurable(what, name=name, module="spot")
             _registered_with_gin[name] = what
     used, macros = gin_checks.reached(settings, root)
-    kept = {
+    used_bindings = {
         key: binding
         for key, binding in settings.bindings.items()
         if (binding.selector in used if binding.parameter else key in macros)
     }
-    gin.parse_config(Settings(kept).text())
+    gin.parse_config(Settings(used_bindings).text())
     try:
         return gin.get_bindings(root)
     except (TypeError, ValueError) as error:

@@ -27,8 +27,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parser(verb: str, description: str, *, settings: bool = False) -> OneLineParser:
-    """A verb's parser, with T5X's flags for gin if it takes settings."""
-    made = OneLineParser(
+    """Return a verb's parser, with T5X's flags for gin if it takes settings."""
+    command = OneLineParser(
         prog=f"spot {verb}",
         description=description,
         epilog=GIN_HELP if settings else None,
@@ -36,45 +36,54 @@ def parser(verb: str, description: str, *, settings: bool = False) -> OneLinePar
         allow_abbrev=False,
     )
     if settings:
-        made.usage = f"spot {verb} --gin_file=FILE [--gin.NAME=VALUE ...]"
+        command.usage = f"spot {verb} --gin_file=FILE [--gin.NAME=VALUE ...]"
         hidden = argparse.SUPPRESS
-        made.add_argument("--gin_file", action="append", default=[], help=hidden)
-        made.add_argument("--gin_bindings", action="append", default=[], help=hidden)
-        made.add_argument("--gin_search_paths", action="append", default=[], help=hidden)
-    return made
+        command.add_argument("--gin_file", action="append", default=[], help=hidden)
+        command.add_argument("--gin_bindings", action="append", default=[], help=hidden)
+        command.add_argument("--gin_search_paths", action="append", default=[], help=hidden)
+    return command
 
 
 def split_gin(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The arguments without `--gin.NAME=VALUE`, and each of those as (typed, gin text)."""
+    """Return the arguments without `--gin.NAME=VALUE`, and each of those as (typed, gin text)."""
     others, flags = [], []
     for argument in arguments:
         if not argument.startswith("--gin."):
             others.append(argument)
             continue
-        found = re.fullmatch(r"--gin\.([\w./]+)=(.*)", argument, re.DOTALL)
-        if not found:
+        match = re.fullmatch(r"--gin\.([\w./]+)=(.*)", argument, re.DOTALL)
+        if not match:
             raise SpotError(f"{argument} has no value; write --gin.NAME=VALUE without spaces")
-        flags.append((argument, f"{found[1]} = {found[2]}"))
+        flags.append((argument, f"{match[1]} = {match[2]}"))
     return others, flags
 
 
 def gin_flags(
-    made: OneLineParser, arguments: Sequence[str], run: str = "prompt_tuning"
+    command: OneLineParser, arguments: Sequence[str], run: str = "prompt_tuning"
 ) -> tuple[argparse.Namespace, dict[str, list]]:
-    """A verb's own flags, and the arguments that `configurables.configured` takes from the rest.
+    """Parse a verb's own flags, and what `configurables.configured` takes from the rest.
 
-    `run` is the file in gin_configs/runs that a complaint about none names.
+    Args:
+        command: parser of the verb.
+        arguments: words typed after the verb.
+        run: file in gin_configs/runs that a complaint about a missing one names.
+
+    Returns:
+        The verb's own flags, and arguments of `configurables.configured`.
+
+    Raises:
+        SpotError: no file of settings, or a flag that is malformed or unknown.
     """
     others, flags = split_gin(arguments)
-    known = made.parse_args(others)
-    if not known.gin_file:
+    values = command.parse_args(others)
+    if not values.gin_file:
         raise SpotError(
-            f"{made.prog} needs a run to do: add --gin_file=gin_configs/runs/{run}.gin, or "
-            f"another file of gin_configs/runs; see {made.prog} --help"
+            f"{command.prog} needs a run to do: add --gin_file=gin_configs/runs/{run}.gin, or "
+            f"another file of gin_configs/runs; see {command.prog} --help"
         )
-    lines = [(f"--gin_bindings={line!r}", line) for line in known.gin_bindings]
-    paths = [path for group in known.gin_search_paths for path in group.split(",") if path]
-    return known, {"files": known.gin_file, "flags": [*flags, *lines], "search_paths": paths}
+    lines = [(f"--gin_bindings={line!r}", line) for line in values.gin_bindings]
+    paths = [path for group in values.gin_search_paths for path in group.split(",") if path]
+    return values, {"files": values.gin_file, "flags": [*flags, *lines], "search_paths": paths}
 
 
 def import_named(modules: Iterable[str], what: str) -> None:

@@ -40,9 +40,9 @@ EXAMPLES = {
 """A value one might give each macro; shown when it is missing."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing if no known name is near."""
-    lower = {item.lower(): item for item in sorted(known)}
+    lower = {item.lower(): item for item in sorted(names)}
     near = difflib.get_close_matches(name.lower(), lower, 2, cutoff=0.5)
     return f"; did you mean {' or '.join(lower[item] for item in near)}?" if near else ""
 
@@ -52,7 +52,7 @@ def _place(settings: Settings) -> str:
 
 
 def reached(settings: Settings, root: str) -> tuple[set[str], set[str]]:
-    """The configurables and the macros that `root` uses, directly or by way of others."""
+    """Return the configurables and the macros that `root` uses, directly or by way of others."""
     configurables, macros = {root}, set[str]()
     todo = list(settings.of(root))
     while todo:
@@ -68,7 +68,7 @@ def reached(settings: Settings, root: str) -> tuple[set[str], set[str]]:
 
 
 def check_macros(settings: Settings, root: str) -> None:
-    """Every macro that is set is used, every one that is used is set, none required is missing."""
+    """Raise `SpotError` for a macro set and not used, used and not set, or required and missing."""
     used = {
         part.name
         for binding in settings.bindings.values()
@@ -104,9 +104,15 @@ def _refuse_missing(settings: Settings, names: list[str]) -> None:
         )
 
 
-def check_configurables(settings: Settings, root: str, known: Iterable[str]) -> None:
-    """Every configurable that is bound or referred to is known; no flag sets an unused one."""
-    known = set(known)
+def check_configurables(settings: Settings, root: str, existing: Iterable[str]) -> None:
+    """Raise `SpotError` for an unknown configurable, or a flag for one that is not used.
+
+    Args:
+        settings: settings of files and flags.
+        root: configurable that a command calls.
+        existing: names of all configurables.
+    """
+    existing = set(existing)
     if not settings.of(root):
         raise SpotError(f"{_place(settings)} says nothing about {root}; see gin_configs/runs/")
     use = reached(settings, root)[0]
@@ -114,10 +120,10 @@ def check_configurables(settings: Settings, root: str, known: Iterable[str]) -> 
         names = [binding.selector] if binding.parameter else []
         names += [part.selector for part in parts(binding.value) if not isinstance(part, Macro)]
         for name in names:
-            if name not in known:
+            if name not in existing:
                 raise SpotError(
                     f"there is nothing called {name} to configure ({binding.where})"
-                    + nearest(name, known)
+                    + nearest(name, existing)
                 )
         if binding.parameter and binding.where == COMMAND_LINE and binding.selector not in use:
             raise SpotError(
@@ -129,12 +135,12 @@ def check_configurables(settings: Settings, root: str, known: Iterable[str]) -> 
 def check_parameters(
     settings: Settings, root: str, targets: Mapping[str, Callable[..., object]]
 ) -> None:
-    """Every bound parameter exists and can have its value, and what `root` uses lacks none.
+    """Raise `SpotError` for a parameter that does not exist, has a wrong value, or is missing.
 
     Args:
-        settings: whose other checks have passed.
-        root: the configurable that a command calls.
-        targets: each configurable that is used, by name.
+        settings: settings whose other checks have passed.
+        root: configurable that a command calls.
+        targets: all configurables that are used, by name.
     """
     missing: list[str] = []
     for name in sorted(reached(settings, root)[0]):
@@ -189,12 +195,12 @@ def _written(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be what a type hint says; true where the hint is none of Python's.
+    """Return whether a plain value can be what a type hint says; true where the hint is none of Python's.
 
     An int is a float, and a list is any sequence; True is no number.
     """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(fits(value, one) for one in typing.get_args(hint))
+        return any(fits(value, member) for member in typing.get_args(hint))
     if hint in (int, float, str, bool, type(None)):
         if isinstance(value, bool):
             return hint is bool

@@ -31,7 +31,7 @@ class Macro:
     name: str
 
     def __repr__(self) -> str:
-        """As gin writes it."""
+        """Write it as gin does."""
         return f"%{self.name}"
 
 
@@ -51,7 +51,7 @@ class Reference:
         return self.name.rsplit("/", 1)[-1]
 
     def __repr__(self) -> str:
-        """As gin writes it."""
+        """Write it as gin does."""
         return f"@{self.name}{'()' if self.called else ''}"
 
 
@@ -77,9 +77,9 @@ class Settings:
     """All that files and flags say.
 
     Attributes:
-        bindings: by their left side.
+        bindings: bindings of macros and parameters, by their left side.
         imports: modules that the files import, in order.
-        files: the files given, not those that they include.
+        files: names of the files that were named, without those that they include.
     """
 
     bindings: Mapping[str, Binding]
@@ -92,11 +92,11 @@ class Settings:
         return {key: b for key, b in self.bindings.items() if not b.parameter}
 
     def of(self, selector: str) -> list[Binding]:
-        """The bindings of a configurable's parameters, in any scope."""
+        """Return the bindings of a configurable's parameters, in any scope."""
         return [b for b in self.bindings.values() if b.parameter and b.selector == selector]
 
     def text(self) -> str:
-        """Everything as one gin file that needs no other: what a run directory keeps."""
+        """Return everything as one gin file that needs no other: what a run directory keeps."""
         lines = [f"import {module}" for module in self.imports]
         for macros in (True, False):
             lines += [
@@ -118,7 +118,7 @@ class _Values(config_parser.ParserDelegate):
 
 
 def parts(value: Any) -> Iterator[Macro | Reference]:
-    """The macros and references anywhere in a value."""
+    """Yield the macros and references anywhere in a value."""
     if isinstance(value, Macro | Reference):
         yield value
     elif isinstance(value, Mapping):
@@ -131,14 +131,14 @@ def parts(value: Any) -> Iterator[Macro | Reference]:
 
 
 def find(name: str, search_paths: Iterable[str | Path]) -> Path:
-    """The file of this name: as it is, below each search path, or among the installed ones."""
+    """Return the file of this name: as it is, below each search path, or among the installed ones."""
     roots = [Path(), *map(Path, search_paths), INSTALLED]
     for root in roots:
         if (root / name).is_file():
             return root / name
     looked = ", ".join(str(root.absolute()) for root in dict.fromkeys(roots))
-    known = {near for root in roots for near in _near(root, name)}
-    near = difflib.get_close_matches(name, sorted(known), 3, cutoff=0.5)
+    nearby = {near for root in roots for near in _near(root, name)}
+    near = difflib.get_close_matches(name, sorted(nearby), 3, cutoff=0.5)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
     raise SpotError(f"there is no gin file {name}, looked for in {looked}{hint}")
 
@@ -158,8 +158,8 @@ def read(
     """Read files with their includes, then the flags over them.
 
     Args:
-        files: gin files, found by `find`.
-        flags: (what the user typed, the gin text of it) a flag.
+        files: names of gin files, for `find`.
+        flags: a pair for each flag: what the user typed, and the gin text of it.
         search_paths: directories to find files in.
 
     Raises:
@@ -169,13 +169,13 @@ def read(
     bindings: dict[str, Binding] = {}
     for name in files:
         _join(bindings, _read_file(name, search_paths, imports, ()), "files")
-    given: dict[str, Binding] = {}
+    overrides: dict[str, Binding] = {}
     for typed, text in flags:
-        own, includes = _parse(text, typed, imports)
+        direct, includes = _parse(text, typed, imports)
         if includes:
             raise SpotError(f"{typed}: give a file to read with --gin_file, not include")
-        _join(given, own, "flags")
-    for key, binding in given.items():
+        _join(overrides, direct, "flags")
+    for key, binding in overrides.items():
         bindings[key] = dataclasses.replace(binding, where=COMMAND_LINE)
     return Settings(bindings, tuple(dict.fromkeys(imports)), tuple(files))
 
@@ -190,13 +190,13 @@ def _read_file(
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SpotError(f"gin file {path} is not text in UTF-8: {error.reason}") from error
-    own, includes = _parse(text, str(path), imports)
+    direct, includes = _parse(text, str(path), imports)
     bindings: dict[str, Binding] = {}
     for include in includes:
         below = _read_file(include, search_paths, imports, (*within, path.resolve()))
         # What this file says about a name settles whatever its includes say.
-        _join(bindings, {k: b for k, b in below.items() if k not in own}, "included files")
-    return bindings | own
+        _join(bindings, {k: b for k, b in below.items() if k not in direct}, "included files")
+    return bindings | direct
 
 
 def _join(into: dict[str, Binding], more: Mapping[str, Binding], what: str) -> None:

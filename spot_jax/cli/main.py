@@ -36,7 +36,7 @@ INTERRUPTED = 130
 
 
 def help_text() -> str:
-    """What `spot --help` prints."""
+    """Return what `spot --help` prints."""
     verbs = "\n".join(f"  {verb:10}{line}" for verb, line in VERBS.items())
     return (
         "usage: spot VERB [...]\n\n"
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Within, our own warnings are a line on standard error, each time; others stay as they are."""
+    """Print our own warnings as a line on standard error, each time; leave others as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", SpotWarning)
         others = warnings.showwarning
@@ -112,7 +112,7 @@ def _complain(message: str) -> int:
 
 
 def disk_mistake(error: BaseException) -> str | None:
-    """One line for what a disk refused, however deep it is wrapped; None for other errors."""
+    """Return one line for what a disk refused, however deep it is wrapped; None for other errors."""
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its rights"
     cause: BaseException | None = error

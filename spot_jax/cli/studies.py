@@ -20,8 +20,8 @@ def study_parser(verb: str, description: str, example: str) -> OneLineParser:
     """Return the flags of a command that does a study.
 
     Args:
-        verb: the command, without "spot".
-        description: what it does, a sentence.
+        verb: name of the command, without "spot".
+        description: sentence that says what the command does.
         example: gin file for the usage line.
     """
     flags = parser(
@@ -53,9 +53,9 @@ def run_study(
 
     Args:
         kind: name of the study's plan in gin files, one of `KINDS`.
-        verb: the command, without "spot".
-        flags: see `study_parser`.
-        arguments: what was typed after the verb.
+        verb: name of the command, without "spot".
+        flags: parser of `study_parser`.
+        arguments: words typed after the verb.
         example: gin file for the complaint where none was given.
         kinds_of_jobs: kinds of jobs to do, with what they need; all by default.
     """

@@ -10,25 +10,25 @@ from spot_jax.shipped import ROOT
 
 
 def mesh(shape: str = "1x1") -> Any:
-    """The `MeshShape` of "DATAxMODEL": batches in DATA parts, each weight in MODEL parts.
+    """Return the `MeshShape` of "DATAxMODEL": batches in DATA parts, each weight in MODEL parts.
 
     "*xMODEL" gives `data` all the devices that `model` leaves.
     """
     from spot_jax.training.sharding import MeshShape
 
-    found = re.fullmatch(r"\s*(\d+|\*)\s*x\s*(\d+)\s*", shape)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+|\*)\s*x\s*(\d+)\s*", shape)
+    if not match:
         raise SpotError(f"a mesh is written DATAxMODEL, such as '1x8' or '*x1', found {shape!r}")
-    data, model = found.groups()
+    data, model = match.groups()
     return MeshShape(data=None if data == "*" else int(data), model=int(model))
 
 
 def shipped(path: str) -> str:
-    """The path, or the file of that name that ships with the package: `tasks/t5_spiece.model`."""
+    """Return the path, or the file of that name that ships with us: `tasks/t5_spiece.model`."""
     ours = ROOT / path
     return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)
 
 
 def modules(names: str | Sequence[str] = ()) -> tuple[str, ...]:
-    """One module's name, as T5X gives it, or several."""
+    """Return the names of modules, of which T5X gives one as a text."""
     return (names,) if isinstance(names, str) else tuple(names)
