@@ -1,0 +1,1 @@
+"""Programs that what the repository ships was made with; no part of the package."""

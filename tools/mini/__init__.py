@@ -1,0 +1,1 @@
+"""How the backbone `mini` was made: prepare, train, store; see README.md."""
