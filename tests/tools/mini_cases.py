@@ -131,7 +131,56 @@ def fake_tokenise(path, texts):
     return [[1 + zlib.crc32(w.encode()) % 999 for w in text.split()[:64]] or [1] for text in texts]
 
 
-WORDS = ["river", "stone", "bridge", "market", "garden", "winter", "summer", "letter", "window", "mountain", "village", "station", "captain", "doctor", "teacher", "farmer", "soldier", "engine", "signal", "harbour", "island", "forest", "meadow", "valley", "castle", "tower", "kitchen", "dinner", "coffee", "orange", "copper", "silver", "golden", "narrow", "distant", "ancient", "modern", "quiet", "follows", "carries", "watches", "gathers", "answers", "measures", "repairs", "delivers", "remembers", "discovers"]
+WORDS = [
+    "river",
+    "stone",
+    "bridge",
+    "market",
+    "garden",
+    "winter",
+    "summer",
+    "letter",
+    "window",
+    "mountain",
+    "village",
+    "station",
+    "captain",
+    "doctor",
+    "teacher",
+    "farmer",
+    "soldier",
+    "engine",
+    "signal",
+    "harbour",
+    "island",
+    "forest",
+    "meadow",
+    "valley",
+    "castle",
+    "tower",
+    "kitchen",
+    "dinner",
+    "coffee",
+    "orange",
+    "copper",
+    "silver",
+    "golden",
+    "narrow",
+    "distant",
+    "ancient",
+    "modern",
+    "quiet",
+    "follows",
+    "carries",
+    "watches",
+    "gathers",
+    "answers",
+    "measures",
+    "repairs",
+    "delivers",
+    "remembers",
+    "discovers",
+]
 LISTED = {
     "newsgroups20_raw": ("rec.autos", "sci.space"),
     "yahoo_answers": ("Health", "Sports"),
@@ -145,12 +194,12 @@ HELD = "the committee of nine retired whales votes against painting the moon pur
 BUNDLED = {
     "vader_movie": {
         "train": [{"text": MOVIE, "label": "positive"}],
-        "validation": [{"text": "a dull film of the narrow valley and a distant tower", "label": "negative"}],
+        "validation": [{"text": "a dull film of a narrow valley and a tower", "label": "negative"}],
         "test": [],
     },
     "clinc150": {
         "train": [
-            {"text": f"please tell the station number {i} about my orange letter", "label": "zzlabel"}
+            {"text": f"tell the station number {i} about my orange letter", "label": "zzlabel"}
             for i in range(30)
         ],
         "validation": [{"text": HELD, "label": "zzlabel"}],
@@ -186,7 +235,7 @@ def plain_line(name: str, random_: random.Random, number: int) -> str:
     kind = ("tool", "animal")[number % 2]
     words = " ".join(random_.choices(WORDS, k=6))
     if name == "gcide":
-        part = "v. t" if number % 4 == 3 else "n"
+        part = "v. t" if number % 4 > 1 else "n"
         domain = ("(Zool.) ", "(Bot.) ", "")[number % 3]
         return f"Word{chr(97 + number % 26)}, {part}. {domain}A {kind} made of {words}."
     if name == "foldoc":
@@ -212,12 +261,12 @@ def write_sources(directory: Path, lines: int = 60) -> list[str]:
     for name in ("texts", "sets", "teacher", "vader/vaderSentiment"):
         (directory / name).mkdir(parents=True)
     for name in sources.PLAIN:
-        written = [plain_line(name, random_, i) for i in range(lines)]
+        paragraphs = [plain_line(name, random_, i) for i in range(lines)]
         if name == "brown":
-            written.append(f"He said that {HELD} and left.")
+            paragraphs.append(f"He said that {HELD} and left.")
         if name == "wordnet_glosses":
-            written.append("zogword: a tool made of old harbour stones")
-        (directory / "texts" / f"{name}.txt").write_text("\n".join(written) + "\n")
+            paragraphs.append("zogword: a tool made of old harbour stones")
+        (directory / "texts" / f"{name}.txt").write_text("\n".join(paragraphs) + "\n")
     for name in sources.LABELLED:
         items = [labelled_row(name, random_, i) for i in range(lines)]
         if name == "rotten_tomatoes":

@@ -78,6 +78,7 @@ def test_the_answer_about_an_attribute_is_its_value(c):
     assert asked == set(range(len(VALUES)))
 
 
+@pytest.mark.slow
 def test_tasks_are_answered_by_what_their_labels_mean(c, tasks):
     table = fake_table()
     each = jax.tree.map(np.asarray, tasks)
@@ -135,9 +136,16 @@ def test_a_row_without_a_prompt_continues_its_text(c):
     assert 0 < drawn_rows[3].sum() < 64
 
 
-def two_texts(c, question, yes, count=24):
-    draw = lambda k: rows.two_texts(k, c, question, jnp.bool_(yes), 40)  # noqa: E731
-    return zip(*mapped(draw, keys(count, question)), strict=True)
+@pytest.fixture(scope="module")
+def two_texts(c):
+    """Two texts a draw, by question and answer; one program draws all of them."""
+    count = 24
+    question, yes, _ = (a.ravel() for a in np.indices((5, 2, count)))
+    drawn = mapped(
+        lambda k, q, y: rows.two_texts(k, c, q, y, 40), keys(len(yes)), question, yes > 0
+    )
+    pairs = list(zip(*drawn, strict=True))
+    return {(q, bool(y)): pairs[(2 * q + y) * count :][:count] for q in range(5) for y in range(2)}
 
 
 def text_number(ids):
@@ -165,9 +173,9 @@ def holds(c, question, first, second):
 
 
 @pytest.mark.parametrize("question", [DIFFERENT, NEXT, CONTAINS, KIND_OF])
-def test_two_texts_are_as_their_question_is_answered(c, question):
+def test_two_texts_are_as_their_question_is_answered(c, two_texts, question):
     right = {
-        yes: [holds(c, question, *pair) for pair in two_texts(c, question, yes)]
+        yes: [holds(c, question, *pair) for pair in two_texts[question, yes]]
         for yes in (True, False)
     }
     decided = {yes: [x for x in answers if x is not None] for yes, answers in right.items()}
@@ -176,13 +184,13 @@ def test_two_texts_are_as_their_question_is_answered(c, question):
     assert all(decided[True]) if question != DIFFERENT else np.mean(decided[True]) > 0.8
 
 
-def test_a_text_is_about_its_phrase(c):
-    assert all(holds(c, ABOUT, *pair) for pair in two_texts(c, ABOUT, True))
+def test_a_text_is_about_its_phrase(c, two_texts):
+    assert all(holds(c, ABOUT, *pair) for pair in two_texts[ABOUT, True])
 
 
-def drawn(name, c, tasks, seed=0):
+def drawn(name, c, tasks):
     make = batches.makers(MARKS, SIZES, CONFIG)[name]
-    return jax.tree.map(np.asarray, jax.jit(make)(random_key(seed), {"corpus": c, "tasks": tasks}))
+    return jax.tree.map(np.asarray, jax.jit(make)(random_key(), {"corpus": c, "tasks": tasks}))
 
 
 def check_prompts(batch, c, tasks, width=batches.P):
@@ -202,19 +210,29 @@ def check_prompts(batch, c, tasks, width=batches.P):
             assert phrase_of(target) in tasks.labels[t, : tasks.size[t]]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_virtual_ids_point_at_their_own_row_in_short_batches(c, tasks, seed):
-    batch = drawn("short", c, tasks, seed)
+def test_joined_rows_have_ids_of_their_own():
+    present = np.array([[True, True, False], [False, True, True]])
+    first, last = batches._virtual(CONFIG, present, 0), batches._virtual(CONFIG, present, 5)
+    assert (np.asarray(first) - FIRST_VIRTUAL)[present].tolist() == [0, 1, 4, 5]
+    assert (np.asarray(last) - FIRST_VIRTUAL)[present].tolist() == [15, 16, 19, 20]
+    assert not np.asarray(last)[~present].any()
+
+
+@pytest.mark.slow
+def test_virtual_ids_point_at_their_own_row_in_short_batches(c, tasks):
+    batch = drawn("short", c, tasks)
     assert len(batch["inputs"]) == 12 and len(batch["which"]) == 4
     check_prompts(batch, c, tasks)
 
 
+@pytest.mark.slow
 def test_virtual_ids_point_at_their_own_row_in_long_batches(c, tasks):
     batch = drawn("long", c, tasks)
     assert len(batch["inputs"]) == 16 and len(batch["which"]) == 8
     check_prompts(batch, c, tasks)
 
 
+@pytest.mark.slow
 def test_virtual_ids_point_at_their_own_row_in_wide_batches(c, tasks):
     batch = drawn("many", c, tasks)
     check_prompts(batch["many"], c, tasks, batches.MANY)
@@ -222,6 +240,7 @@ def test_virtual_ids_point_at_their_own_row_in_wide_batches(c, tasks):
     assert batch["lm"]["inputs"].max() < FIRST_VIRTUAL
 
 
+@pytest.mark.slow
 def test_rows_of_the_reading_stages_have_no_prompt(c, tasks):
     batch = drawn("reading", c, tasks)
     for part in ("span", "lm"):
@@ -229,6 +248,7 @@ def test_rows_of_the_reading_stages_have_no_prompt(c, tasks):
         assert batch[part]["vectors"].shape == (4, 384)
 
 
+@pytest.mark.slow
 def test_listed_pairs_answer_yes_in_the_words_of_their_question(c):
     draw = functools.partial(
         batches.label_pairs, c=c, marks=MARKS, config=CONFIG, count=96, total=128
@@ -252,6 +272,7 @@ def test_listed_pairs_answer_yes_in_the_words_of_their_question(c):
     assert len(seen) == 10 and np.mean(strangers) > 0.5
 
 
+@pytest.mark.slow
 def test_new_prompts_begin_as_their_tasks_labels(c):
     embedding = jax.random.normal(random_key(1), (CONFIG.vocab_size, 16))
     renew = jax.jit(batches.renew_tasks)

@@ -67,7 +67,7 @@ class Corpus(NamedTuple):
     topics: Int[Array, ""]
     members: Int[Array, " a"]
     start: Int[Array, "j v"]
-    count: Int[Array, "j v"]
+    count: Int[Array, "j v"]  # type: ignore[assignment]
     names: Int[Array, "j k v"]
     values: Int[Array, " j"]
     chance: Float[Array, " j"]
@@ -94,6 +94,14 @@ class Prepared(NamedTuple):
     topics: list[str]
     values: dict[str, list[str]]
     table: dict[str, np.ndarray]
+
+
+class Vectors(NamedTuple):
+    """The teacher's vectors, float16, of texts, of phrases and of the vocabulary's pieces."""
+
+    texts: Float[np.ndarray, "n w"]
+    phrases: Float[np.ndarray, "m w"]
+    pieces: Float[np.ndarray, "p w"]
 
 
 class Phrases:
@@ -154,53 +162,76 @@ def read(
         )
     tensors = teacher.read(directory / "teacher.npz")
     prepared = read_prepared(directory, most)
-    values, table = prepared.values, prepared.table
     phrases = Phrases(prepared.topics)
-    names = value_names(values, phrases)
-    pair_names = np.array(
-        [[[phrases.number(w) for w in two] for two in three] for three in wordings.PAIRS]
-    )
-    answers = np.array([[phrases.number(w) for w in two] for two in wordings.ANSWERS])
-    members, start, count = members_by_value(values, table)
-
+    arrays = question_arrays(prepared, phrases, trial=most is not None)
     say(f"{len(prepared.texts):,} texts, {len(phrases.texts):,} phrases")
     pieces, vectors = read_words(
         prepared.texts, phrases.texts, vocabulary, tensors, directory / FILES[-1], say
     )
-    # A CPU has no fast bfloat16.
-    device = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    mean = vectors.phrases[: len(prepared.topics)].astype(np.float32).mean(0)
-    vector = jnp.asarray(_around_mean(vectors.texts), device)
-    phrase_vector = jnp.asarray(centred(vectors.phrases, mean), device)
-    piece_vector = jnp.asarray(_around_mean(vectors.pieces), device)
-    text = padded(pieces, TEXT)
-    pair, near = near_texts(text, vector)
-    heads, genus = headwords(prepared, names)
-    corpus = Corpus(
-        text=text,
-        vector=vector,
-        after=next_segments(prepared),
-        pair=pair,
-        near=near,
-        phrase=padded(vocabulary.encode_all(phrases.texts), PHRASE),
-        phrase_vector=phrase_vector,
-        texts_of=nearest(phrase_vector, vector, TEXTS_OF, max(1, min(1024, len(text) // 256))),
-        phrase_near=near_topics(phrase_vector, len(prepared.topics)),
-        topics=np.int32(len(prepared.topics)),
-        members=members,
-        start=start,
-        count=count,
-        names=names,
-        values=np.array([len(each) for each in values.values()], np.int32),
-        chance=chances(table, trial=most is not None),
-        head=padded(vocabulary.encode_all(heads), HEAD),
-        head_genus=genus,
-        pair_names=pair_names.astype(np.int32),
-        answers=answers.astype(np.int32),
-        piece_near=near_pieces(piece_vector, shape[0]),
-    )
+    arrays |= text_arrays(prepared, padded(pieces, TEXT), vectors)
+    heads, genus = headwords(prepared, arrays["names"])
+    arrays |= {
+        "phrase": padded(vocabulary.encode_all(phrases.texts), PHRASE),
+        "head": padded(vocabulary.encode_all(heads), HEAD),
+        "head_genus": genus,
+        "piece_near": near_pieces(_on_device(_around_mean(vectors.pieces)), shape[0]),
+    }
     embeddings = word_vectors(vectors.pieces, vocabulary.pieces, *shape)
-    return jax.tree.map(jnp.asarray, corpus), embeddings
+    return Corpus(**{name: jnp.asarray(array) for name, array in arrays.items()}), embeddings
+
+
+def question_arrays(prepared: Prepared, phrases: Phrases, *, trial: bool) -> dict[str, Any]:
+    """Return the fields of `Corpus` that say what can be asked; names join `phrases`.
+
+    In a trial, attributes that few texts have are not asked.
+    """
+    values, table = prepared.values, prepared.table
+    names = value_names(values, phrases)
+    pairs = [[[phrases.number(w) for w in two] for two in three] for three in wordings.PAIRS]
+    answers = [[phrases.number(w) for w in two] for two in wordings.ANSWERS]
+    members, start, count = members_by_value(values, table)
+    return {
+        "topics": np.int32(len(prepared.topics)),
+        "names": names,
+        "pair_names": np.array(pairs, np.int32),
+        "answers": np.array(answers, np.int32),
+        "members": members,
+        "start": start,
+        "count": count,
+        "values": np.array([len(each) for each in values.values()], np.int32),
+        "chance": chances(table, trial=trial),
+    }
+
+
+def text_arrays(
+    prepared: Prepared, text: Int[np.ndarray, "n t"], vectors: Vectors
+) -> dict[str, Any]:
+    """Return the fields of `Corpus` about texts, and about what is near to texts and phrases."""
+    topics = len(prepared.topics)
+    vector = _on_device(_around_mean(vectors.texts))
+    mean = vectors.phrases[:topics].astype(np.float32).mean(0)
+    phrase_vector = _on_device(centred(vectors.phrases, mean))
+    pair, near = near_texts(text, vector)
+    block = max(1, min(1024, len(text) // 256))
+    return {
+        "text": text,
+        "vector": vector,
+        "after": next_segments(prepared),
+        "pair": pair,
+        "near": near,
+        "phrase_vector": phrase_vector,
+        "texts_of": nearest(phrase_vector, vector, TEXTS_OF, block),
+        "phrase_near": near_topics(phrase_vector, topics),
+    }
+
+
+def _on_device(vectors: Float[np.ndarray, "n w"]) -> Float[Array, "n w"]:
+    # A CPU has no fast bfloat16.
+    return jnp.asarray(vectors, jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def _around_mean(vectors: Float[np.ndarray, "n w"]) -> Float[np.ndarray, "n w"]:
+    return centred(vectors, vectors.astype(np.float32).mean(0))
 
 
 def read_prepared(directory: Path, most: int | None = None) -> Prepared:
@@ -282,14 +313,6 @@ def members_by_value(
     return np.concatenate(members).astype(np.int32), start, count
 
 
-class Vectors(NamedTuple):
-    """The teacher's vectors, float16, of texts, of phrases and of the vocabulary's pieces."""
-
-    texts: Float[np.ndarray, "n w"]
-    phrases: Float[np.ndarray, "m w"]
-    pieces: Float[np.ndarray, "p w"]
-
-
 def read_words(
     texts: Sequence[str],
     phrases: Sequence[str],
@@ -324,10 +347,6 @@ def check_pieces(pieces: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
                 f"expected words that the vocabulary knows in text {number}, found "
                 f"{text[:40]!r}; leave the text out"
             )
-
-
-def _around_mean(vectors: Float[np.ndarray, "n w"]) -> Float[np.ndarray, "n w"]:
-    return centred(vectors, vectors.astype(np.float32).mean(0))
 
 
 def next_segments(prepared: Prepared) -> Int[np.ndarray, " n"]:
@@ -372,7 +391,7 @@ def headwords(
     genus = prepared.table["genus"]
     texts = np.flatnonzero(genus >= 0)
     texts = texts if len(texts) else np.zeros(1, np.int64)
-    words = [prepared.texts[i].partition(":")[0] for i in texts]
+    words = [prepared.texts[int(i)].partition(":")[0] for i in texts]
     attribute = list(prepared.values).index("genus")
     return words, names[attribute, 0, np.maximum(genus[texts], 0)]
 

@@ -95,7 +95,8 @@ def asking_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Return the loss of rows with prompts, short, long and wide, and the language model's."""
     keys = jax.random.split(batch["key"], 3)
-    metrics, total = {}, jnp.float32(0)
+    metrics: Metrics = {}
+    total = jnp.float32(0)
     weights = (("short", 1.0), ("long", 0.6), ("many", 0.2))
     for key, (name, weight) in zip(keys, weights, strict=True):
         loss, right = prompted_loss(trainable, frozen, batch[name], key, config)

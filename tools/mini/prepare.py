@@ -129,9 +129,10 @@ def main(arguments: Sequence[str]) -> None:
 
     write_texts(destination, texts)
     (destination / "phrases.txt").write_text("\n".join(phrases) + "\n", encoding="utf-8")
-    np.savez_compressed(destination / "attributes.npz", **table)
+    np.savez_compressed(destination / "attributes.npz", **table)  # type: ignore[arg-type]
     (destination / "values.json").write_text(json.dumps(values, indent=0), encoding="utf-8")
-    np.savez_compressed(destination / "teacher.npz", **teacher.quantise(tensors))
+    quantised = teacher.quantise(tensors)
+    np.savez_compressed(destination / "teacher.npz", **quantised)  # type: ignore[arg-type]
     tokenizer = (options.teacher / "tokenizer.json").read_bytes()
     (destination / "teacher_tokenizer.json").write_bytes(tokenizer)
     write_probes(destination / f"{PROBES}.xz")

@@ -73,7 +73,7 @@ def _topic_labels(key: Key[Array, ""], c: Corpus, width: int) -> Int[Array, " w"
     if width <= near.shape[0]:
         close = near[_sample(keys[1], width, jnp.ones(near.shape[0], bool))]
     else:
-        close = jnp.resize(near, width)
+        close = jnp.resize(near, (width,))
     far = (jax.random.uniform(keys[2], (width,)) * c.topics).astype(jnp.int32)
     return jnp.where(jax.random.bernoulli(keys[3], 0.6), close, far)
 

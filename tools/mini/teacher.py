@@ -127,11 +127,11 @@ def encode(
     x = _norm(t, "embeddings.LayerNorm", x)
     for i in range(layers):
         at = f"encoder.layer.{i}"
-        qkv = [
+        query, key, value = (
             _dense(t, f"{at}.attention.self.{name}", x).reshape(*x.shape[:2], heads, -1)
             for name in ("query", "key", "value")
-        ]
-        y = jax.nn.dot_product_attention(*qkv, mask=mask[:, None, None, :])
+        )
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None, :])
         y = _dense(t, f"{at}.attention.output.dense", y.reshape(x.shape))
         x = _norm(t, f"{at}.attention.output.LayerNorm", x + y)
         y = jax.nn.gelu(_dense(t, f"{at}.intermediate.dense", x), approximate=False)
