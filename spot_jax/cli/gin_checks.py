@@ -195,7 +195,7 @@ def _written(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value can be what a type hint says; true where the hint is none of Python's.
+    """Return whether a plain value can be what a hint says; true if the hint is none of Python's.
 
     An int is a float, and a list is any sequence; True is no number.
     """

@@ -131,7 +131,7 @@ def parts(value: Any) -> Iterator[Macro | Reference]:
 
 
 def find(name: str, search_paths: Iterable[str | Path]) -> Path:
-    """Return the file of this name: as it is, below each search path, or among the installed ones."""
+    """Return the file of this name: as it is, below a search path, or among the installed ones."""
     roots = [Path(), *map(Path, search_paths), INSTALLED]
     for root in roots:
         if (root / name).is_file():

@@ -112,7 +112,7 @@ def _complain(message: str) -> int:
 
 
 def disk_mistake(error: BaseException) -> str | None:
-    """Return one line for what a disk refused, however deep it is wrapped; None for other errors."""
+    """Return one line for what a disk refused, however deep it is; None for other errors."""
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its rights"
     cause: BaseException | None = error

@@ -84,8 +84,8 @@ def _show(arguments: list[str]) -> int:
             print(textwrap.indent(textwrap.fill(" ".join(side.pieces), 96), "    "))
     for feature, length in lengths.items():
         print(
-            f"{samples.cut[feature]} of the first {samples.read:,} are longer than {length} pieces of "
-            f"{feature} and would be cut; the longest has {samples.longest[feature]}"
+            f"{samples.cut[feature]} of the first {samples.read:,} are longer than {length} pieces "
+            f"of {feature} and would be cut; the longest has {samples.longest[feature]}"
         )
     return 0
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from spot_jax.cli.flags import gin_flags, parser
-from spot_jax.metrics import not_numbers
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     values, settings = gin_flags(flags, arguments)
 
     from spot_jax.cli.configurables import configured
+    from spot_jax.metrics import not_numbers
 
     train, fields, text = configured("train", **settings)
 

@@ -41,6 +41,7 @@ def test_train_leaves_a_complete_run(trained, capsys):
             "name": "bundled_vader_tweets",
             "labels": ["negative", "neutral", "positive"],
             "template": "text: {text}",
+            "keeps_eos": False,
         }
     ]
     assert Path(setup["backbone"]).is_absolute()

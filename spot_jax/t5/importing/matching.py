@@ -170,7 +170,8 @@ def infer_config(source: Source) -> T5Config:
     """Return the configuration that the tensors' names and shapes imply.
 
     What shapes do not determine keeps its default: the relative positions' largest distance (128)
-    and the norms' epsilon. A gated layer is taken as GELU's (T5 1.1), a plain one as ReLU's (T5 1.0).
+    and the norms' epsilon. A gated layer is taken as GELU's
+    (T5 1.1), a plain one as ReLU's (T5 1.0).
     Raises `SpotError` if a tensor that is needed for this is missing.
     """
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
