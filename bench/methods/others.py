@@ -121,10 +121,11 @@ def _find(bench: Bench, results: MethodResults, dim: int, directory: Path) -> No
 
 
 def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
-    """The best of a task's prompts with these settings, by validation."""
-    alike = [
-        trial for trial in results.done(task, "prompt_tuning").tried if trial["recipe"] == recipe
-    ]
+    """Return the best of a task's prompts with these settings by validation, or the first seed's."""
+    cell = results.done(task, "prompt_tuning")
+    alike = [trial for trial in cell.tried if trial["recipe"] == recipe]
+    if not alike:
+        return cell.files[0]
     return max(alike, key=lambda trial: trial["validation"])["file"]
 
 
