@@ -35,7 +35,16 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("name", SHOWN)
+# The slow ones are a tuned prompt and what follows; what they run is tested in parts elsewhere.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("transfer_a_prompt", "many_prompts")
+        else name
+        for name in SHOWN
+    ],
+)
 def test_an_example_runs(name, backbone, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load(name).main("run", backbone, 2)

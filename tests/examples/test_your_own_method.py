@@ -84,6 +84,7 @@ def test_it_trains_resumes_and_is_read_back(example, backbone):
     assert score.loss == pytest.approx(whole.last[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_several_in_one_program_are_each_as_alone(example, backbone):
     options = {"evaluation": spot.EvaluationPlan(period=0)}
     rates = spot.AdamW([0.05, 0.02])

@@ -108,6 +108,7 @@ def test_greedy_takes_the_most_likely_token_each_time():
     np.testing.assert_array_equal(tokens, np.where(ended, 0, best))
 
 
+@pytest.mark.slow
 def test_a_row_depends_neither_on_padding_nor_on_its_neighbours():
     padded = np.concatenate([INPUTS, np.zeros_like(INPUTS[:2])])
     alone = [INPUTS[i : i + 1] for i in range(len(INPUTS))]

@@ -150,6 +150,7 @@ def test_the_chosen_label_is_the_one_that_ranks_first(monkeypatch, sharpness, no
     assert calls < most
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_count_are_not_searched():
     params, table = model()
     chosen, _ = scoring.choose_label(

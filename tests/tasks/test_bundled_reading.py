@@ -39,6 +39,7 @@ def test_no_text_is_in_two_splits_of_a_set(name):
     assert not [text for text, found in sides.items() if len(found) > 1]
 
 
+@pytest.mark.slow
 def test_equal_texts_of_different_sets_are_on_the_same_side():
     sides: dict[str, set[str]] = {}
     for name, item in SETS.items():

@@ -41,7 +41,7 @@ def one_device(tiny, tmp_path_factory):
     return losses(directory)
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (2, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1), marks=pytest.mark.slow), (1, 8), (2, 4)])
 def test_every_mesh_gives_the_same_losses(shape, one_device, tiny, tmp_path):
     tiny.train(tmp_path, STEPS, mesh=MeshShape(*shape))
     difference = np.max(np.abs(losses(tmp_path) / one_device - 1.0))
