@@ -121,7 +121,7 @@ def _find(bench: Bench, results: MethodResults, dim: int, directory: Path) -> No
 
 
 def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
-    """Return the best of a task's prompts with these settings by validation, or the first seed's."""
+    """Return a task's best prompt of these settings by validation, or the first seed's."""
     cell = results.done(task, "prompt_tuning")
     alike = [trial for trial in cell.tried if trial["recipe"] == recipe]
     if not alike:
