@@ -97,11 +97,11 @@ def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
     length, batch_size = case["text_length"], case["batch_size"]
     vocabulary = Vocabulary(BACKBONE / "vocabulary.model")
     task, words = prepare(directory, length, case["labels"], vocabulary)
-    recipe = YTuning(labels=tuple(words), layers=case["layers"], cache=str(directory / "features"))
+    method = YTuning(labels=tuple(words), layers=case["layers"], cache=str(directory / "features"))
     prompt = PromptTuning(length=case["prompt_length"], init="sampled_vocabulary")
     theirs = Trainer(prompt, Adafactor(0.3), task, length, batch_size)
-    cold = Trainer(recipe, AdamW(1e-3), task, length, batch_size)
-    ours = Trainer(recipe, AdamW(1e-3), task, length, batch_size)
+    cold = Trainer(method, AdamW(1e-3), task, length, batch_size)
+    ours = Trainer(method, AdamW(1e-3), task, length, batch_size)
     rates: dict[str, list[float]] = {"prompt_tuning": [], "y_tuning": []}
     for repeat in range(repeats):
         for name in sorted(rates, reverse=bool(repeat % 2)):

@@ -26,10 +26,10 @@ class Tuning:
     """How weights are tuned.
 
     Attributes:
-        rate: of Adafactor, with a warm-up and a linear fall to nothing.
-        dropout_rates: in training; the best of them on validation is taken.
-        steps: updates.
-        examples: of a step; None for the task's own number.
+        rate: learning rate of Adafactor, with a warm-up and a linear fall to nothing.
+        dropout_rates: rates to try in training; the best on validation is taken.
+        steps: number of updates.
+        examples: number of examples of a step; None for the task's own number.
     """
 
     rate: float = 0.01
@@ -46,7 +46,7 @@ ROWS = 8
 
 
 def adafactor(rate: float, steps: int) -> Adafactor:
-    """T5X's for whole models: factored, scaled by the parameters, no weight decay."""
+    """Return T5X's for whole models: factored, scaled by the parameters, no weight decay."""
     return Adafactor(
         rate,
         WarmupDecay(max(steps // 20, 1), steps),

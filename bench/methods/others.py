@@ -35,12 +35,12 @@ FOUND_FROM = (
 
 
 def falling(steps: int) -> AdamW:
-    """Its rate warms up shortly, then falls to nothing."""
+    """Return AdamW with a rate that warms up shortly, then falls to nothing."""
     return dataclasses.replace(ADAM, schedule=WarmupDecay(steps // 16, steps))
 
 
 def template(name: str, length: int) -> str:
-    """Half of the virtual tokens before the text and half behind it; of pairs some between."""
+    """Put half of the virtual tokens before the text, half behind it; of pairs some between."""
     first, *rest = reading.find(name).fields
     if not rest:
         return f"<prompt:{length // 2}> {{{first}:cut}} <prompt:{length - length // 2}> {{target}}"

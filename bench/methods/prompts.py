@@ -29,11 +29,11 @@ class Candidate:
     """Settings of a method that are tried.
 
     Attributes:
-        recipe: the method.
+        method: method to tune with.
         room: virtual tokens of an example, where several share a row; None where none does.
     """
 
-    recipe: BaseMethod
+    method: BaseMethod
     room: int | None = None
 
 
@@ -42,13 +42,13 @@ class Way:
     """How a method tunes prompts, and what is tried.
 
     Attributes:
-        candidates: by what tells them apart, such as "P = 20".
-        rates: learning rates.
-        steps: updates.
-        examples: of a step of each prompt; fewer where texts are long.
-        optimizer: its learning rate is replaced by each of `rates`.
-        evaluations: of each run; the best checkpoint is kept.
-        dropout_rate: in training.
+        candidates: methods to try, by what tells them apart, such as "P = 20".
+        rates: learning rates to try.
+        steps: number of updates.
+        examples: examples of a step of each prompt; fewer where texts are long.
+        optimizer: optimizer, whose learning rate is replaced by each of `rates`.
+        evaluations: number of evaluations of each run; the best checkpoint is kept.
+        dropout_rate: rate of dropout in training.
     """
 
     candidates: Mapping[str, Candidate]
@@ -126,14 +126,14 @@ def run(
     rates: float | list[float],
     seeds: int | list[int],
 ) -> TrainResult:
-    """One program: a prompt a rate, or a prompt a seed."""
+    """Tune a prompt a rate, or a prompt a seed, in one program."""
     examples = min(way.examples, task.examples)
     room = candidate.room
     source = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
     return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(dropout_rate=way.dropout_rate),
-        method=candidate.recipe,
+        method=candidate.method,
         data=source,
         optimizer=dataclasses.replace(way.optimizer, learning_rate=rates),
         train_steps=way.steps,

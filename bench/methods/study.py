@@ -35,7 +35,7 @@ class MethodResult(JobResult):
     """What a finished job leaves.
 
     Attributes:
-        cell: what the table has of it; None never.
+        cell: cell of the table; never None.
     """
 
     prompts: tuple[PromptResult, ...]

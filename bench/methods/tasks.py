@@ -22,11 +22,11 @@ class Task:
     """A bundled set as it is used here.
 
     Attributes:
-        name: of the set.
-        inputs: pieces of text, end included; where the set's texts are longer they are cut. Few
-            different lengths, so that tasks share compiled programs.
-        targets: pieces of a label at most.
-        source: the set that a prompt is carried from: of the same family where it has another.
+        name: name of the set.
+        inputs: number of pieces of text, end included, that longer texts are cut to. Few different
+            lengths, so that tasks share compiled programs.
+        targets: greatest number of pieces of a label.
+        source: set that a prompt is carried from: of the same family where it has another.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def examples(self) -> int:
-        """Of a step where all weights are tuned; fewer where texts are long."""
+        """Examples of a step where all weights are tuned; fewer where texts are long."""
         return max(8, min(32, 2048 // self.inputs))
 
     @property
@@ -145,8 +145,8 @@ class Bench:
         Texts are half as long as the longest, on the mean, so four of them fill two such lengths.
 
         Args:
-            task: the task.
-            examples: of a step, about.
+            task: task to read.
+            examples: examples of a step, about.
             room: virtual tokens of an example.
         """
         packed = {"inputs": 2 * task.inputs + PER_ROW * room, "targets": 2 * task.targets}
@@ -172,7 +172,7 @@ class Bench:
 
 @functools.cache
 def texts(name: str, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Texts and labels of a split, as a T5 reads and writes them."""
+    """Return texts and labels of a split, as a T5 reads and writes them."""
     item = reading.find(name)
     pairs = [reading.written(item, row) for row in reading.rows(name, split)]
     return tuple(text for text, _ in pairs), tuple(label for _, label in pairs)

@@ -90,7 +90,7 @@ METHODS = {
 
 
 def order(methods: list[str], tasks: list[str]) -> list[tuple[str, str]]:
-    """The cells (task, method) to do, each after those it needs, which are added."""
+    """Return the cells (task, method) to do, each after those it needs, which are added."""
     planned: dict[tuple[str, str], None] = {}
 
     def add(task: str, method: str) -> None:

@@ -38,7 +38,7 @@ class Predictor:
 
     Attributes:
         examples: lines predicted so far.
-        truncated_inputs: how many of them were cut.
+        truncated_inputs: number of those lines that were cut.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Predictor:
         batch_size: int | None = None,
         lengths: Mapping[str, int] | None = None,
     ):
-        """Chooses the prompt, and what a line means to it.
+        """Choose the prompt, and how it reads a line.
 
         Args:
-            tuned: of several prompts for the task the one of the best validation score is taken.
-            task: which one, where a run has several.
+            tuned: backbone and prompts; of several for the task the best by validation is taken.
+            task: name of the task; needed where a run has several.
             decoding: "rank" among labels, "greedy", "beam", or "auto": rank where there are labels.
-            beams: of "beam".
-            labels: to choose among; the task's by default, of which they must be some.
+            beams: number of beams of "beam".
+            labels: labels to choose among, some of the task's; all of them by default.
             batch_size: rows; the run's by default.
-            lengths: of inputs and targets in tokens of text; the run's by default.
+            lengths: tokens of text of inputs and targets; the run's by default.
 
         Raises:
             SpotError: a task that the run does not have, or a label that the task does not have.
@@ -70,9 +70,9 @@ class Predictor:
         self.prompt, self.task = _choose(tuned, task)
         allowed = _labels(self.task, labels)
         setup = tuned.setup
-        known = setup.lengths if setup else DEFAULT_LENGTHS
+        default_lengths = setup.lengths if setup else DEFAULT_LENGTHS
         self.fixed = bool(setup or (lengths and "inputs" in lengths))
-        self.lengths = {**known, **(lengths or {})}
+        self.lengths = {**default_lengths, **(lengths or {})}
         self.rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
         name = self.task.name or "this prompt's task"
         if labels and decoding in ("greedy", "beam"):
@@ -195,7 +195,7 @@ def load(
         **options: arguments of `Predictor`, such as `task`, `decoding` or `labels`.
 
     Raises:
-        SpotError: nothing there, or what was tuned does not fit the backbone.
+        SpotError: nothing at the path, or what was tuned does not fit the backbone.
     """
     alone = Path(path).expanduser().is_file()
     if alone and backbone is None:
@@ -219,7 +219,7 @@ def read_rows(
 
     Args:
         lines: lines with their ends or without; blank ones are left out.
-        task: what is known of the task.
+        task: facts about the task.
         form: "text", a text a line; "jsonl", a JSON object a line; "csv" or "tsv", a table whose
             first row names its columns; "auto": JSON where the first line is a JSON object, else
             text.
@@ -344,11 +344,11 @@ def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
         template = task.template or "{inputs}"
     for name in names:
         if name not in fields:
-            found = ", ".join(fields) or "none"
+            present = ", ".join(fields) or "none"
             more = "" if names == ("inputs",) else ' (or "inputs" with the whole text)'
             raise SpotError(
                 f"line {number} lacks the field {name}; expected {', '.join(names)}{more}, "
-                f"found {found}"
+                f"found {present}"
             )
         if not isinstance(fields[name], str):
             kind = type(fields[name]).__name__
@@ -359,25 +359,25 @@ def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
 def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
     """The prompt to predict with and its task."""
     setup = tuned.setup
-    known = {} if setup is None else {facts.name: facts for facts in setup.tasks}
-    if task is not None and known and task not in known:
-        near = difflib.get_close_matches(task, known, 3, cutoff=0.0)
+    facts_of = {} if setup is None else {facts.name: facts for facts in setup.tasks}
+    if task is not None and facts_of and task not in facts_of:
+        near = difflib.get_close_matches(task, facts_of, 3, cutoff=0.0)
         raise SpotError(
             f"the run has no task {task!r} (nearest: {', '.join(near)}); name one of its own"
         )
     if task is None:
         # A file of elsewhere says which task it is for.
-        own = {prompt.task for prompt in tuned.prompts} & known.keys()
-        names = sorted(own or known)
+        named = {prompt.task for prompt in tuned.prompts} & facts_of.keys()
+        names = sorted(named or facts_of)
         if len(names) > 1:
             raise SpotError(f"the run has {len(names)} tasks, {', '.join(names)}; add --task NAME")
         task = names[0] if names else tuned.prompts[0].task
     prompts = tuned.prompts
-    if tuned.own and setup is not None and not setup.tunes_backbone:
+    if tuned.from_run and setup is not None and not setup.tunes_backbone:
         pairs = zip(prompts, setup.tasks, strict=True)
         prompts = tuple(prompt for prompt, facts in pairs if facts.name == task)
     chosen = max(prompts, key=lambda prompt: prompt.score)
-    return chosen, known.get(task) or TaskFacts(task, template=chosen.form)
+    return chosen, facts_of.get(task) or TaskFacts(task, template=chosen.form)
 
 
 def _labels(task: TaskFacts, labels: Sequence[str]) -> tuple[str, ...]:

@@ -21,21 +21,21 @@ from spot_jax.metrics import accuracy
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a prompt, or a vote of several, comes to on a split.
+    """Score of a prompt, or of a vote of several, on a split.
 
     Attributes:
-        task: the task.
-        split: of the task.
-        prompt: the file, "no prompt", or "vote of N".
-        examples: in the split.
-        metrics: the task's.
+        task: name of the task.
+        split: split of the task.
+        prompt: path of the prompt file, "no prompt", or "vote of N".
+        examples: number of examples in the split.
+        metrics: values of the task's metrics.
         loss: mean cross-entropy of the target tokens.
-        score: what checkpoints are chosen by.
+        score: number that checkpoints are chosen by.
         truncated_inputs: number of examples whose inputs were cut.
         majority: accuracy of always answering the split's most frequent label; None without labels.
-        predictions: one an example; empty where only the loss counts.
-        targets: what they are compared with.
-        inputs: the examples' texts.
+        predictions: a text an example; empty where only the loss counts.
+        targets: values that the predictions are compared with.
+        inputs: texts of the examples.
         truncated_targets: number of examples whose targets were cut, of which the loss sees less.
     """
 
@@ -54,12 +54,12 @@ class Score:
     truncated_targets: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the examples, in JSON's types."""
+        """Return everything but the examples, in JSON's types."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in fields.items() if k not in ("predictions", "targets", "inputs")}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One JSON object an example, for a file of predictions."""
+        """Yield a JSON object an example, for a file of predictions."""
         for text, target, prediction in zip(
             self.inputs, self.targets, self.predictions, strict=True
         ):
@@ -80,23 +80,24 @@ def score(
     lengths: Mapping[str, int] | None = None,
     examples: int | None = None,
 ) -> list[Score]:
-    """Scores every prompt on its task; one tuned on a mixture on each of its tasks.
+    """Score every prompt on its task, and a prompt of a mixture on each of its tasks.
 
     Args:
-        tuned: of `open_tuned`.
-        split: of the tasks.
-        tasks: instead of the prompts' own. Of a run's prompts those tuned on a task are scored
-            on it, or all where none was; prompt files given by name are scored on every task.
-        ensemble: all prompts of a task also vote (Lester 2021, section 6).
+        tuned: backbone and prompts.
+        split: split of the tasks.
+        tasks: names of tasks, instead of those that the prompts were tuned on. Of a
+            run's prompts those tuned on a task are scored on it, or all where none was; prompt
+            files that were named are scored on every task.
+        ensemble: whether all prompts of a task vote too (Lester 2021, section 6).
         decoding: see `scored_task.load_task`.
-        beams: of "beam".
+        beams: number of beams of "beam".
         batch_size: rows; the run's by default.
-        lengths: of inputs and targets in tokens of text; the run's by default, and without a run
+        lengths: tokens of text of inputs and targets; the run's by default, and without a run
             the longest example's, at most 512 and 32.
-        examples: the first ones only; all by default.
+        examples: number of examples, the first of the split; all by default.
 
     Raises:
-        SpotError: no task known, an unknown task or split, a target outside the labels, or an
+        SpotError: no task, an unknown task or split, a target outside the labels, or an
             ensemble of one.
     """
     setup = tuned.setup
@@ -109,8 +110,9 @@ def score(
             loading.again_in_template(facts.name, facts.template)
     for prompt in tuned.prompts:
         loading.again_in_template(prompt.task, prompt.form)
+    fitted = setup is None and not lengths
     rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
-    known = {**(setup.lengths if setup else DEFAULT_LENGTHS), **(lengths or {})}
+    all_lengths = {**(setup.lengths if setup else DEFAULT_LENGTHS), **(lengths or {})}
     scores = []
     for name, prompts in _jobs(tuned, tasks):
         if ensemble and len(prompts) < 2:
@@ -118,19 +120,19 @@ def score(
                 f"an ensemble needs at least two prompts for {name}, found {len(prompts)}; "
                 "add --prompt FILE"
             )
-        tasks_of_it = load_tasks(
+        scored_tasks = load_tasks(
             name,
             split,
             tuned.vocabulary,
-            lengths=known,
+            lengths=all_lengths,
             decoding=decoding,
             beams=beams,
             limit=examples,
         )
-        for task in tasks_of_it:
+        for task in scored_tasks:
             if ensemble and not task.metrics:
                 raise SpotError(f"{task.name} has no answers to vote on; leave --ensemble out")
-            shape = BatchShape(rows, *_lengths(task, known, fitted=setup is None and not lengths))
+            shape = BatchShape(rows, *_lengths(task, all_lengths, fitted=fitted))
             if ensemble:
                 scores += _vote(tuned, task, prompts, shape)
             else:
@@ -139,7 +141,7 @@ def score(
 
 
 def write_predictions(path: Path, scores: Sequence[Score]) -> None:
-    """Writes every example's prediction, one JSON object a line, in one move."""
+    """Write every example's prediction, one JSON object a line, in one move."""
     rows = (row for score in scores for row in score.rows())
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -147,37 +149,39 @@ def write_predictions(path: Path, scores: Sequence[Score]) -> None:
 def _jobs(tuned: Tuned, tasks: Sequence[str]) -> Iterator[tuple[str, list[Prompt]]]:
     setup, prompts = tuned.setup, list(tuned.prompts)
     if setup is None:
-        own = [prompt.task for prompt in prompts]
-    elif tuned.own and len(prompts) == len(setup.tasks):
-        own = [facts.name for facts in setup.tasks]
+        names = [prompt.task for prompt in prompts]
+    elif tuned.from_run and len(prompts) == len(setup.tasks):
+        names = [facts.name for facts in setup.tasks]
     else:
         tasks = tasks or list(dict.fromkeys(facts.name for facts in setup.tasks))
-        own = [""] * len(prompts)
-    if not tasks and not all(own):
+        names = [""] * len(prompts)
+    if not tasks and not all(names):
         raise SpotError(
             "a prompt file that does not say its task needs one; add --task NAME"
             if any(prompt.file for prompt in prompts)
             else "the backbone alone needs a task to be scored on; add --task NAME"
         )
     by_task: dict[str, list[Prompt]] = collections.defaultdict(list)
-    for prompt, name in zip(prompts, own, strict=True):
+    for prompt, name in zip(prompts, names, strict=True):
         by_task[name].append(prompt)
     for name in tasks or by_task:
-        chosen = by_task.get(name, prompts) if tuned.own else prompts if tasks else by_task[name]
-        yield name, chosen
+        if tuned.from_run:
+            yield name, by_task.get(name, prompts)
+        else:
+            yield name, prompts if tasks else by_task[name]
 
 
-def _lengths(task: ScoredTask, known: Mapping[str, int], *, fitted: bool) -> tuple[int, int]:
+def _lengths(task: ScoredTask, limits: Mapping[str, int], *, fitted: bool) -> tuple[int, int]:
     if not fitted:
-        return known["inputs"], known["targets"]
+        return limits["inputs"], limits["targets"]
     inputs, targets = task.examples.longest()
-    return min(inputs, known["inputs"]), min(targets, known["targets"])
+    return min(inputs, limits["inputs"]), min(targets, limits["targets"])
 
 
 def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) -> Score:
     batches, place = tuned.batches(task.examples, shape, prompt)
     inference = tuned.inference(prompt)
-    found = evaluate(
+    result = evaluate(
         inference.params,
         tuned.backbone.config,
         batches,
@@ -190,7 +194,7 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
         place=place,
     )
     cut = truncated(task.examples, shape, tuned.writer(prompt))
-    return _score(tuned, task, cut, prompt.name, found.metrics, found.loss, found.predictions)
+    return _score(tuned, task, cut, prompt.name, result.metrics, result.loss, result.predictions)
 
 
 def _vote(
@@ -200,7 +204,7 @@ def _vote(
     prompts = sorted(prompts, key=lambda prompt: -prompt.score)
     inference = tuned.ensemble(prompts, shape.batch_size)
     batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts))
-    found = evaluate_ensemble(
+    result = evaluate_ensemble(
         inference.params,
         tuned.backbone.config,
         batches,
@@ -212,12 +216,12 @@ def _vote(
         search=task.search,
         place=place,
     )
-    members = zip(prompts, found.members, found.member_predictions, strict=True)
+    members = zip(prompts, result.members, result.member_predictions, strict=True)
     rows = [(prompt.name, metrics, texts) for prompt, metrics, texts in members]
-    rows.append((f"vote of {len(prompts)}", found.metrics, found.predictions))
+    rows.append((f"vote of {len(prompts)}", result.metrics, result.predictions))
     cut = truncated(task.examples, shape, tuned.writer(prompts[0]))
     # One pass knows one loss, the mean over the members'.
-    losses = [None] * len(prompts) + [found.loss]
+    losses = [None] * len(prompts) + [result.loss]
     return [
         _score(tuned, task, cut, name, metrics, loss, texts)
         for (name, metrics, texts), loss in zip(rows, losses, strict=True)

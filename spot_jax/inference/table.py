@@ -7,7 +7,7 @@ from spot_jax.inference.scores import Score
 
 
 def table(scores: Sequence[Score]) -> str:
-    """One line a score, aligned; then majority classes and what was cut, where there is any."""
+    """Return a line a score, aligned; then majority classes and what was cut, if anything was."""
     names = list(dict.fromkeys(name for score in scores for name in score.metrics))
     head = ["task", "split", "prompt", "examples", *names, "loss"]
     rows = [head]

@@ -31,8 +31,8 @@ class Prompt:
     """A prompt file that was read; without a file, the backbone alone.
 
     Attributes:
-        name: what results call it.
-        file: its contents.
+        name: name of the prompt in results.
+        file: contents of the file.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Tuned:
 
     Attributes:
         backbone: the model.
-        vocabulary: its vocabulary.
-        mesh: where it lies.
-        prompts: to run it with; at least one, which may be no prompt at all.
-        setup: of the run they come from, if they do.
-        own: whether the prompts are those of the run.
+        vocabulary: vocabulary of the model.
+        mesh: devices that the model lies on.
+        prompts: prompts to run the model with; at least one, which may be no prompt at all.
+        setup: facts about the run that was opened, if it was one.
+        from_run: whether the prompts are those of the run.
     """
 
     backbone: Backbone
@@ -84,16 +84,22 @@ class Tuned:
     mesh: Mesh
     prompts: tuple[Prompt, ...]
     setup: RunSetup | None = None
-    own: bool = False
+    from_run: bool = False
 
     def inference(self, prompt: Prompt) -> Inference:
-        """What predictions with a prompt run with; the bare backbone without a file."""
+        """Return what predictions with a prompt run with; the bare backbone without a file."""
         if prompt.file is None:
             return Inference(self.backbone.params)
         return inference_of(self.backbone.params, self.backbone.config, prompt.file)
 
     def ensemble(self, prompts: Sequence[Prompt], examples: int) -> Inference:
-        """What several prompts at once run with, on batches of `examples` rows times prompts."""
+        """Return what several prompts run with at once.
+
+        A batch has `examples` rows times prompts.
+
+        Raises:
+            SpotError: prompts without a file.
+        """
         files = [prompt.file for prompt in prompts if prompt.file is not None]
         if not files:
             raise SpotError(
@@ -106,25 +112,25 @@ class Tuned:
         return inference._replace(table=jax.device_put(inference.table, replicated(self.mesh)))
 
     def writer(self, prompt: Prompt) -> InputWriter | None:
-        """What writes a prompt's virtual tokens into inputs, as the only prompt of the table."""
+        """Return what writes a prompt's virtual tokens into inputs, as the table's only prompt."""
         size, placement = self.backbone.config.vocab_size, prompt.placement
         return input_writer(size, prompt.length, placement=placement, vocabulary=self.vocabulary)
 
     def batches(
         self, examples: Examples, shape: BatchShape, prompt: Prompt, members: int = 1
     ) -> tuple[Iterator[Batch], Callable[..., dict[str, jax.Array]]]:
-        """Padded batches with a prompt's virtual tokens, and how to place them.
+        """Return padded batches with a prompt's virtual tokens, and a function that places them.
 
         Args:
-            examples: the tokens.
+            examples: tokens of the examples.
             shape: rows and lengths in tokens of text.
-            prompt: whose virtual tokens; any of those that are stacked in one table.
-            members: how many times each row will be repeated.
+            prompt: prompt of the virtual tokens; any of those that are stacked in one table.
+            members: number of times that each row will be repeated.
         """
         write = self.writer(prompt)
         rows = BatchPlacement(self.mesh, shape.batch_size).host_rows
-        made = evaluation_batches(examples, shape, write, host_rows=rows)
-        return made, BatchPlacement(self.mesh, shape.batch_size * members)
+        batches = evaluation_batches(examples, shape, write, host_rows=rows)
+        return batches, BatchPlacement(self.mesh, shape.batch_size * members)
 
 
 def open_tuned(
@@ -135,14 +141,15 @@ def open_tuned(
     which: str = "best",
     mesh: MeshShape | None = None,
 ) -> Tuned:
-    """Loads a backbone and prompts.
+    """Load a backbone and prompts.
 
     Args:
-        run_dir: of `train`; its prompts on its backbone, or the weights it tuned.
-        backbone: a stored backbone, instead of the run's where that has moved, or without a run.
-        prompts: prompt files, instead of the run's.
+        run_dir: run directory of `train`: its prompts on its backbone, or the weights it tuned.
+        backbone: path of a stored backbone, without a run or instead of the run's where that has
+            moved.
+        prompts: paths of prompt files, instead of the run's.
         which: "best" by validation (the last ones where nothing was evaluated), or "last".
-        mesh: how devices are arranged; one device by default.
+        mesh: arrangement of devices; one device by default.
 
     Raises:
         SpotError: no run, no prompt in it yet, no backbone, or a prompt of another backbone.
@@ -150,39 +157,39 @@ def open_tuned(
     if run_dir is None and backbone is None:
         raise SpotError("expected a run directory, or --backbone DIR with --prompt FILE")
     setup = None if run_dir is None else read_setup(run_dir)
-    own = setup is not None and not prompts
-    if own:
-        prompts = _own_prompts(Path(run_dir or "").expanduser(), setup, which)
-    where = backbone or _own_backbone(Path(run_dir or "").expanduser(), setup)
+    from_run = setup is not None and not prompts
+    if from_run:
+        prompts = _run_prompts(Path(run_dir or "").expanduser(), setup, which)
+    where = backbone or _run_backbone(Path(run_dir or "").expanduser(), setup)
     built = make_mesh(mesh or MeshShape(data=1, model=1))
     loaded = _load(str(where), setup, built)
     if loaded.vocabulary_path is None:
         raise SpotError(f"the backbone {where} has no vocabulary; convert it with one")
     read = tuple(_read(path, loaded) for path in prompts)
     vocabulary = Vocabulary(loaded.vocabulary_path)
-    return Tuned(loaded, vocabulary, built, read or (Prompt("no prompt"),), setup, own)
+    return Tuned(loaded, vocabulary, built, read or (Prompt("no prompt"),), setup, from_run)
 
 
-def _own_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
+def _run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
     if which not in ("best", "last"):
         raise SpotError(f"expected 'best' or 'last', found {which!r}")
     if setup is None or (setup.tunes_backbone and not setup.prompt_length):
         return []
-    found = []
+    paths = []
     for i in range(len(setup.tasks)):
         best, last = (directory / "prompts" / f"{w}-{i}.safetensors" for w in ("best", "last"))
         path = best if which == "best" and best.exists() else last
         if not path.exists():
-            other = "; --which best is there already" if best.exists() else ""
+            other = "; --which best has one already" if best.exists() else ""
             raise SpotError(
                 f"the run in {directory} is not finished and has no {which} prompt {i} yet{other}; "
                 "start its `spot train` again, which goes on, or give --prompt FILE"
             )
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
-def _own_backbone(directory: Path, setup: RunSetup | None) -> Path_:
+def _run_backbone(directory: Path, setup: RunSetup | None) -> Path_:
     if setup is not None and setup.tunes_backbone:
         if not (directory / "backbone" / "backbone.json").exists():
             raise SpotError(
@@ -203,12 +210,12 @@ def _own_backbone(directory: Path, setup: RunSetup | None) -> Path_:
 
 
 def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
-    recipe = StoredBackbone(path, dropout_rate=0.0)
+    source = StoredBackbone(path, dropout_rate=0.0)
     if setup is not None:
         # Weights that a run tuned are stored as they were in memory.
         stored = None if setup.tunes_backbone else setup.parameter_dtype
-        recipe = dataclasses.replace(recipe, dtype=setup.dtype, parameter_dtype=stored)
-    return recipe.load(mesh)
+        source = dataclasses.replace(source, dtype=setup.dtype, parameter_dtype=stored)
+    return source.load(mesh)
 
 
 def _read(path: Path_, backbone: Backbone) -> Prompt:

@@ -74,13 +74,13 @@ class LabelDecoder:
 
     @property
     def size(self) -> int:
-        """How many numbers are trained: r d + L (8 d² + 2 d f + 3 d) + d, and l for a mix."""
+        """Number of trained numbers: r d + L (8 d² + 2 d f + 3 d) + d, and l for a mix."""
         d, f = self.width, self.mlp_dim
         layer = 8 * d * d + 2 * d * f + 3 * d
         return self.rows * d + self.layers * layer + d + (self.mixed if self.mixed > 1 else 0)
 
     def init(self, key: Key[Array, ""], labels: Float[Array, "r d"]) -> Weights:
-        """Weights around given label vectors: matrices normal with variance 1 / inputs.
+        """Return weights around label vectors: matrices are normal with variance 1 / inputs.
 
         Norms and the mix are zeros, which stand for a scale of 1 and equal parts. Leaves have two
         axes: an optimizer that spares vectors from weight decay treats one run and many alike.
@@ -94,8 +94,8 @@ class LabelDecoder:
         for i in range(self.layers):
             keys = jax.random.split(jax.random.fold_in(key, i), len(shapes))
             layer = {
-                name: jax.random.normal(one, shape) * shape[0] ** -0.5
-                for one, (name, shape) in zip(keys, shapes.items(), strict=True)
+                name: jax.random.normal(matrix_key, shape) * shape[0] ** -0.5
+                for matrix_key, (name, shape) in zip(keys, shapes.items(), strict=True)
             }
             weights[f"layer_{i}"] = {**layer, "norms": jnp.zeros((3, d))}
         return weights
@@ -108,13 +108,13 @@ class LabelDecoder:
         key: Key[Array, ""] | None = None,
         dropout_rate: float = 0.0,
     ) -> Float[Array, "b c"]:
-        """Each label's score for each text.
+        """Return each label's score for each text.
 
         Args:
-            weights: of `init`.
-            features: of the texts' tokens.
+            weights: weights, as `init` returns them.
+            features: encoder's features of the texts' tokens.
             mask: True at tokens, False at padding.
-            key: for dropout on what cross-attention and feed-forward add; None for none.
+            key: key of the dropout on what cross-attention and feed-forward add; None for none.
             dropout_rate: probability of dropping.
         """
         text = self.mixture(weights, features)
@@ -125,7 +125,7 @@ class LabelDecoder:
         return self._pointed(_norm(x, weights["norm"][0]))
 
     def mixture(self, weights: Weights, features: Float[Array, "b t l d"]) -> Float[Array, "b t d"]:
-        """One vector a token: the last layer's, or the layers' mean by softmax weights."""
+        """Return a vector a token: the last layer's, or the layers' mean by softmax weights."""
         features = features.astype(jnp.float32)
         if self.mixed == 1:
             return features[:, :, 0]
@@ -218,7 +218,7 @@ def _dropped(x: Float[Array, "b r d"], key: Key[Array, ""] | None, rate: float, 
 
 
 def triplet_losses(scores: Float[Array, "b c"], gold: Array, margin: float) -> Float[Array, " b"]:
-    """(1 / C) sum over labels c other than the gold one g of max(0, margin - s_g + s_c).
+    """Return (1 / C) sum over labels c other than the gold g of max(0, margin - s_g + s_c).
 
     As reconstructed from accounts of the paper; there s is the product of the task's vector and
     the label's, and neither the factor 1 / C nor the margin is certain.
@@ -230,6 +230,6 @@ def triplet_losses(scores: Float[Array, "b c"], gold: Array, margin: float) -> F
 
 
 def cross_entropies(scores: Float[Array, "b c"], gold: Array) -> Float[Array, " b"]:
-    """-log softmax(scores)[gold]."""
+    """Return -log softmax(scores)[gold]."""
     right = jnp.take_along_axis(scores, gold[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(scores, axis=1) - right

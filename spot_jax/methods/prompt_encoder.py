@@ -28,8 +28,8 @@ class PromptEncoder:
         kind: "lstm", a bidirectional LSTM of two layers with half the width each way and an MLP
             with one hidden layer of ReLU, as for LAMA; "lstm_wide", with the whole width each way,
             as for SuperGLUE; "mlp", without an LSTM; "identity", the embeddings alone.
-        length: P.
-        width: d, of the embeddings and of the rows.
+        length: number P of virtual tokens.
+        width: width d of the embeddings and of the rows.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class PromptEncoder:
         return self.width // 2 if self.kind == "lstm" else self.width
 
     def init(self, key: Key[Array, ""], embedding: Float[Array, "p d"]) -> Tree:
-        """A tree of float32 leaves: `tokens` [p, d], and an LSTM's and MLP's random weights."""
+        """Return float32 leaves: `tokens` [p, d], and an LSTM's and an MLP's random weights."""
         tree: Tree = {"tokens": embedding}
         lstm, mlp = jax.random.split(key)
         read = self.width
@@ -61,7 +61,7 @@ class PromptEncoder:
             tree["lstm"] = {}
             for i, layer in enumerate(jax.random.split(lstm, LAYERS)):
                 keys = dict(zip(("forward", "backward"), jax.random.split(layer), strict=True))
-                cells = {way: _cell(one, read, self.hidden) for way, one in keys.items()}
+                cells = {way: _cell(cell, read, self.hidden) for way, cell in keys.items()}
                 tree["lstm"][f"layers_{i}"] = cells
                 read = 2 * self.hidden
         if self.kind != "identity":
@@ -73,7 +73,7 @@ class PromptEncoder:
         return tree
 
     def __call__(self, tree: Tree) -> Float[Array, "p d"]:
-        """The rows that one prompt's tree comes to."""
+        """Return the rows that one prompt's tree comes to."""
         rows = tree["tokens"]
         for name in sorted(tree.get("lstm", {})):
             rows = bidirectional(tree["lstm"][name], rows)
@@ -83,7 +83,7 @@ class PromptEncoder:
         return rows
 
     def checked(self, leaves: dict[str, Any]) -> Tree:
-        """The tree of stored leaves, by paths as "mlp/first/bias".
+        """Return the tree of stored leaves, by paths as "mlp/first/bias".
 
         Raises:
             SpotError: other leaves or shapes than this encoder has.
@@ -91,15 +91,15 @@ class PromptEncoder:
         embedding = jnp.zeros((self.length, self.width))
         expected = jax.eval_shape(self.init, jax.random.key(0), embedding)
         shapes = {k: v.shape for k, v in traverse_util.flatten_dict(expected, sep="/").items()}
-        found = {k: v.shape for k, v in leaves.items()}
-        if shapes != found:
-            odd = sorted(k for k in {*shapes, *found} if shapes.get(k) != found.get(k))[0]
+        stored = {k: v.shape for k, v in leaves.items()}
+        if shapes != stored:
+            odd = sorted(k for k in {*shapes, *stored} if shapes.get(k) != stored.get(k))[0]
             raise SpotError(
                 f"expected an encoder {self.kind!r} of {self.length} rows of {self.width}, found "
-                f"{odd} of shape {list(found.get(odd, ()))} where {list(shapes.get(odd, ()))} "
+                f"{odd} of shape {list(stored.get(odd, ()))} where {list(shapes.get(odd, ()))} "
                 "belongs; take a file that this encoder wrote"
             )
-        tree = {name: jnp.asarray(one, jnp.float32) for name, one in leaves.items()}
+        tree = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
         return traverse_util.unflatten_dict(tree, sep="/")
 
 
@@ -115,8 +115,8 @@ def _cell(key: Key[Array, ""], read: int, hidden: int) -> dict[str, Array]:
         "hidden_bias": (1, 4 * hidden),
     }
     return {
-        name: jax.random.uniform(one, shape, jnp.float32, -bound, bound)
-        for one, (name, shape) in zip(keys, shapes.items(), strict=True)
+        name: jax.random.uniform(matrix_key, shape, jnp.float32, -bound, bound)
+        for matrix_key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
 
 
@@ -134,12 +134,12 @@ def _affine(weights: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p w"]:
 
 
 def bidirectional(cells: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h2"]:
-    """One layer of an LSTM read forwards and backwards, the two outputs side by side.
+    """Run a layer of an LSTM forwards and backwards, and put the two outputs side by side.
 
     Args:
         cells: {"forward": cell, "backward": cell}; a cell has `input` [r, 4h], `hidden` [h, 4h] and
             their biases [1, 4h], with the gates in PyTorch's order: input, forget, cell, output.
-        rows: of P steps.
+        rows: inputs of P steps.
     """
 
     def run(cell: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h"]:
@@ -155,6 +155,6 @@ def bidirectional(cells: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h2"
         return jax.lax.scan(step, (start, start), read)[1]
 
     # Both ways in one loop: loops are what takes long to compile here.
-    both = jax.tree.map(lambda *one: jnp.stack(one), cells["forward"], cells["backward"])
+    both = jax.tree.map(lambda *ways: jnp.stack(ways), cells["forward"], cells["backward"])
     forward, backward = jax.vmap(run)(both, jnp.stack([rows, rows[::-1]]))
     return jnp.concatenate([forward, backward[::-1]], axis=1)

@@ -1,1 +1,1 @@
-"""Training runs: recipes, state and step, the loop, sharding, checkpoints, logs."""
+"""Training runs: settings, state and step, the loop, sharding, checkpoints, logs."""

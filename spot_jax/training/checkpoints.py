@@ -25,7 +25,7 @@ class CheckpointPlan:
 
     Attributes:
         period: steps between saves; at a prompt's size saving often is cheap.
-        keep: how many of the newest steps stay.
+        keep: number of the newest steps that stay.
         embedding_step: the step whose prompts are kept besides, as task embeddings (SPoT, Vu 2022,
             §3.2): 10,000 in the paper, the same for all tasks that are compared; 0 for none.
     """
@@ -51,11 +51,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def newest(self) -> int | None:
-        """The newest whole step, or None."""
+        """Return the newest whole step, or None."""
         return self._manager.latest_step()
 
     def save(self, state: State, data: dict[str, Any]) -> None:
-        """Saves one step, unless it is there; returns when it is whole on disk.
+        """Save a step, unless it is saved already; return when it is whole on disk.
 
         Raises:
             SpotError: the disk is full or refuses; the step before stays as it was.
@@ -83,7 +83,7 @@ class Checkpoints:
         )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """The newest step, placed as `like` is, and the place in the data.
+        """Return the newest step, placed as `like` is, and the place in the data.
 
         Raises:
             SpotError: the step does not hold a state like this one, or is damaged.
@@ -95,20 +95,20 @@ class Checkpoints:
             state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
         )
         try:
-            found = self._manager.restore(step, args=items)
+            stored = self._manager.restore(step, args=items)
         except Exception as error:
             raise SpotError(
                 f"cannot restore step {step} from {self.directory}: "
                 f"{' '.join(str(error).split())[:200]}; remove that step's directory to go on "
                 "from the one before, or choose another MODEL_DIR"
             ) from error
-        plain = found["state"]
+        plain = stored["state"]
         keys = jax.random.wrap_key_data(plain["keys"])
         state = State(plain["step"], plain["trainable"], plain["opt_state"], keys)
-        return state, found["data"]
+        return state, stored["data"]
 
     def close(self) -> None:
-        """Waits for what is under way."""
+        """Wait for what is under way."""
         self._manager.close()
 
 

@@ -12,15 +12,15 @@ def start(
     process_count: int | None = None,
     process_id: int | None = None,
 ) -> bool:
-    """Joins this process to the others of its run; call it before anything else of JAX.
+    """Join this process to the others of its run; call it before anything else of JAX.
 
     By hand all three arguments are given, alike but for `process_id`. On a TPU pod and in a SLURM
     job of several tasks none is needed. With neither the process stays alone.
 
     Args:
         coordinator_address: host:port of process 0, free on that machine.
-        process_count: how many processes there are.
-        process_id: which one this is, from 0.
+        process_count: number of processes.
+        process_id: number of this process, from 0.
 
     Returns:
         Whether there was anything to join.
@@ -28,15 +28,16 @@ def start(
     Raises:
         SpotError: some of the three are given and not all, or the others did not come.
     """
-    given = {
+    arguments = {
         "coordinator_address": coordinator_address,
         "process_count": process_count,
         "process_id": process_id,
     }
-    missing = [name for name, value in given.items() if value is None]
+    missing = [name for name, value in arguments.items() if value is None]
     if 0 < len(missing) < 3:
         raise SpotError(
-            f"several processes need all of {', '.join(given)}; {', '.join(missing)} is not given"
+            f"several processes need all of {', '.join(arguments)}; "
+            f"{', '.join(missing)} is not given"
         )
     if missing and not _in_cluster():
         return False

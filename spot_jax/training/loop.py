@@ -22,11 +22,11 @@ class Data(Protocol):
     examples: int
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch's rows of this process."""
+        """Return this process's rows of the next batch."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """The place of the next batch."""
+        """Return the place of the next batch."""
         ...
 
 
@@ -53,7 +53,7 @@ class StopSignal:
         self.wanted = True
 
     def at(self, step: int) -> bool:
-        """Whether all processes stop before this step; one's wish is everyone's."""
+        """Return whether all processes stop before this step: they do when any is asked to."""
         if jax.process_count() == 1:
             return self.wanted
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self.wanted))))
@@ -64,14 +64,14 @@ class Hooks:
     """What the loop calls.
 
     Attributes:
-        save: with the state, at `save_period` and at the end.
-        evaluate: with step and state, at `evaluation_period`; its scalars are logged.
-        report: with step and a step's scalars, every step, one step late.
-        save_period: in steps.
-        evaluation_period: in steps; 0 for never.
-        keep: with step and state, at `keep_step`; before that step is saved, so that a run that
-            goes on from it has been there.
-        keep_step: 0 for never.
+        save: function of the state, called at `save_period` and at the end.
+        evaluate: function of step and state, called at `evaluation_period`; its scalars are logged.
+        report: function of a step and its scalars, called every step, one step late.
+        save_period: steps between saves.
+        evaluation_period: steps between evaluations; 0 for none.
+        keep: function of step and state, called at `keep_step` before that step is saved, so that
+            it has been called in every run that goes on from there.
+        keep_step: step of `keep`; 0 for none.
     """
 
     save: Callable[[State], None]
@@ -92,7 +92,7 @@ def fit(
     steps: int,
     hooks: Hooks,
 ) -> tuple[State, bool]:
-    """Trains from `state.step` to `steps`.
+    """Train from `state.step` to `steps`.
 
     The metrics of a step are fetched after the next one is dispatched, so that the device never
     waits for the host; before a save or an evaluation everything is fetched, so that nothing

@@ -18,9 +18,10 @@ FILE = "metrics.jsonl"
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, and NaN and infinities, which JSON lacks, as text.
+    """Return a value in JSON's types: arrays as lists, NaN and infinities as text.
 
-    The texts are "NaN", "Infinity" and "-Infinity", which Python's `float` reads back.
+    JSON lacks the latter; the texts are "NaN", "Infinity" and "-Infinity", which Python's `float`
+    reads back.
     """
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -39,7 +40,7 @@ class MetricsLog:
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
-        """A log in the directory of a run; its files are made at the first line."""
+        """Open a log in the directory of a run, whose files are created at the first line."""
         self.path = Path(directory) / FILE
         self._on = jax.process_index() == 0
         self._file: TextIO | None = None
@@ -92,7 +93,7 @@ class MetricsLog:
             self._events.close()
 
     def __enter__(self) -> "MetricsLog":
-        """The log itself."""
+        """Return the log itself."""
         return self
 
     def __exit__(
@@ -101,12 +102,12 @@ class MetricsLog:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the log."""
+        """Close the log."""
         self.close()
 
 
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a run's log, the last one left out if a kill cut it short."""
+    """Return the lines of a run's log, the last one left out if a kill cut it short."""
     path = Path(directory) / FILE
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     return [json.loads(line) for line in lines if _is_upto(line, None)]

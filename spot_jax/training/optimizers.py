@@ -24,7 +24,7 @@ class Constant:
     """The learning rate as it is: Prompt Tuning's 0.3 (Lester 2021, §3)."""
 
     def __call__(self, step: Any) -> Any:
-        """Factor 1."""
+        """Return factor 1."""
         return jnp.ones(())
 
 
@@ -45,7 +45,7 @@ class WarmupDecay:
     final: float = 0.0
 
     def __call__(self, step: Any) -> Any:
-        """The factor at a step."""
+        """Return the factor at a step."""
         warm = jnp.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
         span = max(self.steps - self.warmup_steps, 1)
         done = jnp.clip((step - self.warmup_steps) / span, 0.0, 1.0)
@@ -54,15 +54,15 @@ class WarmupDecay:
 
 
 class Optimizer(Protocol):
-    """A recipe for an optax transformation with the learning rate left open."""
+    """Settings of an optax transformation, with the learning rate left open."""
 
     @property
     def learning_rate(self) -> float | Sequence[float]:
-        """One, or one a prompt."""
+        """Learning rate of all prompts, or one for each."""
         ...
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
-        """The transformation at this learning rate, which may be a traced scalar."""
+        """Return the transformation at this learning rate, which may be a traced scalar."""
         ...
 
 
@@ -128,11 +128,11 @@ class AdamW:
         learning_rate: one number, or one a prompt.
         schedule: a factor on it by step.
         b1: decay of the first moment.
-        b2: decay of the second.
-        weight_decay: scaled by the learning rate; on matrices only.
+        b2: decay of the second moment.
+        weight_decay: share that is taken off, times the learning rate; matrices only.
         parameter_scale: multiply the update by the parameter's root mean square, as Adafactor
             does: T5's embeddings begin at 1 and its matrices near 0.1, one rate fits both so.
-        max_norm: of the gradient of everything trainable; None for no clip.
+        max_norm: limit of the norm of the gradient of everything trainable; None for no clip.
     """
 
     learning_rate: float | Sequence[float] = 1e-3
@@ -161,7 +161,7 @@ class AdamW:
 
 
 def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformation:
-    """The optimizer of a run.
+    """Return the optimizer of a run.
 
     With one learning rate and one prompt it is `optimizer.transformation` itself. For N prompts
     it is mapped over the leading axis of every leaf, each prompt with its learning rate.
@@ -187,9 +187,9 @@ def _mapped(optimizer: Optimizer, rates: Float[Array, " n"]) -> optax.GradientTr
         return jax.vmap(lambda rate, p: optimizer.transformation(rate).init(p))(rates, params)
 
     def update(grads: Any, state: Any, params: Any = None) -> Any:
-        def one(rate: Any, g: Any, s: Any, p: Any) -> Any:
+        def update_prompt(rate: Any, g: Any, s: Any, p: Any) -> Any:
             return optimizer.transformation(rate).update(g, s, p)
 
-        return jax.vmap(one)(rates, grads, state, params)
+        return jax.vmap(update_prompt)(rates, grads, state, params)
 
     return optax.GradientTransformation(init, update)

@@ -19,13 +19,13 @@ class Progress:
     def __init__(
         self, total: int, start: int = 0, enabled: bool | None = None, label: str = "train"
     ):
-        """A bar over steps `start + 1 .. total`.
+        """Draw a bar over steps `start + 1 .. total`.
 
         Args:
             total: the last step.
             start: the step that a resumed run begins at.
             enabled: draw; None draws if standard error is a terminal.
-            label: what stands before the bar.
+            label: text before the bar.
         """
         self.enabled = sys.stderr.isatty() if enabled is None else enabled
         self._bar = tqdm(
@@ -42,12 +42,12 @@ class Progress:
         self._before: tuple[float, int] | None = None
 
     def update(self, step: int, loss: float, examples: int) -> None:
-        """Step `step` is done.
+        """Move the bar on: step `step` is done.
 
         Args:
             step: the number of the step.
-            loss: shown as it is.
-            examples: how many examples the run has seen in all; the rate is that of their growth.
+            loss: loss to show.
+            examples: number of examples that the run has seen; the rate is that of its growth.
         """
         now = time.monotonic()
         if self._before is not None:
@@ -61,11 +61,11 @@ class Progress:
         self._bar.update(step - self._bar.n)
 
     def note(self, scalars: Mapping[str, Any]) -> None:
-        """A line of scalars that stays above the bar: those of an evaluation at this step."""
+        """Write a line of scalars above the bar: those of an evaluation at this step."""
         if self.enabled and scalars:
             values = ", ".join(f"{name} {_short(value)}" for name, value in scalars.items())
             self._bar.write(f"step {self._bar.n}: {values}", file=sys.stderr)
-        # What came before was no training step, and its time does not count as one's.
+        # What came before was no training step, and its time does not count.
         self._before = None
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Progress:
         self._bar.close()
 
     def __enter__(self) -> "Progress":
-        """The bar itself."""
+        """Return the bar itself."""
         return self
 
     def __exit__(
@@ -82,7 +82,7 @@ class Progress:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the bar."""
+        """Close the bar."""
         self.close()
 
 

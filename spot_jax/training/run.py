@@ -28,7 +28,7 @@ from spot_jax.training.progress import Progress
 from spot_jax.training.run_directory import check_same_run, run_path, write_environment
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.training.step import State, train_step
-from spot_jax.training.step_timer import Stopwatch
+from spot_jax.training.step_timer import StepTimer
 from spot_jax.training.validation import Best, Validation
 
 # Metrics of a step as a whole; all others have an entry for each prompt.
@@ -158,7 +158,7 @@ class _Run:
         if self.saved.newest() is not None:
             state, place_in_data = self.saved.restore(state)
             self.setup.batches.restore(place_in_data["batches"])
-            self.best = [Best(**one) for one in place_in_data["best"]]
+            self.best = [Best(**fields) for fields in place_in_data["best"]]
             self.last = place_in_data["last"]
         sizes = [leaf.size for leaf in jax.tree.leaves(state.trainable)]
         self.trainable = sum(sizes) // self.setup.program.num_trained
@@ -172,14 +172,14 @@ class _Run:
         self.log = MetricsLog(self.directory)
         self.log.truncate_after(first)
         self.bar = Progress(steps, first, progress)
-        self.watch = Stopwatch()
+        self.timer = StepTimer()
         hooks = Hooks(
-            self.watch.apart(self.save),
-            self.watch.apart(self.evaluate),
+            self.timer.untimed(self.save),
+            self.timer.untimed(self.evaluate),
             self.report,
             self.saved.plan.period,
             self.plan.period,
-            self.watch.apart(self.keep_embeddings),
+            self.timer.untimed(self.keep_embeddings),
             self.saved.plan.embedding_step,
         )
         setup = self.setup
@@ -225,11 +225,11 @@ class _Run:
         return scalars
 
     def report(self, step: int, scalars: dict[str, np.ndarray]) -> None:
-        self.watch.step()
+        self.timer.step()
         batches = self.setup.batches
         values: dict[str, Any] = {}
-        own = sorted(scalars.keys() - {"loss", "accuracy", "tokens", "z_loss", *WHOLE})
-        for name in ("loss", "accuracy", "tokens", *own):
+        methods_scalars = sorted(scalars.keys() - {"loss", "accuracy", "tokens", "z_loss", *WHOLE})
+        for name in ("loss", "accuracy", "tokens", *methods_scalars):
             each = scalars[name]
             values[f"train/{name}"] = each[0] if len(each) == 1 else each
         values["train/grad_norm"] = float(scalars["grad_norm"])
@@ -245,8 +245,8 @@ class _Run:
         """The embeddings' files, where each is there and of the step that was asked for."""
         step = self.saved.plan.embedding_step
         paths = [self._prompt_path("embedding", i) for i in range(len(self.setup.names))]
-        there = step and all(path.is_file() and load_prompt(path).step == step for path in paths)
-        return paths if there else []
+        complete = step and all(path.is_file() and load_prompt(path).step == step for path in paths)
+        return paths if complete else []
 
     def _check_embeddings(self, first: int) -> None:
         """A run that is past the embedding's step must have been through it with this setting."""
@@ -299,7 +299,7 @@ class _Run:
                 best = self._prompt_path("best", i)
                 if last is not None:
                     paths.append(best if self.best[i].step >= 0 and not tuned else last)
-        found = TrainResult(
+        result = TrainResult(
             self.directory,
             step,
             finished,
@@ -310,12 +310,12 @@ class _Run:
             batches.truncated_inputs,
             batches.examples,
             self.trainable,
-            round(step * self.watch.per_step(), 3),
+            round(step * self.timer.per_step(), 3),
             batches.truncated_targets,
         )
         if finished and self.lead:
-            write_json(self.directory / "result.json", plain_fields(found))
-        return found
+            write_json(self.directory / "result.json", plain_fields(result))
+        return result
 
     def _write_backbone(self, state: State, step: int) -> str:
         """Stores the tuned weights unless they are there, and returns their fingerprint."""

@@ -95,7 +95,7 @@ def _short(value: Any) -> str:
 
 
 def write_environment(directory: Path) -> None:
-    """Adds this start to environment.json: command, versions, devices."""
+    """Add this start to environment.json: command, versions, devices."""
     path = directory / "environment.json"
     starts = json.loads(path.read_text()) if path.exists() else []
     names = ("spot-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio")

@@ -14,12 +14,12 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task without reading it.
+    """Facts about a task that need no reading of its data.
 
     Attributes:
-        name: of the task.
-        labels: its verbalizers; empty without.
-        template: how its fields are written as text (`spot_jax.data.fields`); None if unknown.
+        name: name of the task.
+        labels: the task's verbalizers; empty where it has none.
+        template: text with the task's fields in braces (`spot_jax.data.fields`); None if unknown.
         keeps_eos: whether its text keeps the end of sequence where it is cut.
     """
 
@@ -36,16 +36,16 @@ class RunSetup:
     Attributes:
         backbone: absolute path or URL of the stored backbone; None for random weights. A run that
             tunes the weights keeps them in its directory.
-        dtype: of the activations.
-        parameter_dtype: of the weights in memory; None as stored.
-        method: its name.
+        dtype: type of the activations.
+        parameter_dtype: type of the weights in memory; None as stored.
+        method: name of the method.
         prompt_length: virtual tokens of an input; 0 for none.
-        tasks: each prompt's.
-        lengths: of inputs and targets, in tokens of text.
+        tasks: facts about each prompt's task.
+        lengths: tokens of text of inputs and targets.
         batch_size: rows of an evaluation.
-        metric: what the best checkpoint is chosen by; None for the mean.
-        modules: register the tasks.
-        text_directory: plain text of pre-training tasks.
+        metric: metric that the best checkpoint is chosen by; None for the mean.
+        modules: modules that register the tasks.
+        text_directory: directory of plain text, for pre-training tasks.
         tunes_backbone: whether the run stores a tuned T5, not prompts.
     """
 
@@ -63,12 +63,12 @@ class RunSetup:
     tunes_backbone: bool = False
 
     def save(self, directory: Path) -> None:
-        """Writes setup.json."""
+        """Write setup.json."""
         write_json(directory / "setup.json", {"format": FORMAT, **dataclasses.asdict(self)})
 
 
 def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
-    """What `train` wrote; `SpotError` where there is no run, or it cannot be read."""
+    """Return what `train` wrote; `SpotError` where there is no run, or it cannot be read."""
     directory = Path(run_dir).expanduser()
     path = directory / "setup.json"
     if not directory.is_dir():
@@ -90,14 +90,14 @@ def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:
-    """An absolute path; URLs of buckets stay as they are."""
+    """Return an absolute path; URLs of buckets stay as they are."""
     if path is None or "://" in os.fspath(path):
         return None if path is None else os.fspath(path)
     return str(Path(path).expanduser().absolute())
 
 
 def task_facts(names: Sequence[str]) -> tuple[TaskFacts, ...]:
-    """Labels and templates of tasks by name, from the registries."""
+    """Return labels and templates of tasks by name, from the registries."""
     from spot_jax.data import loading
 
     return tuple(

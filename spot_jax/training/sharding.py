@@ -55,41 +55,41 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape) -> Mesh:
-    """The mesh over this process group's devices.
+    """Return the mesh over this process group's devices.
 
     Raises:
         SpotError: more devices asked for than there are, or a number that does not fit.
     """
-    there = jax.device_count()
+    devices = jax.device_count()
     if shape.model < 1 or (shape.data is not None and shape.data < 1):
         raise SpotError(f"mesh axes are at least 1, found data={shape.data}, model={shape.model}")
-    data = max(there // shape.model, 1) if shape.data is None else shape.data
-    if data * shape.model > there:
+    data = max(devices // shape.model, 1) if shape.data is None else shape.data
+    if data * shape.model > devices:
         raise SpotError(
             f"the mesh data={data} x model={shape.model} needs {data * shape.model} devices, "
-            f"found {there}; choose a smaller mesh"
+            f"found {devices}; choose a smaller mesh"
         )
-    if jax.process_count() > 1 and data * shape.model != there:
+    if jax.process_count() > 1 and data * shape.model != devices:
         raise SpotError(
-            f"with several processes the mesh uses all {there} devices, found data={data} x "
-            f"model={shape.model}; let their product be {there}"
+            f"with several processes the mesh uses all {devices} devices, found data={data} x "
+            f"model={shape.model}; let their product be {devices}"
         )
-    devices = np.asarray(jax.devices()[: data * shape.model]).reshape(data, shape.model)
-    return Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    grid = np.asarray(jax.devices()[: data * shape.model]).reshape(data, shape.model)
+    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Return the sharding of what is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Where a parameter lives.
+    """Return where a parameter lives.
 
     Args:
         mesh: the mesh.
         path: the parameter's T5X name.
-        shape: its shape; one axis more than its name has means stacked layers.
+        shape: shape of the parameter; one axis more than its name has means stacked layers.
 
     Raises:
         SpotError: an axis that the mesh does not divide.
@@ -113,12 +113,12 @@ def _axes(path: str) -> tuple[str, ...] | None:
 
 
 def path_of(path: Any) -> str:
-    """A leaf's dict keys joined by "/"; what is not a dict on the way is left out."""
+    """Return a leaf's dict keys joined by "/"; what is not a dict on the way is left out."""
     return "/".join(str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey))
 
 
 def tree_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for every leaf of parameters or of optimizer state over parameters.
+    """Return a sharding for every leaf of parameters or of optimizer state over parameters.
 
     A leaf is placed by the parameter its path ends in; what is none, or was reduced to another
     rank (factored moments, counts), is replicated.
@@ -135,15 +135,15 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts host arrays, alike on every process, where `shardings` says."""
+    """Put host arrays, alike on every process, where `shardings` says."""
 
-    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def place_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if jax.process_count() == 1 or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(one, tree, shardings)
+    return jax.tree.map(place_leaf, tree, shardings)
 
 
 class BatchPlacement:
@@ -170,10 +170,10 @@ class BatchPlacement:
         self.host_rows = slice(min(s for s, _ in spans), max(e for _, e in spans))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Global arrays from the rows in `host_rows`."""
+        """Return global arrays from the rows in `host_rows`."""
         first = self.host_rows.start
 
-        def one(array: np.ndarray) -> jax.Array:
+        def place_rows(array: np.ndarray) -> jax.Array:
             spec = PartitionSpec("data", *(None,) * (array.ndim - 1))
 
             def rows(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -184,4 +184,4 @@ class BatchPlacement:
             shape = (self.rows, *array.shape[1:])
             return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), rows)
 
-        return {name: one(array) for name, array in batch.items()}
+        return {name: place_rows(array) for name, array in batch.items()}

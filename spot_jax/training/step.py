@@ -25,7 +25,7 @@ class State:
     Attributes:
         step: updates done, int32.
         trainable: float32 leaves; kilobytes for a prompt.
-        opt_state: of `trainable` only.
+        opt_state: state of the optimizer, over `trainable` only.
         keys: one root key a prompt; step t of prompt i draws from fold_in(keys[i], t).
     """
 
@@ -39,21 +39,21 @@ StepFunction = Callable[[State, Tree, dict[str, Any]], tuple[State, dict[str, Ar
 
 
 def init_state(trainable: Tree, tx: optax.GradientTransformation, keys: Key[Array, " n"]) -> State:
-    """Step 0."""
+    """Return the state at step 0."""
     # A copy, because the step donates the state and the caller's arrays must outlive it.
     trainable = jax.tree.map(lambda x: jnp.array(x, jnp.float32), trainable)
     return State(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), keys)
 
 
 def train_step(program: Program, tx: optax.GradientTransformation, dropout: bool) -> StepFunction:
-    """The jitted step (state, frozen, batch) -> (state, metrics), compiled once a batch shape.
+    """Return the jitted step (state, frozen, batch) -> (state, metrics), compiled for each shape.
 
     `finite` in the metrics says whether loss, gradient and result were; the loop looks at it
     before it saves anything.
 
     Args:
         program: method at work, which gives the loss.
-        tx: the optimizer of `trainable`.
+        tx: optimizer of `trainable`.
         dropout: whether the loss gets keys.
     """
 

@@ -50,8 +50,8 @@ class Validation:
 
         Args:
             parts: parts of the run.
-            data: what is trained on.
-            plan: how checkpoints are scored.
+            data: training data.
+            plan: settings of the scoring of checkpoints.
 
         Raises:
             SpotError: a backbone without a vocabulary, or a split that cannot be read.

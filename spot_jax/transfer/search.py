@@ -198,8 +198,8 @@ def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSetti
     Raises:
         SpotError: nothing on this backbone, or a setting that nobody says.
     """
-    recipe = StoredBackbone(backbone)
-    bare = Tuning(recipe, DataSource(task, {}))
+    stored = StoredBackbone(backbone)
+    bare = Tuning(stored, DataSource(task, {}))
     entry, like = _example(library, bare.backbone.description().fingerprint)
     lengths = dict(like.tuning.get("lengths", {}))
     for name in ("inputs", "targets"):
@@ -217,7 +217,7 @@ def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSetti
     return dataclasses.replace(
         bare,
         backbone=dataclasses.replace(
-            recipe, dropout_rate=like.tuning.get("dropout_rate", recipe.dropout_rate)
+            stored, dropout_rate=like.tuning.get("dropout_rate", stored.dropout_rate)
         ),
         data=DataSource(
             task,

@@ -1,28 +1,28 @@
 """The time of steps, with a clock that is set by hand."""
 
-from spot_jax.training.step_timer import Stopwatch
+from spot_jax.training.step_timer import StepTimer
 
 
 def test_compiling_evaluating_and_saving_are_no_steps():
     now = [0.0]
-    watch = Stopwatch(lambda: now[0])
+    timer = StepTimer(lambda: now[0])
 
     def pass_time(seconds):
         now[0] += seconds
 
-    assert watch.per_step() == 0.0
+    assert timer.per_step() == 0.0
     pass_time(30)  # the first step is compiled
-    watch.step()
-    assert watch.per_step() == 0.0
-    watch.apart(pass_time)(7)
+    timer.step()
+    assert timer.per_step() == 0.0
+    timer.untimed(pass_time)(7)
     for _ in range(3):
         pass_time(2)
-        watch.step()
-    watch.apart(pass_time)(100)
-    assert watch.per_step() == 2.0
+        timer.step()
+    timer.untimed(pass_time)(100)
+    assert timer.per_step() == 2.0
     pass_time(6)
-    watch.step()
-    assert watch.per_step() == 3.0
+    timer.step()
+    assert timer.per_step() == 3.0
 
 
 def test_a_run_says_how_much_it_trains_and_how_long(tiny, tmp_path):

@@ -34,9 +34,11 @@ class Fixed:
 
 def test_a_plan_without_a_method_is_prompt_tuning_from_the_sampled_vocabulary(world, tmp_path):
     plan = world.plan(tmp_path)
-    assert plan.recipe(plan.source) == PromptTuning(3, "sampled_vocabulary")
-    assert plan.recipe(Stage(3, init="uniform")) == PromptTuning(3, "uniform")
-    assert plan.recipe(plan.target, ["a", "b"]) == PromptTuning(3, "prompt", prompt=["a", "b"])
+    assert plan.stage_method(plan.source) == PromptTuning(3, "sampled_vocabulary")
+    assert plan.stage_method(Stage(3, init="uniform")) == PromptTuning(3, "uniform")
+    assert plan.stage_method(plan.target, ["a", "b"]) == PromptTuning(
+        3, "prompt", prompt=["a", "b"]
+    )
     # What studies of before have written down is what is asked for still.
     assert plan.settings()["source.init"] == "sampled_vocabulary"
     assert "method" not in plan.settings()
@@ -45,9 +47,9 @@ def test_a_plan_without_a_method_is_prompt_tuning_from_the_sampled_vocabulary(wo
 def test_a_plans_method_is_that_of_every_prompt(world, tmp_path):
     method = PromptTuning(5, "uniform", z_loss=0.5)
     plan = world.plan(tmp_path, method=method)
-    assert plan.recipe(plan.source) == method
-    assert plan.recipe(Stage(3, init="class_labels")).init == "class_labels"
-    assert plan.recipe(plan.target, ["a"]) == dataclasses.replace(
+    assert plan.stage_method(plan.source) == method
+    assert plan.stage_method(Stage(3, init="class_labels")).init == "class_labels"
+    assert plan.stage_method(plan.target, ["a"]) == dataclasses.replace(
         method, init="prompt", prompt=["a"]
     )
     assert plan.settings()["method"]["type"] == "PromptTuning"

@@ -113,8 +113,8 @@ class SubspacePlan(Plan):
                     f"{name}.period is {stage.period}, but checkpoints are chosen on validation; "
                     "give steps"
                 )
-        for name, (recipe, taken) in OURS.items():
-            fields = {f.name for f in dataclasses.fields(recipe)} - set(taken)
+        for name, (method, taken) in OURS.items():
+            fields = {f.name for f in dataclasses.fields(method)} - set(taken)
             odd = sorted(set(getattr(self, name)) - fields)
             if odd:
                 raise SpotError(f"{name} has {odd[0]!r}; there are {', '.join(sorted(fields))}")

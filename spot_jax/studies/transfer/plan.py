@@ -105,7 +105,7 @@ class TransferPlan(Plan):
         fields = [f.name for f in dataclasses.fields(Grid)]
         return Grid(**{name: tuple(getattr(self, name)) for name in fields})
 
-    def recipe(self, stage: Stage, starts: Sequence[str] | None = None) -> Any:
+    def stage_method(self, stage: Stage, starts: Sequence[str] | None = None) -> Any:
         """Return the method of a stage's prompts, which begin from these files if there are any."""
         method = self.method or PromptTuning(self.prompt_length, "sampled_vocabulary")
         check_method(method)
@@ -135,7 +135,7 @@ class TransferPlan(Plan):
         plain = super().settings()
         for name, stage in (("source", self.source), ("target", self.target)):
             plain |= stage.settings(name)
-            plain[f"{name}.init"] = self.recipe(stage).init
+            plain[f"{name}.init"] = self.stage_method(stage).init
         plain["mixture_steps"] = self.mixture_steps or self.source.steps
         plain |= {"embedding_step": self.embedding_step, "similarity": self.similarity}
         if self.method is not None:
@@ -149,7 +149,7 @@ class TransferPlan(Plan):
 def _check_steps(plan: TransferPlan) -> None:
     for name, stage in (("source", plan.source), ("target", plan.target)):
         stage.check(name)
-        if plan.recipe(stage).init == "prompt":
+        if plan.stage_method(stage).init == "prompt":
             raise SpotError(
                 f"{name}.init says how prompts begin that begin from no other, found 'prompt'; "
                 "give sampled_vocabulary, class_labels, uniform or text"

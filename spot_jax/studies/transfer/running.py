@@ -48,7 +48,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         """Tune source prompts and put them into the library with their task embeddings."""
         plan, job = self.plan, self.job
         result = self.train(
-            plan.recipe(plan.source),
+            plan.stage_method(plan.source),
             job.task,
             self.seeds,
             plan.source,
@@ -86,7 +86,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         )
         files = [start.file for start in starts if start.file is not None]
         result = self.train(
-            plan.recipe(stage, files or None),
+            plan.stage_method(stage, files or None),
             self.job.task,
             self.seeds,
             stage,
@@ -172,7 +172,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
             # No text is cut shorter than in its own source's run.
             tasks = sorted({source.task for group in groups for source in group})
             return self.train(
-                plan.recipe(plan.source),
+                plan.stage_method(plan.source),
                 names,
                 self.seeds,
                 plan.source,
