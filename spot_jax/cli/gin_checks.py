@@ -68,7 +68,10 @@ def reached(settings: Settings, root: str) -> tuple[set[str], set[str]]:
 
 
 def check_macros(settings: Settings, root: str) -> None:
-    """Raise `SpotError` for a macro set and not used, used and not set, or required and missing."""
+    """Raise `SpotError` for a macro set and not used, used and not set, or required and missing.
+
+    A default of an included file may lose its use, where another file sets what it was for.
+    """
     used = {
         part.name
         for binding in settings.bindings.values()
@@ -76,7 +79,7 @@ def check_macros(settings: Settings, root: str) -> None:
         if isinstance(part, Macro)
     } - {REQUIRED.name}
     for name, binding in settings.macros.items():
-        if name not in used:
+        if name not in used and not binding.included:
             raise SpotError(
                 f"{name} is set ({binding.where}) but nothing in {_place(settings)} uses it"
                 + nearest(name, used)

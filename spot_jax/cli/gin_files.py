@@ -57,13 +57,23 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One `scope/selector.parameter = value`; a macro's has the parameter ""."""
+    """One `scope/selector.parameter = value`; a macro's has the parameter "".
+
+    Attributes:
+        scope: scope, "" for none.
+        selector: name of the macro or of what is configured.
+        parameter: name of the parameter.
+        value: plain data, with `Macro` and `Reference` in it.
+        where: place of the line, for people.
+        included: whether it comes from a file that another file includes.
+    """
 
     scope: str
     selector: str
     parameter: str
     value: Any
     where: str
+    included: bool = False
 
     @property
     def key(self) -> str:
@@ -195,7 +205,12 @@ def _read_file(
     for include in includes:
         below = _read_file(include, search_paths, imports, (*within, path.resolve()))
         # What this file says about a name settles whatever its includes say.
-        _join(bindings, {k: b for k, b in below.items() if k not in direct}, "included files")
+        below = {
+            key: dataclasses.replace(binding, included=True)
+            for key, binding in below.items()
+            if key not in direct
+        }
+        _join(bindings, below, "included files")
     return bindings | direct
 
 

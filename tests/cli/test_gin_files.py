@@ -1,6 +1,7 @@
 """What gin files and flags come to, and every mistake in them as one line and exit code 2."""
 
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,27 @@ def test_every_run_file_is_complete(path):
     for name in required:
         given_in = (f"--gin.{name}=", short.get(name, "nowhere"))
         assert any(text in header for text in given_in), "its command gives what it needs"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_run_file_leaves_to_the_shared_parts_what_they_say(path):
+    bindings = read([str(path)]).bindings
+    assert "/parts/" in bindings["DataSource.task_feature_lengths"].where
+    parts = re.findall(r"^include '(gin_configs/parts/.*)'", path.read_text(), re.MULTILINE)
+    for key, shared in read(parts).bindings.items():
+        if bindings[key].where.startswith(f"{path}:"):
+            assert repr(bindings[key].value) != repr(shared.value), key
+
+
+def test_what_a_file_sets_itself_takes_the_use_of_an_included_default(complaint, tmp_path):
+    text = f"include '{RUN}'\nEvaluationPlan.examples = 5\n"
+    own = write(tmp_path / "own.gin", text)
+    _, given, _ = configurables.configured("train", [own], as_pairs(**FULL))
+    assert given["evaluation"].examples == 5
+    line = complaint(f"--gin_file={own}", *as_flags(**FULL, EVAL_EXAMPLES="7"))
+    assert "EVAL_EXAMPLES is set (the command line)" in line
+    own = write(tmp_path / "own.gin", f"{text}EVAL_EXAMPLES = 7\n")
+    assert "EVAL_EXAMPLES is set" in complaint(f"--gin_file={own}", *as_flags(**FULL))
 
 
 def test_a_user_s_module_can_register_more(tmp_path, monkeypatch):
