@@ -17,6 +17,12 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 BACKBONE = ROOT / "backbones" / "mini"
 """The small T5 that the demo runs on."""
 
+TASKS = ("tasks.bundled_tasks",)
+"""Modules that register the tasks whose names always exist."""
+
+PAPERS_TASKS = ("tasks.papers_tasks",)
+"""Modules that register hundreds of tasks, and are imported for a name that no other has."""
+
 
 def make_importable() -> None:
     """Let `import tasks` reach the tasks that ship, after all that is importable already."""

@@ -128,6 +128,17 @@ def test_imports_go_the_way_that_the_map_draws():
     assert backwards(edges(SOURCES), drawn()) == []
 
 
+def test_only_what_says_what_ships_and_the_command_line_name_the_tasks_that_ship():
+    for name, path in SOURCES.items():
+        if layer(name) not in {"tasks", "cli", "shipped", *ENTRANCES}:
+            texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if is_text(n)}
+            assert not [text for text in texts if re.fullmatch(r"tasks\.\w+", text)], name
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def test_no_modules_import_one_another():
     assert circles(edges(SOURCES)) == []
 

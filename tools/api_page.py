@@ -75,7 +75,7 @@ def entry(name: str) -> str:
 
 
 def _text(thing: Any) -> str:
-    """A docstring with its sections as Markdown."""
+    """Return a docstring with its sections as Markdown."""
     text = inspect.getdoc(thing) or ""
     if dataclasses.is_dataclass(thing) and text.startswith(f"{thing.__name__}("):
         return ""  # what `dataclasses` writes where there is no docstring

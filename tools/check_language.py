@@ -26,9 +26,10 @@ BANNED_MODULES = {
 }
 # What a description cannot open with, as it has no head: "of the run", "which one".
 NO_HEAD = re.compile(r"(of|in|on|by|for|how|what|which|where|when|whose|its|whatever|at most)\b")
-# A third person, a noun or a pronoun where a verb in the imperative belongs.
+# A third person, a noun, a pronoun or a preposition where a verb in the imperative belongs.
 NO_VERB = re.compile(
-    r"([A-Z][a-z]+(?<!ss)s(?<!ess) (?!and)|(The|A|An|What|How|Its|It|Every|One|All)\b)"
+    r"([A-Z][a-z]+(?<!ss)s(?<!ess) |[^A-Z]"
+    r"|(The|A|An|What|How|Its|It|Each|Every|One|All|Whether|Where|Whole|With|On|In|Of|By|For)\b)"
 )
 
 

@@ -57,7 +57,9 @@ def no_prompt(bench: Bench, task: Task) -> Cell:
 
 
 def svm(bench: Bench, task: Task) -> Cell:
-    """Words and pairs of words, TF-IDF, one linear SVM a label; C is chosen on validation.
+    """Return the cell of a linear SVM a label on TF-IDF of words and pairs of words.
+
+    C is chosen on validation.
 
     It reads whole texts, and the whole validation split; the fields of a pair are joined. There is
     no chance in it.

@@ -53,7 +53,7 @@ def template(name: str, length: int) -> str:
 
 
 def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """With the LSTM and without."""
+    """Return the cell of P-Tuning, with the LSTM and without."""
     form = template(task.name, bench.length)
     candidates = {
         "LSTM": Candidate(PTuning(form), bench.length),
@@ -65,7 +65,7 @@ def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
 
 
 def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """Keys and values of encoder and decoder, without a reparameterisation."""
+    """Return the cell of prefix-tuning in encoder and decoder, without a reparameterisation."""
     candidates = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
     steps = bench.prefix_steps
     tuning = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
@@ -73,7 +73,7 @@ def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
 
 
 def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cell:
-    """`dim` numbers in a subspace of the prompts of `FOUND_FROM`."""
+    """Return the cell of `dim` numbers in a subspace of the prompts of `FOUND_FROM`."""
     candidates = {
         f"d = {dim}": Candidate(SubspaceTuning(str(_subspace(bench, results, dim))), bench.length)
     }
@@ -82,7 +82,7 @@ def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cel
 
 
 def _subspace(bench: Bench, results: MethodResults, dim: int) -> Path:
-    """The file of MSF's subspace, found unless it is there."""
+    """Return the file of MSF's subspace, tuned unless it exists."""
     directory = bench.directory / "subspace" / f"d{dim}"
     file = directory / "prompts" / "subspace-best-0.safetensors"
     with file_lock(bench.directory / "subspace" / f"d{dim}.lock", wait=True):
@@ -130,7 +130,7 @@ def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
 
 
 def y_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """On cached features of the encoder's last layer."""
+    """Return the cell of Y-Tuning on cached features of the encoder's last layer."""
     candidates = {"1 layer": Candidate(YTuning(cache=str(bench.directory / "features")))}
     return tuned(
         bench,

@@ -81,7 +81,7 @@ def write(results: MethodResults, path: Path) -> None:
 
 
 def _all(results: MethodResults) -> list[str]:
-    """Sets of which something is done."""
+    """Return sets of which something is done."""
     begun = {cell.task for cell in results.cells}
     return [name for name in TASKS if name in begun]
 
@@ -121,7 +121,7 @@ def _number(value: float, spread: float | None) -> str:
 
 
 def _lines(results: MethodResults) -> str:
-    """What the table comes to, in sentences."""
+    """Return the table's result in sentences."""
     tasks = _all(results)
     sentences = []
     means = {name: summary.mean(results, name, tasks) for name in METHODS}
@@ -158,7 +158,7 @@ def _lines(results: MethodResults) -> str:
 
 
 def _changes(results: MethodResults, against: str, name: str, tasks: list[str]) -> list[str]:
-    """Each tuned method against another, in one sentence; none if nothing is done of it."""
+    """Compare each tuned method with another, in one sentence; none if nothing is done of it."""
     moved = {
         method.title: summary.change(results, key, against, tasks)
         for key, method in METHODS.items()
@@ -179,7 +179,7 @@ def _interval(moved: Estimate) -> str:
 
 
 def _edges(moved: Estimate) -> str:
-    """Of one set there is none."""
+    """Return the ends of the interval between sets; of one set it has none."""
     if math.isnan(moved.low):
         return ""
     return f" ({_signed(moved.low)} to {_signed(moved.high)})"

@@ -55,6 +55,6 @@ def _cells(results: MethodResults, method: str, tasks: Sequence[str]) -> list[Ce
 
 
 def _by_seed(cells: Sequence[Cell]) -> list[list[float]]:
-    """Each task's accuracies by seed; where there is no chance the one for every seed."""
+    """Return each task's accuracies by seed; without chance one number serves for every seed."""
     count = max(len(cell.accuracies) for cell in cells)
     return [list(cell.accuracies) * (count if len(cell.accuracies) == 1 else 1) for cell in cells]

@@ -49,7 +49,7 @@ def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
 
 
 def _prompts(task: Task) -> tuple[tuple[str, str], ...]:
-    """What a subspace is found from."""
+    """Return the jobs that a subspace is found from."""
     return tuple((name, "prompt_tuning") for name in FOUND_FROM)
 
 

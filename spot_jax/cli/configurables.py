@@ -108,7 +108,7 @@ def _registered(name: str) -> bool:
 def _arguments(
     settings: Settings, root: str, targets: dict[str, Callable[..., Any]]
 ) -> dict[str, Any]:
-    """The root's arguments, made by gin; the root itself is left to the caller."""
+    """Return the root's arguments, made by gin; the root itself is left to the caller."""
     for name, what in targets.items():
         # Registering again is an error to gin, so what an earlier call registered stays, unless a
         # user's module has been imported anew.

@@ -41,7 +41,7 @@ EXAMPLES = {
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing if no known name is near."""
+    """Return `; did you mean X?`, or nothing if no name is near."""
     lower = {item.lower(): item for item in sorted(names)}
     near = difflib.get_close_matches(name.lower(), lower, 2, cutoff=0.5)
     return f"; did you mean {' or '.join(lower[item] for item in near)}?" if near else ""

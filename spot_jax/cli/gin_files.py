@@ -154,7 +154,7 @@ def find(name: str, search_paths: Iterable[str | Path]) -> Path:
 
 
 def _near(root: Path, name: str) -> list[str]:
-    """gin files that a misspelt name might have meant: in its own directory and in gin_configs."""
+    """Return gin files that a misspelt name might have meant: its directory's and gin_configs'."""
     folders = [root / Path(name).parent, *sorted((root / "gin_configs").glob("*"))]
     paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.gin")]
     return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
@@ -225,7 +225,7 @@ def _join(into: dict[str, Binding], more: Mapping[str, Binding], what: str) -> N
 
 
 def _parse(text: str, where: str, imports: list[str]) -> tuple[dict[str, Binding], list[str]]:
-    """One text's bindings and the files it includes; its imports are appended to `imports`."""
+    """Return one text's bindings and the files it includes; append its imports to `imports`."""
     bindings: dict[str, Binding] = {}
     includes: list[str] = []
     try:

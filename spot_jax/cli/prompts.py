@@ -206,7 +206,7 @@ def _parser(verb: str, description: str) -> OneLineParser:
 
 
 def _opened(values: argparse.Namespace) -> Any:
-    """The library that was named."""
+    """Return the library that was named."""
     if not values.library:
         raise SpotError("say which library: --library DIR (a directory, or gs://...)")
     from spot_jax.library.library import Library
@@ -229,7 +229,7 @@ def _tell_added(entry: Any) -> None:
 
 
 def _described(prompt: Any, values: argparse.Namespace, step: int | None) -> Any:
-    """An imported prompt with what the user says of it."""
+    """Return an imported prompt with what the user says of it."""
     import dataclasses
 
     fields = {"task": values.task, "seed": values.seed, "step": step}

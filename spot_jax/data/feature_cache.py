@@ -178,7 +178,7 @@ class FeatureStore:
         return sorted(others - {plan.backbone[:12]})
 
     def _missing(self, where: Path, plan: "_Plan") -> list["_Shard"]:
-        """The shards to make; what is of another text or damaged goes, and that is told."""
+        """Return the shards to make; delete what is of another text or damaged, and report that."""
         fault = _fault_of_all(where, plan.description)
         if fault:
             if fault != _NONE:
@@ -216,7 +216,7 @@ class FeatureStore:
     def _encoded(
         self, plan: "_Plan", shard: "_Shard", examples: Examples, done: Callable[[int], Any]
     ) -> np.ndarray:
-        """A shard's vectors. Texts of like length go together, in few shapes."""
+        """Return a shard's vectors. Texts of like length go together, in few shapes."""
         dtype, offsets = DTYPES[self.dtype], plan.offsets
         out = np.empty(shard.shape, dtype)
         lengths = np.diff(offsets)
@@ -348,7 +348,7 @@ class _Plan:
 
 
 def _fault_of_all(where: Path, wanted: Description) -> str | None:
-    """What is wrong with a cache as a whole."""
+    """Return what is wrong with a cache as a whole."""
     path = where / "features.json"
     if not path.exists():
         return _NONE

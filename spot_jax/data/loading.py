@@ -161,7 +161,7 @@ def _needed(vocabulary: Vocabulary | None, name: str) -> Vocabulary:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what TensorFlow's C++ says while it is imported off the terminal.
+    """Keep what TensorFlow's C++ says while it is imported off the terminal.
 
     It looks for GPUs, which only JAX uses here, and no setting stops it from telling.
     """

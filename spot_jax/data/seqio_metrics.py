@@ -80,7 +80,7 @@ class TaskMetrics:
         return values
 
     def _values(self, metric: Any, targets: Sequence[Any], outputs: Outputs) -> Mapping[str, Any]:
-        """The values of one metric; `SpotError` that names it when it fails."""
+        """Return the values of one metric; `SpotError` that names it when it fails."""
         task = self.task
         try:
             if metric in task.predict_metric_fns:
@@ -151,7 +151,7 @@ class TaskMetrics:
         return instance.compute()
 
     def _tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """The predictions as rows of ids, as metric objects take them."""
+        """Return the predictions as rows of ids, as metric objects take them."""
         rows = [[*ids, EOS] for ids in self.vocabulary.encode_all(list(texts))]
         tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
         for number, row in enumerate(rows):
@@ -184,7 +184,7 @@ def own_objects(task: seqio.Task) -> list[Any]:
 
 
 def _checked(task: seqio.Task) -> seqio.Task:
-    """The task; `SpotError` for metrics that nothing here can compute."""
+    """Return the task; `SpotError` for metrics that nothing here can compute."""
     try:
         kinds = [metric.model_output_type for metric in task.metric_objs]
     except (ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Names in seqio's registries: found, refused with the nearest ones, and where they come from."""
+"""Names in seqio's registries: looked up, or refused with the nearest ones."""
 
 import difflib
 import importlib
@@ -6,12 +6,10 @@ from collections.abc import Iterable
 
 import seqio
 
+from spot_jax import shipped
 from spot_jax.data.sources import JOIN
 from spot_jax.errors import SpotError
 
-OURS = ("tasks.bundled_tasks",)
-PAPERS = ("tasks.papers_tasks",)
-"""Imported only for a name that is not known otherwise: it registers hundreds."""
 MAXIMUM = 2**19
 
 
@@ -36,11 +34,11 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
     registered. The tasks that ship are registered first, so that their names are always known; the
     papers' tasks where a name is neither one of those nor a user's own.
     """
-    import_all(OURS)
+    import_all(shipped.TASKS)
     if JOIN in name:
         return _joined(name)
     if name not in _known():
-        import_all(PAPERS)
+        import_all(shipped.PAPERS_TASKS)
     registered = _known()
     if name not in registered:
         near = difflib.get_close_matches(name, sorted(registered), 4, cutoff=0.5)
@@ -53,7 +51,7 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
 
 
 def _joined(name: str) -> seqio.Mixture:
-    """The mixture of the tasks that several names stand for, each task once."""
+    """Return the mixture of the tasks that several names stand for, each task once."""
     tasks = {task.name: task for part in name.split(JOIN) for task in tasks_of(part)}
     ordered = [tasks[key] for key in sorted(tasks)]
     return seqio.Mixture(name.replace(JOIN, ":"), ordered, default_rate=proportional_rate)
@@ -76,7 +74,7 @@ def import_all(modules: Iterable[str]) -> None:
 
 def names() -> tuple[str, ...]:
     """Return the names of all registered tasks and mixtures, the papers' among them."""
-    import_all((*OURS, *PAPERS))
+    import_all((*shipped.TASKS, *shipped.PAPERS_TASKS))
     return tuple(sorted(_known()))
 
 

@@ -162,7 +162,7 @@ def load_evaluation(
 
 
 def _features(row: Row, lengths: Lengths | None) -> Fields:
-    """The features of an example as seqio's evaluator hands them to a postprocessor."""
+    """Return the features of an example as seqio's evaluator hands them to a postprocessor."""
     ids = dict(zip(FEATURES, row.example, strict=True))
     if lengths:
         keeps_eos = row.example.keeps_eos
@@ -333,7 +333,7 @@ def _check_target(task: seqio.Task, split: str, row: Row) -> None:
 def _unreadable(
     task: seqio.Task, split: str, error: Exception, examples: int | None = None
 ) -> SpotError:
-    """What is said of an error of the task's own source or steps."""
+    """Return what to say of an error of the task's own source or steps."""
     where = "" if examples is None else f" after {examples:,} examples"
     return SpotError(
         f"split {split!r} of {task.name} cannot be read{where}: {one_line(error)}; correct the "
@@ -429,7 +429,7 @@ def _by_seqio(task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any])
 
 
 def _exchanged(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
-    """The task with the backbone's vocabulary in the place of its features' own."""
+    """Return the task with the backbone's vocabulary in the place of its features' own."""
     ours = seqio.SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.extra_ids)
     return task.replace(
         output_features={

@@ -85,7 +85,7 @@ def parse(text: str) -> Template:
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
-    """Pairs of a kind (words, field, target, prompt) and a value."""
+    """Return pairs of a kind (words, field, target, prompt) and a value."""
     parts: list[tuple[str, str]] = []
     try:
         parsed = list(string.Formatter().parse(text))
@@ -118,7 +118,7 @@ def _parts(text: str) -> list[tuple[str, str]]:
 
 
 def _form(parts: list[tuple[str, str]], cut: str) -> str:
-    """The template with sentinels.
+    """Return the template with sentinels.
 
     The vocabulary's piece of a sentinel begins with the space before it, so one is always there;
     of a field between marks the space before it moves behind the first mark, so that the field has

@@ -60,7 +60,7 @@ def word_vectors(
 
 
 def _pairs(tokens: Tokens, rows: int) -> Float[np.ndarray, "rows rows"]:
-    """How often two pieces stand within `WINDOW`, each pair weighted by one over its distance."""
+    """Count how often two pieces stand within `WINDOW`, each pair weighted by 1 / distance."""
     table = np.zeros(rows * rows, np.float32)
     for start in range(0, len(tokens), AT_ONCE):
         part = np.asarray(tokens[start : start + AT_ONCE], np.int64)

@@ -288,7 +288,7 @@ def _predict_batch(
 
 
 def _as_targets(tokens: Int[Array, "b l"]) -> dict[str, Array]:
-    """The decoder's features for tokens that it generated, up to their first eos."""
+    """Return the decoder's features for tokens that it generated, up to their first eos."""
     ended = jnp.cumsum(tokens == EOS, axis=1) - (tokens == EOS)
     return {
         "decoder_target_tokens": tokens,

@@ -54,7 +54,7 @@ def scored_features(
 
 
 def _labels(targets: np.ndarray, label_tokens: np.ndarray) -> np.ndarray:
-    """Each row's label by its target, which may be cut; `UNKNOWN` for none or several."""
+    """Return each row's label by its target, which may be cut; `UNKNOWN` for none or several."""
     length = max(targets.shape[1], label_tokens.shape[1])
     labels, rows = (np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in (label_tokens, targets))
     labels = np.where(np.arange(length) < targets.shape[1], labels, 0)

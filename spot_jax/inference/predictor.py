@@ -246,7 +246,7 @@ def read_rows(
 
 
 def _decoded(lines: Iterable[str | bytes]) -> Iterator[tuple[int, str]]:
-    """The lines as text, without a byte-order mark, with their numbers."""
+    """Return the lines as text, without a byte-order mark, with their numbers."""
     for number, line in enumerate(lines, start=1):
         if isinstance(line, bytes):
             if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -357,7 +357,7 @@ def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
 
 
 def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
-    """The prompt to predict with and its task."""
+    """Return the prompt to predict with and its task."""
     setup = tuned.setup
     facts_of = {} if setup is None else {facts.name: facts for facts in setup.tasks}
     if task is not None and facts_of and task not in facts_of:
@@ -381,7 +381,7 @@ def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
 
 
 def _labels(task: TaskFacts, labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels to choose among: those given, which must be the task's if it has any."""
+    """Return the labels to choose among: those given, which must be the task's if it has any."""
     for label in labels if task.labels else ():
         if label not in task.labels:
             near = difflib.get_close_matches(label, task.labels, 3) or list(task.labels[:3])

@@ -200,7 +200,7 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
 def _vote(
     tuned: Tuned, task: ScoredTask, prompts: Sequence[Prompt], shape: BatchShape
 ) -> list[Score]:
-    """The members' scores, and that of their vote; ties go to the best by validation."""
+    """Return the members' scores, and that of their vote; ties go to the best by validation."""
     prompts = sorted(prompts, key=lambda prompt: -prompt.score)
     inference = tuned.ensemble(prompts, shape.batch_size)
     batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts))

@@ -115,7 +115,7 @@ def _joined(groups: list[Group]) -> Group:
 
 
 def _outside(index: Index, keys: list[Key]) -> list[str]:
-    """What stands in the library and in none of the groups that are ranked."""
+    """Return what stands in the library and in none of the groups that are ranked."""
     without, others = 0, Counter[str]()
     for key, (ranked, unranked) in index.counts().items():
         if key in keys:
@@ -160,7 +160,7 @@ def _leave_out(group: Group, scores: np.ndarray, question: Question) -> list[str
 
 
 def _best_first(group: Group, scores: np.ndarray, top_k: int | None) -> Iterator[int]:
-    """Rows by falling score, then id. Beyond the first top_k nothing is sorted unless asked for."""
+    """Sort rows by falling score, then id; beyond the first top_k only where asked to."""
 
     def in_order(rows: np.ndarray) -> list[int]:
         return sorted(rows.tolist(), key=lambda row: (-scores[row], group.entries[row].id))

@@ -418,7 +418,7 @@ class Method(BaseMethod):
         config: T5Config,
         count: int,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The same with weights of each prompt's own: the T5 is mapped over prompts and rows.
+        """Compute the same with each prompt's own weights: the T5 is mapped over prompts and rows.
 
         A batch holds as many rows of each prompt, those of prompt 0 first.
         """

@@ -102,7 +102,7 @@ def project(
 
 
 def _groups(config: T5Config) -> dict[tuple[int, ...], list[str]]:
-    """The backbone's tensors by shape: one program serves all that are alike."""
+    """Return the backbone's tensors by shape: one program serves all that are alike."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shape in sorted(parameter_shapes(config).items()):
         groups.setdefault(shape, []).append(name)

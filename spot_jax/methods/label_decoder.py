@@ -157,7 +157,7 @@ class LabelDecoder:
         text: Float[Array, "b t d"],
         mask: Bool[Array, "b t"],
     ) -> Float[Array, "b r d"]:
-        """Labels read the text; n is 1 where all texts still have the same labels.
+        """Let labels read the text; n is 1 where all texts still have the same labels.
 
         A key's product with a query is the text's with the query times the key's matrix. Few
         labels have fewer queries than a text has tokens, so it is the queries that are multiplied,
@@ -186,7 +186,7 @@ class LabelDecoder:
         return read.reshape(b, r, d) @ weights["cross_out"]
 
     def _pointed(self, x: Float[Array, "b r d"]) -> Float[Array, "b c"]:
-        """The task's vector against every label's, a label's several reduced to one score."""
+        """Score every label by the task's vector, its several vectors reduced to one score."""
         scale = self.scale
         if self.score == "cosine":
             x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + EPSILON)
@@ -198,7 +198,7 @@ class LabelDecoder:
 
 
 def _products(queries: Float[Array, "n q d"], text: Float[Array, "b t d"]) -> Array:
-    """[b, q, t]; one matrix product where all texts have the same queries."""
+    """Return [b, q, t] products, of one matrix product where all texts have the same queries."""
     if queries.shape[0] == 1 and text.shape[0] > 1:
         return jnp.einsum("qd,btd->bqt", queries[0], text)
     return jnp.einsum("bqd,btd->bqt", queries, text)

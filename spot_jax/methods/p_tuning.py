@@ -193,7 +193,7 @@ def _encode(shape: PromptEncoder, tree: Tree) -> Float[Array, "p d"]:
 
 
 def _encoder_of(source: StoredPrompt) -> str:
-    """The encoder of a stored prompt; "identity" for a prompt without, its own beginning."""
+    """Return the encoder of a stored prompt; "identity" for a prompt without, its own beginning."""
     file = source.file
     if file.method.get("name") == PTuning.__name__ and "tokens" in file.tensors:
         return str(file.method["encoder"])

@@ -138,7 +138,7 @@ class PrefixTuning(Method):
         return ids
 
     def _stored(self, config: T5Config, source: StoredPrompt) -> Tree:
-        """A stored prefix's rows, or the MLPs that were kept beside it, checked."""
+        """Return a stored prefix's rows, or the MLPs that were kept beside it, checked."""
         file = source.file
         try:
             layout_of(config, file)

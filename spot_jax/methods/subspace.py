@@ -118,7 +118,7 @@ class SubspaceShape:
 
 
 def _layer(key: Key[Array, ""], rows: int, columns: int) -> Layer:
-    """A linear layer as torch begins it: weights and bias uniform in +-1 / sqrt(inputs)."""
+    """Begin a linear layer as torch does: weights and bias uniform in +-1 / sqrt(inputs)."""
     first, second = jax.random.split(key)
     bound = rows**-0.5
     return {

@@ -124,7 +124,7 @@ class SubspaceTuning(Method):
         return {"vector": self.std * jax.random.normal(key, code)}
 
     def _place(self, source: StoredPrompt) -> Float[np.ndarray, "..."]:
-        """A stored prompt's place in the subspace."""
+        """Return a stored prompt's place in the subspace."""
         path, prompt = source
         if self.file is None:
             raise SpotError(

@@ -143,7 +143,7 @@ def _share(method: str) -> Any:
 
 
 def _by_task(results: SubspaceResults, tasks: Sequence[TaskScores]) -> Table:
-    """Scores of every task: without a subspace, and in subspaces of each d."""
+    """Return scores of every task: without a subspace, and in subspaces of each d."""
     label = short_names([scores.task for scores in tasks])
     rows = []
     for scores in tasks:
@@ -194,7 +194,7 @@ def _trained(results: SubspaceResults) -> Table:
 
 
 def _facts(results: SubspaceResults) -> list[str]:
-    """The line under the title."""
+    """Return the line under the title."""
     held_out = sum(map(len, results.test_tasks.values()))
     facts = [
         count(len(results.train_tasks), "training task"),
@@ -252,7 +252,7 @@ def _summary(rows: Sequence[Row]) -> list[str]:
 
 
 def _gains(results: SubspaceResults) -> list[str]:
-    """A sentence on what the finding of a subspace is worth; none without random ones."""
+    """Return a sentence on what finding a subspace is worth; none without random ones."""
     parts = [
         f"{with_sd(mean, sd, sign=True)} with d = {d}"
         for d, (mean, sd) in over_random(results).items()

@@ -213,7 +213,7 @@ def _root_keys(seeds: Sequence[int]) -> Any:
 
 
 def _init_keys(seeds: Sequence[int], names: Sequence[str] | None) -> Any:
-    """Each prompt's key of initial values; they depend on its task's name where there are names."""
+    """Return each prompt's key of initial values, by its task's name too where there are names."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(_root_keys(seeds), 0xFFFFFFFF)
     if names is None:
         return keys
@@ -230,7 +230,7 @@ def _ancestry(
 
 
 def _check_pairs(files: Sequence[StoredPrompt], names: Sequence[str]) -> None:
-    """Of prompts that are trained as one, none stands where another's task is."""
+    """Check that of prompts trained as one none stands where another's task is."""
     for (path, file), name in zip(files, names, strict=True):
         if file.task != name and file.task in names:
             raise SpotError(
@@ -240,7 +240,7 @@ def _check_pairs(files: Sequence[StoredPrompt], names: Sequence[str]) -> None:
 
 
 def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
-    """A weight as it lies, each device with its slice; what a method adds to them goes to all."""
+    """Return a weight as it lies, each device with its slice; what a method adds goes to all."""
     placed = isinstance(getattr(leaf, "sharding", None), NamedSharding)
     return leaf if placed else place(leaf, replicated(mesh))
 
@@ -265,7 +265,7 @@ def _number_of_prompts(
 
 
 def _names(method: BaseMethod, data: DataSource, count: int) -> list[str]:
-    """Each prompt's task or mixture, in the method's template where it has one."""
+    """Return each prompt's task or mixture, in the method's template where it has one."""
     names = [*data.names] * (count if len(data.names) == 1 else 1)
     if not method.templates:
         return names
@@ -276,7 +276,7 @@ def _names(method: BaseMethod, data: DataSource, count: int) -> list[str]:
 def _tuning(
     backbone: Backbone, method: BaseMethod, data: DataSource, optimizer: Optimizer, i: int
 ) -> dict[str, Any]:
-    """What another task's prompt must share with prompt i to be compared with it."""
+    """Return what another task's prompt must share with prompt i to be compared with it."""
     settings = plain_fields(optimizer)
     if isinstance(rates := settings["learning_rate"], list):
         settings["learning_rate"] = rates[i if len(rates) > 1 else 0]
@@ -294,7 +294,7 @@ def _tuning(
 def _sources(
     data: DataSource, names: Sequence[str], seeds: Sequence[int], vocabulary: Vocabulary | None
 ) -> list[Source]:
-    """Each prompt's data; prompts of one task share its examples in memory, not their order."""
+    """Return each prompt's data; prompts of one task share examples in memory, not their order."""
     examples: dict[str, Examples] = {}
     sources: list[Source] = []
     for name, seed in zip(names, seeds, strict=True):

@@ -58,7 +58,7 @@ def start(
 
 
 def _in_cluster() -> bool:
-    """Whether the environment is that of several processes that JAX can find by itself."""
+    """Return whether the environment is that of several processes that JAX finds by itself."""
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return True
     return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1

@@ -242,14 +242,14 @@ class _Run:
             self._write_prompt("embedding", i, step, state, {})
 
     def _embeddings(self) -> list[Path]:
-        """The embeddings' files, where each is there and of the step that was asked for."""
+        """Return the embeddings' files, if each exists and is of the step that was asked for."""
         step = self.saved.plan.embedding_step
         paths = [self._prompt_path("embedding", i) for i in range(len(self.setup.names))]
         complete = step and all(path.is_file() and load_prompt(path).step == step for path in paths)
         return paths if complete else []
 
     def _check_embeddings(self, first: int) -> None:
-        """A run that is past the embedding's step must have been through it with this setting."""
+        """Check that a run past the embedding's step has been through it with this setting."""
         step = self.saved.plan.embedding_step
         if 0 < step <= first and not self._embeddings():
             raise SpotError(
@@ -318,7 +318,7 @@ class _Run:
         return result
 
     def _write_backbone(self, state: State, step: int) -> str:
-        """Stores the tuned weights unless they are there, and returns their fingerprint."""
+        """Store the tuned weights unless they are stored already, and return their fingerprint."""
         config, loaded = self.setup.backbone.config, self.setup.backbone
         params = self.setup.program.infer(state.trainable, self.frozen, 0).params
         params = jax.tree.map(np.asarray, params)

@@ -81,7 +81,7 @@ def check_same_run(
 def _as_written_today(
     stored: dict[str, Any], description: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A run.json of an earlier version as this one would have written it."""
+    """Return a run.json of an earlier version as this one would have written it."""
     # Runs of before the vocabulary was written down are taken on trust.
     stored = {"vocabulary": description.get("vocabulary"), **stored}
     method = str(stored.get("method", "")).removesuffix("Recipe")

@@ -168,7 +168,7 @@ def _embed(
     output_dir: str | None,
     progress: bool | None,
 ) -> Path:
-    """The file of the task's embedding, tuned unless it exists."""
+    """Return the file of the task's embedding, tuned unless it exists."""
     tuning = tuning_of(library, task, backbone, wanted)
     fingerprint = tuning.backbone.description().fingerprint
     alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
@@ -235,7 +235,7 @@ def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSetti
 
 
 def _example(library: Library, backbone: str) -> tuple[Entry, PromptFile]:
-    """An entry, with its embedding, of the kind that is commonest on this backbone."""
+    """Return an entry, with its embedding, of the kind that is commonest on this backbone."""
     entries = [entry for entry in library.entries(backbone=backbone) if entry.embedding_step]
     if not entries:
         # Says what is wrong with the library as a whole, or that this backbone is not in it.
@@ -257,7 +257,7 @@ def _example(library: Library, backbone: str) -> tuple[Entry, PromptFile]:
 
 
 def _constant_adafactor(tuning: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the optimizer that prompts say they were tuned with; none if they do not."""
+    """Return the arguments of the optimizer that prompts name; none if they do not."""
     settings = dict(tuning.get("optimizer_settings", {}))
     schedule = settings.pop("schedule", {"type": "Constant"})
     if tuning.get("optimizer", "Adafactor") != "Adafactor" or schedule != {"type": "Constant"}:

@@ -162,7 +162,7 @@ def _splits(request: Request) -> Splits:
 def _retrieve(
     request: Request, chosen: Strategy, root: Path, directory: Path, progress: bool | None
 ) -> tuple[list[Retrieved], list[str]]:
-    """What an earlier start retrieved, or what the library has now."""
+    """Return what an earlier start retrieved, or what the library has now."""
     tuning, described = request.tuning, request.tuning.backbone.description()
     library = Library(request.library or "")
     top_k = request.top_k if chosen.uses_top_k else None
@@ -231,7 +231,7 @@ def choose(candidates: Sequence[Candidate]) -> list[int]:
 def _report(
     tuning: Tuning, directory: Path, candidates: Sequence[Candidate], splits: Splits
 ) -> list[Candidate]:
-    """The candidates, the chosen ones with their scores on the split that reports."""
+    """Return the candidates, the chosen ones with their scores on the split that reports."""
     chosen = choose(candidates)
     scores = _scores(tuning, [candidates[i].prompt for i in chosen], splits.reporting)
     reported = list(candidates)

@@ -154,7 +154,7 @@ def _font(step: int) -> int:
 
 
 def _cell_text(value: float, width: int) -> str:
-    """The value if it fits, else its sign; gains and losses differ without colour."""
+    """Return the value if it fits, else its sign; gains and losses differ without colour."""
     if width >= 24:
         return number(value, 0, sign=True)
     return "" if abs(value) < 0.5 else "+" if value > 0 else "−"
@@ -172,7 +172,7 @@ def _grid(
     color: alt.Color,
     tooltip: list[alt.Tooltip],
 ) -> theme.Chart:
-    """Cells with their values in them."""
+    """Draw cells with their values in them."""
     steep = max((len(name) for name in across[1]), default=0) * LETTER > step[0]
     angle = (-60 if step[0] >= 18 else -90) if steep else 0
     plain: dict[str, Any] = {

@@ -175,7 +175,7 @@ def over_tasks(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _joined(rows: Sequence[Row], count: int) -> dict[str, Any]:
-    """A point for several subsets of one number: their mean, and the widest of their spreads."""
+    """Return a point for several subsets of one number: their mean, and their widest spread."""
     points = [_point(row, n=count) for row in rows]
     joined = dict(points[0])
     for key in ("mean", "low", "high"):

@@ -119,7 +119,7 @@ def _statistics(c: Correlation) -> str:
 
 
 def _line(c: Correlation) -> list[dict[str, float]]:
-    """The least squares line's two ends."""
+    """Return the least squares line's two ends."""
     if math.isnan(c.r):
         return []
     x = np.array([p.similarity for p in c.points])

@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """A value of JSON as the type that an annotation names; `SpotError` says where it is not."""
+    """Read a value of JSON as the type that an annotation names; `SpotError` says what is not."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value

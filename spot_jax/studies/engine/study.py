@@ -443,13 +443,13 @@ def time_text(seconds: float) -> str:
 
 
 def _record(fields: dict[str, Any]) -> dict[str, Any]:
-    """A study.json of any format that is understood, as the newest."""
+    """Return a study.json of any format that is understood, as the newest."""
     needed = {"settings": dict(fields["settings"]), "commands": list(fields["commands"])}
     return {"format": FORMAT, "bound": False, "init_by_task": False, **fields, **needed}
 
 
 def _plain(value: Any) -> Any:
-    """A setting as it compares: methods were called recipes once, and had no smoothing."""
+    """Return a setting as it compares: methods had other names once, and no smoothing."""
     if isinstance(value, dict) and str(value.get("type")).endswith("Recipe"):
         return {"label_smoothing": 0.0, **value, "type": value["type"].removesuffix("Recipe")}
     return value

@@ -122,7 +122,7 @@ def _categories(results: SubspaceResults) -> dict[str, tuple[str, ...]]:
 
 
 def _groups(results: SubspaceResults) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
-    """Groups with their scores by seed and task."""
+    """Return groups with their scores by seed and task."""
     scores: dict[Group, list[Score]] = defaultdict(list)
     several = len(results.test_tasks) > 1
     for score in results.scores:
@@ -145,7 +145,7 @@ def _groups(results: SubspaceResults) -> Iterator[tuple[Group, dict[int, dict[st
 def _without_subspace(
     results: SubspaceResults,
 ) -> Iterator[tuple[Group, dict[int, dict[str, float]]]]:
-    """The commonest label, the bare backbone and the references, on the same tasks."""
+    """Return the commonest label, the bare backbone and the references, on the same tasks."""
     for setting, category, tasks in task_sets(results):
         for name, scores in ((MAJORITY, results.majority), (NO_PROMPT, results.no_prompt)):
             if all(task in scores for task in tasks):

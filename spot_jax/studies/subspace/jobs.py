@@ -207,7 +207,7 @@ def _jobs(plan: SubspacePlan, tasks: Tasks) -> Iterator[SubspaceJob]:
 
 
 def _of_subspace(plan: SubspacePlan, tasks: Tasks, d: int, draw: int) -> Iterator[SubspaceJob]:
-    """A subspace of each seed, and what is tuned in it; of a subset only held-out tasks are."""
+    """Plan a subspace of each seed, and what is tuned in it; of a subset only held-out tasks."""
     whole = draw < 0
     from_ = tasks.train if whole else tasks.subsets[draw]
     middle = f"d{d}" if whole else f"d{d}-n{len(from_)}-{_digits(from_)}"
@@ -237,7 +237,7 @@ def _chunks(
     tasks: tuple[str, ...] = (),
     draw: int = -1,
 ) -> Iterator[SubspaceJob]:
-    """Jobs of no more prompts than a program may have."""
+    """Return jobs of no more prompts than a program may have."""
     for number, start in enumerate(range(0, len(parts), plan.prompts_at_once), 1):
         some = tuple(parts[start : start + plan.prompts_at_once])
         suffix = "" if number == 1 else f"-{number}"

@@ -162,12 +162,12 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         return [part.seed for part in self.job.parts if part.seed is not None]
 
     def _tuned_file(self, task: str, seed: int | None) -> Path:
-        """The tuned prompt of a task and seed."""
+        """Return the tuned prompt of a task and seed."""
         number = [part.seed for part in self.study.job(prompts_job(task)).parts].index(seed)
         return self.study.path / self.study.needed(prompts_job(task)).prompts[number].file
 
     def _through(self, subspace: Path, part: Part) -> Path:
-        """A task's tuned prompt as it comes out of a subspace, written down."""
+        """Return a task's tuned prompt as it comes out of a subspace, written down."""
         prompt = load_prompt(self._tuned_file(part.task, part.seed))
         through = load_subspace(subspace)
         rows = np.asarray(through.reconstruct(prompt.rows))
@@ -177,7 +177,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         return path
 
     def _taken(self, task: str) -> dict[int, Path]:
-        """Prompts of the library by seed, copied here; a start takes what the first one took."""
+        """Copy prompts of the library here, by seed; a start takes what the first one took."""
         plan = self.plan
         if plan.library is None:
             return {}
@@ -209,7 +209,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         )
 
     def _scored(self, files: Sequence[Path], trained: int) -> SubspaceResult:
-        """The prompts of the job's parts on their test splits."""
+        """Score the prompts of the job's parts on their test splits."""
         plan = self.plan
         backbone = plan.backbone.description().fingerprint
         read = {str(path): load_prompt(path, backbone=backbone) for path in files}

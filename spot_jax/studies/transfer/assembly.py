@@ -117,7 +117,7 @@ def _embedded(study: AnyTransferStudy, done: Done) -> list[tuple[EmbeddedPrompt,
 def _similarities(
     study: AnyTransferStudy, embedded: list[tuple[EmbeddedPrompt, PromptFile]]
 ) -> Iterator[Similarity]:
-    """Of every source to every target that it does not leak to."""
+    """Return those of every source to every target that it does not leak to."""
     for source, first in embedded:
         for target, second in embedded:
             if (source.role, target.role) != ("source", "target"):
@@ -163,7 +163,7 @@ def _records(study: AnyTransferStudy, done: Done) -> Iterator[PromptRecord]:
 
 
 def _within(root: Path, ancestor: dict[str, Any]) -> dict[str, Any]:
-    """An ancestor whose file is named from the study's directory on, which may be moved."""
+    """Return an ancestor whose file is named from the study's directory on, which may be moved."""
     path = Path(str(ancestor.get("file", "")))
     if path.is_relative_to(root):
         ancestor["file"] = str(path.relative_to(root))

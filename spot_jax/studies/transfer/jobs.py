@@ -175,7 +175,7 @@ def jobs_of(history: Sequence[Generation], constituents: Constituents) -> list[T
 
 
 def _rows(grid: Grid, constituents: Constituents) -> Iterator[tuple[str, str, list[Part]]]:
-    """(kind, task, prompts) of a grid."""
+    """Yield (kind, task, prompts) of a grid."""
     plain = [Part(seed) for seed in grid.seeds]
     for source in grid.sources:
         yield SOURCE, source, plain

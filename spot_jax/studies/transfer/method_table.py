@@ -150,7 +150,7 @@ def _oracle(table: ScoreTable, target: str, seed: int | None) -> Choice:
 
 
 def _best_elsewhere(table: ScoreTable) -> dict[str, str | None]:
-    """For each target the source with the greatest mean change on the other targets.
+    """Return for each target the source with the greatest mean change on the other targets.
 
     Changes are centred by target over its sources, so a source is not favoured for having been
     tried on easy targets only.

@@ -134,7 +134,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         return splits.choosing, splits.reporting
 
     def _group(self, part: Part) -> list[Retrieved]:
-        """The source prompts of a part, the most similar first."""
+        """Return the source prompts of a part, the most similar first."""
         if part.source is not None:
             prompt = find(self.study, SOURCE, part.source, part.seed)
             file = str(self.study.path / prompt.file)
@@ -143,7 +143,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         return [] if part.pool is None else self._ranked(part, *part.pool)
 
     def _ranked(self, part: Part, sources: Sequence[str], seeds: Sequence[int]) -> list[Retrieved]:
-        """The k prompts of the pool that are most like the target, by its embedding of the seed."""
+        """Return the k prompts of the pool most like the target, by its embedding of the seed."""
         study, library = self.study, Library(self.study.path / "library")
         ids = {find(study, SOURCE, source, seed).id for source in sources for seed in seeds}
         scratch = find(study, SCRATCH, self.job.task, part.seed)
@@ -165,7 +165,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
         return group
 
     def _tune_mixtures(self, groups: Groups) -> Any:
-        """Prompts of mixtures, their final checkpoints as in the paper (section 3.3)."""
+        """Tune prompts of mixtures; the final checkpoints count, as in the paper (section 3.3)."""
 
         def tune(names: Sequence[str]) -> Sequence[Path]:
             plan = self.plan
@@ -236,7 +236,7 @@ def _chosen(source: Retrieved) -> dict[str, Any]:
 
 
 def _curves(run: Path, count: int) -> list[list[tuple[int, float]]]:
-    """Each prompt's validation scores by step, from the run's log."""
+    """Return each prompt's validation scores by step, from the run's log."""
     curves: list[list[tuple[int, float]]] = [[] for _ in range(count)]
     for line in read_metrics(run):
         if "validation/score" in line:
