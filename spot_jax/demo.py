@@ -47,17 +47,17 @@ class Plan:
     """
 
     backbone: str = str(shipped.BACKBONE)
-    source: str = "bundled_vader_movie"
-    target: str = "bundled_vader_amazon_16shot"
+    source: str = "bundled_banking77"
+    target: str = "bundled_clinc150_16shot"
     seeds: tuple[int, ...] = (0, 1, 2)
     source_steps: int = 60
     target_steps: int = 10
     length: int = 20
-    lengths: tuple[int, int] = (40, 8)
+    lengths: tuple[int, int] = (40, 12)
     learning_rate: float = 0.3
     decoding: str = "rank"
-    validation_examples: int = 300
-    test_examples: int = 1000
+    validation_examples: int = 200
+    test_examples: int = 500
     evaluations: int = 2
 
 
