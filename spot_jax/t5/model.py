@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from spot_jax.t5.attention import Visibility, prepare
 from spot_jax.t5.config import T5Config
@@ -135,6 +135,19 @@ class Decoder(_Stack):
         return self.head(x, embedding)
 
     @nn.compact
+    def tree(self, x, crosses, depths, seen, visibility, cross_visibility, length: int, embedding):
+        """Return float32 logits [b, n, vocab_size] at the nodes of trees of targets."""
+        bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
+        # [h, b, n, n]: the bias of two depths, where a node sees the other.
+        dense = bias.dense[0][:, depths[:, :, None], depths[:, None, :]]
+        dense = jnp.where(seen[:, None], jnp.swapaxes(dense, 0, 1), jnp.asarray(-1e9, dense.dtype))
+        bias = dataclasses.replace(bias, dense=dense)
+        for i, cross in enumerate(crosses):
+            layer = DecoderLayer(self.config, name=f"layers_{i}")
+            x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
+        return self.head(x, embedding)
+
+    @nn.compact
     def step(self, x, caches, crosses, position, cross_visibility, embedding, length: int):
         """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
@@ -189,6 +202,15 @@ class T5(nn.Module):
         cross_visibility = dataclasses.replace(encoder_visibility, query_segments=segments)
         x, table = self.token_embedder(inputs), self.token_embedder.table()
         return self.decoder.forward(x, crosses, visibility, cross_visibility, table)
+
+    def tree(self, tokens, depths, seen, crosses, encoder_visibility, length):
+        """Decode trees of targets from a cache; see the function `decode_tree`."""
+        all_real = jnp.ones(tokens.shape, jnp.int32)
+        visibility = Visibility(all_real, all_real)
+        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=all_real)
+        x, table = self.token_embedder(tokens), self.token_embedder.table()
+        nodes = depths, seen, visibility, cross_visibility
+        return self.decoder.tree(x, crosses, *nodes, length, table)
 
     def step(self, tokens, caches, crosses, position, cross_visibility, length):
         """Decode one position."""
@@ -368,6 +390,36 @@ def decode_cached(
     tokens = decoder_input_tokens, decoder_target_tokens
     encoder = cache.cross_attention, cache.cross_visibility
     return _apply(T5.forward, params, config, *tokens, *encoder)
+
+
+def decode_tree(
+    params: Params,
+    config: T5Config,
+    cache: Cache,
+    tokens: Int[Array, "b n"],
+    depths: Int[Array, "b n"],
+    seen: Bool[Array, "b n n"],
+    length: int,
+) -> Float[Array, "b n v"]:
+    """Decode targets that share their first tokens, each shared one once.
+
+    Args:
+        params: parameter tree of the model.
+        config: shape of the model.
+        cache: result of `start_cache`; its self-attention is not used.
+        tokens: decoder input of each node; 0 at the root.
+        depths: number of nodes before a node on its path; 0 at the root.
+        seen: True where a node (first) sees another, which is one on its path or itself.
+        length: number greater than all depths.
+
+    Returns:
+        Float32 logits of what follows each node.
+    """
+    params, config = _for_decoding(params, config)
+    # The one form of attention whose bias may differ from row to row.
+    config = dataclasses.replace(config, attention="plain")
+    encoder = cache.cross_attention, cache.cross_visibility
+    return _apply(T5.tree, params, config, tokens, depths, seen, *encoder, length)
 
 
 def decode_step(

@@ -33,13 +33,13 @@ class Bias:
     """T5's relative position bias of `t` queries on `s` keys; keys and queries count from 0.
 
     Attributes:
-        dense: bias of every pair.
+        dense: bias of every pair; of each row's pairs only for the plain form.
         by_distance: bias of every distance, in column (query - key) + s - 1.
         masked: bias where a query sees a key and a number far below any logit elsewhere, computed
             once per stack for the form that reads it (see `prepare`).
     """
 
-    dense: Float[Array, "1 h t s"]
+    dense: Float[Array, "#b h t s"]
     by_distance: Float[Array, "h n"]
     masked: Float[Array, "b h t s"] | None = None
 

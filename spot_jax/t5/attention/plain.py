@@ -9,7 +9,7 @@ def attend(
     query: Float[Array, "b t h k"],
     key: Float[Array, "b s h k"],
     value: Float[Array, "b s h k"],
-    bias: Float[Array, "1 h t s"] | None,
+    bias: Float[Array, "#b h t s"] | None,
     mask: Bool[Array, "b 1 t s"],
 ) -> Float[Array, "b t h k"]:
     """Attend where `mask` is True.
