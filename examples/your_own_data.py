@@ -38,7 +38,8 @@ def main(
     )
     texts = ["how long is the journey", "slice the onions"]
     predictor = spot.load(run.directory, labels=("travel", "cooking"))
-    print(dict(zip(texts, predictor.predict(texts), strict=True)))
+    for text, prediction in zip(texts, predictor.predict(texts), strict=True):
+        print(f"{text}: {prediction} ({prediction.probability:.0%})")
 
 
 if __name__ == "__main__":

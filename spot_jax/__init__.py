@@ -26,6 +26,7 @@ from spot_jax.version import __version__
 if TYPE_CHECKING:
     from spot_jax.data.data_source import DataSource
     from spot_jax.data.examples import Examples
+    from spot_jax.inference.prediction import Prediction
     from spot_jax.inference.predictor import Predictor, load
     from spot_jax.inference.scores import Score, score
     from spot_jax.inference.tuned import Tuned, open_tuned
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from spot_jax.methods.prefix_tuning import PrefixTuning
     from spot_jax.methods.prompt_file import PromptFile, load_prompt
     from spot_jax.methods.prompt_tuning import PromptTuning
+    from spot_jax.methods.prompt_use import PromptUse
     from spot_jax.methods.subspace_finding import SubspaceFinding
     from spot_jax.methods.subspace_tuning import SubspaceTuning
     from spot_jax.methods.y_tuning import YTuning
@@ -55,6 +57,7 @@ shipped.make_importable()
 _HOMES = {
     "data.data_source": ("DataSource",),
     "data.examples": ("Examples",),
+    "inference.prediction": ("Prediction",),
     "inference.predictor": ("Predictor", "load"),
     "inference.scores": ("Score", "score"),
     "inference.tuned": ("Tuned", "open_tuned"),
@@ -66,6 +69,7 @@ _HOMES = {
     "methods.prefix_tuning": ("PrefixTuning",),
     "methods.prompt_file": ("PromptFile", "load_prompt"),
     "methods.prompt_tuning": ("PromptTuning",),
+    "methods.prompt_use": ("PromptUse",),
     "methods.subspace_finding": ("SubspaceFinding",),
     "methods.subspace_tuning": ("SubspaceTuning",),
     "methods.y_tuning": ("YTuning",),
@@ -100,10 +104,12 @@ __all__ = [
     "Method",
     "ModelTuning",
     "PTuning",
+    "Prediction",
     "Predictor",
     "PrefixTuning",
     "PromptFile",
     "PromptTuning",
+    "PromptUse",
     "RandomBackbone",
     "Score",
     "StoredBackbone",

@@ -25,14 +25,18 @@ GROUPS = {
     "Methods of your own": ("Method", "Adapted", "Task"),
     "Data": ("DataSource", "Examples"),
     "Optimizers": ("Adafactor", "AdamW", "Constant", "WarmupDecay"),
-    "Predictions and scores": ("load", "Predictor", "open_tuned", "Tuned", "score", "Score"),
-    "Prompts and transfer": ("load_prompt", "PromptFile", "Library", "transfer", "Tuning"),
+    "Predictions and scores": (
+        *("load", "Predictor", "Prediction", "open_tuned", "Tuned", "score", "Score"),
+    ),
+    "Prompts and transfer": (
+        *("load_prompt", "PromptFile", "PromptUse", "Library", "transfer", "Tuning"),
+    ),
     "Errors": ("SpotError", "SpotWarning"),
 }
 # Functions that a user of a class calls, or writes.
 SHOWN = {
     "Method": ("start", "freeze", "adapt", "adapt_batch"),
-    "Predictor": ("predict", "__call__"),
+    "Predictor": ("predict", "calibrated", "calibrated_on", "__call__"),
     "Library": ("add", "rank", "entries", "load"),
     "Examples": ("from_lists", "save", "load"),
     "PromptFile": ("save",),

@@ -158,25 +158,77 @@ def export(arguments: Sequence[str]) -> int:
     """Run `spot prompts export`."""
     flags = _parser(
         "export",
-        "Write a prompt of a library for others to use: as our file (spot), as T5X's numpy file\n"
-        "(t5x), or as a directory that PEFT loads onto a T5 (peft).",
+        "Write a prompt of a run, a file or a library for others to use: as our file (spot),\n"
+        "which with its backbone is enough to predict with, as T5X's numpy file (t5x), or as a\n"
+        "directory that PEFT loads onto a T5 (peft).",
     )
-    flags.add_argument("id", metavar="ID", help="or the beginning or the end of one")
+    flags.add_argument(
+        "source", metavar="RUN_DIR|FILE|ID", help="an ID of --library, or its beginning or end"
+    )
     flags.add_argument("dest", metavar="DEST", help="a file to write; for peft a directory")
     flags.add_argument("--form", choices=["spot", "t5x", "peft"], help="default: by DEST's ending")
     flags.add_argument("--base_model", metavar="NAME", default="", help="for peft: the backbone's")
+    flags.add_argument("--task", metavar="NAME", help="which, if the run has several")
+    flags.add_argument("--which", choices=["best", "last"], default="best", help="prompt of a run")
+    flags.add_argument(
+        "--calibrate", metavar="SPLIT", help="makes probabilities true on it, such as validation"
+    )
+    flags.add_argument("--backbone", metavar="DIR", help="for --calibrate: if the run's has moved")
+    flags.add_argument("--licence", default="", metavar="NAME", help="such as apache-2.0")
+    flags.add_argument("--card", metavar="FILE", help="Markdown; default: what the run knows")
     values = flags.parse_args(arguments)
     endings = {".safetensors": "spot", ".npy": "t5x", ".prompt": "t5x"}
     form = values.form or next((f for end, f in endings.items() if values.dest.endswith(end)), None)
     if form is None:
         raise SpotError(f"{values.dest} has no known ending; say --form spot, t5x or peft")
-    library = _opened(values)
+    from pathlib import Path
+
     from spot_jax.library.exchange import write_prompt
 
-    entry = library.get(values.id)
-    prompt, _ = library.load(entry)
+    if values.library:
+        library = _opened(values)
+        entry = library.get(values.source)
+        prompt, _ = library.load(entry)
+        name = entry.id
+    else:
+        from spot_jax.inference.export import exported
+
+        if not Path(values.source).expanduser().exists():
+            raise SpotError(
+                f"no run or file at {values.source}; for an entry of a library add --library DIR"
+            )
+        card = Path(values.card).expanduser().read_text("utf-8") if values.card else None
+        prompt = exported(
+            values.source,
+            task=values.task,
+            which=values.which,
+            backbone=values.backbone,
+            calibrate=values.calibrate,
+            licence=values.licence,
+            card=card,
+        )
+        name = values.source
     where = write_prompt(prompt, values.dest, form, base_model=values.base_model)
-    print(f"{entry.id} written to {where}")
+    print(f"{name} written to {where}")
+    return 0
+
+
+def card(arguments: Sequence[str]) -> int:
+    """Run `spot prompts card`."""
+    flags = _parser(
+        "card",
+        "Print a prompt's card, Markdown with front matter as hubs read it: its README.md.",
+    )
+    flags.add_argument("source", metavar="FILE|ID", help="an ID of --library")
+    values = flags.parse_args(arguments)
+    from spot_jax.inference.export import card_of
+    from spot_jax.methods.prompt_file import load_prompt
+
+    if values.library:
+        prompt, _ = _opened(values).load(values.source)
+    else:
+        prompt = load_prompt(values.source)
+    print(prompt.use.card or card_of(prompt), end="")
     return 0
 
 
@@ -195,7 +247,8 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "remove": (remove, "delete prompts"),
     "verify": (verify, "find damaged prompts"),
     "import": (import_, "take in a prompt of T5X, a PEFT adapter, or our file"),
-    "export": (export, "write a prompt in one of these forms"),
+    "export": (export, "write a prompt of a run or a library in one of these forms"),
+    "card": (card, "what a prompt file says of itself, for people and hubs"),
 }
 
 

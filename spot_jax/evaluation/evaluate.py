@@ -172,8 +172,8 @@ def predict(
                 with_aux=with_aux,
             )
 
-    for result in _one_behind(launched()):
-        host = {name: _to_host(array) for name, array in result.items()}
+    for result in one_behind(launched()):
+        host = {name: to_host(array) for name, array in result.items()}
         for name, values in rows.items():
             if name in host:
                 values.extend(host[name][host["valid"]])
@@ -297,8 +297,8 @@ def _as_targets(tokens: Int[Array, "b l"]) -> dict[str, Array]:
     }
 
 
-def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
-    # The device works on the next batch while the host reads the last one's results.
+def one_behind(results: Iterator[Any]) -> Iterator[Any]:
+    """Yield results one later, so that the device works on while the host reads the last ones."""
     previous = None
     for result in results:
         if previous is not None:
@@ -308,8 +308,8 @@ def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
         yield previous
 
 
-def _to_host(array: Array) -> np.ndarray:
-    # On several hosts each holds some of the rows; all need all of them, in order.
+def to_host(array: Array) -> np.ndarray:
+    """Return an array's rows, which on several hosts lie some on each: all of them, in order."""
     if not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)

@@ -1,26 +1,27 @@
 """Predictions for lines of text, JSON or CSV, as they come; nothing here needs TensorFlow."""
 
 import codecs
+import copy
 import csv
+import dataclasses
 import difflib
 import itertools
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
-import numpy as np
-
-from spot_jax.data.batches import BatchShape, truncated
-from spot_jax.data.examples import Example, Examples
 from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.evaluate import Search, predict
-from spot_jax.evaluation.scored_task import search_of
+from spot_jax.evaluation.evaluate import Search
+from spot_jax.evaluation.scored_task import load_task, search_of
+from spot_jax.inference.calibration import temperature_of
+from spot_jax.inference.prediction import Prediction
+from spot_jax.inference.rows import ReadyPrompt, predict_rows
 from spot_jax.inference.tuned import Prompt, Tuned, open_tuned
-from spot_jax.t5.vocabulary import EOS
-from spot_jax.training.run_info import TaskFacts
+from spot_jax.training.run_info import RunSetup, TaskFacts
 from spot_jax.training.sharding import MeshShape
 
 FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
@@ -30,15 +31,23 @@ DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
 DEFAULT_ROWS = 32
 # Batches that are predicted before the first of their results is written.
 BATCHES_AT_ONCE = 8
-SHORTEST = 32
+
+
+class DataFrame(Protocol):
+    """A table of pandas; those of polars and Arrow are taken as well."""
+
+    columns: Any
 
 
 class Predictor:
-    """Predicts line after line with one prompt.
+    """Predicts with one prompt; threads may share it.
 
     Attributes:
-        examples: lines predicted so far.
-        truncated_inputs: number of those lines that were cut.
+        tuned: backbone and prompts.
+        prompt: prompt that predicts.
+        task: what a text means to it.
+        examples: number of examples predicted so far.
+        truncated_inputs: number of them that were cut.
     """
 
     def __init__(
@@ -51,37 +60,52 @@ class Predictor:
         labels: Sequence[str] = (),
         batch_size: int | None = None,
         lengths: Mapping[str, int] | None = None,
+        temperature: float | None = None,
     ):
-        """Choose the prompt, and how it reads a line.
+        """Choose the prompt, and what a line means to it.
 
         Args:
-            tuned: backbone and prompts; of several for the task the best by validation is taken.
-            task: name of the task; needed where a run has several.
+            tuned: backbone and prompts; of several prompts for the task the one of the best
+                validation score is taken.
+            task: name of the task, where a run has several.
             decoding: "rank" among labels, "greedy", "beam", or "auto": rank where there are labels.
             beams: number of beams of "beam".
-            labels: labels to choose among, some of the task's; all of them by default.
-            batch_size: rows; the run's by default.
-            lengths: tokens of text of inputs and targets; the run's by default.
+            labels: labels to choose among; the task's by default, of which they must be some.
+            batch_size: number of rows; the run's by default.
+            lengths: lengths of inputs and targets in tokens of text; the run's by default, or
+                the prompt file's.
+            temperature: divisor of the labels' log-likelihoods in their probabilities, the
+                prompt file's by default; see `calibrated`.
 
         Raises:
             SpotError: a task that the run does not have, or a label that the task does not have.
         """
         self.tuned = tuned
-        self.prompt, self.task = _choose(tuned, task)
+        by_place = tuned.from_run and tuned.setup is not None and not tuned.setup.tunes_backbone
+        self.prompt, self.task = choose(tuned.prompts, tuned.setup, task, by_place=by_place)
         allowed = _labels(self.task, labels)
-        setup = tuned.setup
-        default_lengths = setup.lengths if setup else DEFAULT_LENGTHS
-        self.fixed = bool(setup or (lengths and "inputs" in lengths))
-        self.lengths = {**default_lengths, **(lengths or {})}
+        setup, use = tuned.setup, self.prompt.use
+        usual = setup.lengths if setup else {**DEFAULT_LENGTHS, **use.lengths}
+        self.lengths = {**usual, **(lengths or {})}
         self.rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
         name = self.task.name or "this prompt's task"
+        if decoding == "auto" and not labels:
+            decoding, beams = use.decoding, use.beams
         if labels and decoding in ("greedy", "beam"):
             raise SpotError(f"labels are for ranking, {decoding} writes freely; leave one out")
         self.search: Search = search_of(
             name, decoding, allowed, beams, max_length=self.lengths["targets"]
         )
-        self.inference = tuned.inference(self.prompt)
+        self.ready = ReadyPrompt.of(
+            tuned,
+            self.prompt,
+            self.task,
+            self.search,
+            self.lengths,
+            use.temperature if temperature is None else temperature,
+        )
         self.examples = self.truncated_inputs = 0
+        self._counting = threading.Lock()
 
     def __call__(
         self, lines: Iterable[str | bytes], form: str = "auto"
@@ -97,83 +121,115 @@ class Predictor:
             SpotError: no line at all, or the number of a line that is malformed or lacks a field.
         """
         rows = read_rows(lines, self.task, form)
+        empty = True
         while block := list(itertools.islice(rows, self.rows * BATCHES_AT_ONCE)):
-            texts = self._predict([text for _, text in block])
-            for (fields, _), prediction in zip(block, texts, strict=True):
-                yield {**fields, PREDICTION: prediction}
-        if not self.examples:
+            empty = False
+            predictions = self._predict([text for _, text in block], probabilities=False)
+            for (fields, _), prediction in zip(block, predictions, strict=True):
+                yield {**fields, PREDICTION: prediction.label}
+        if empty:
             raise SpotError("the input has no lines; give one text or JSON object a line")
 
     # A str is a Sequence[str] too, but the first form comes first, for a type checker as well.
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, inputs: str | Mapping[str, str]
-    ) -> str: ...
+        self,
+        inputs: str | Mapping[str, Any],
+        *,
+        batch_size: int | None = None,
+        probabilities: bool = True,
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[str]: ...
+    def predict(
+        self,
+        inputs: Iterable[str | Mapping[str, Any]] | DataFrame,
+        *,
+        batch_size: int | None = None,
+        probabilities: bool = True,
+    ) -> list[Prediction]: ...
 
     def predict(
-        self, inputs: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
-    ) -> str | list[str]:
-        """Predict for one input, or for each of several.
+        self,
+        inputs: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]] | DataFrame,
+        *,
+        batch_size: int | None = None,
+        probabilities: bool = True,
+    ) -> Prediction | list[Prediction]:
+        """Predict for one input, or for each of several, in their order.
 
         Args:
             inputs: text of a task with one field, or a mapping of the task's fields, or of
-                "inputs" to the whole text; or a sequence of such.
+                "inputs" to the whole text; or several of such; or a data frame (pandas, polars,
+                Arrow) with these as columns.
+            batch_size: number of rows that run at once, at most; the run's by default.
+            probabilities: whether predictions of labels hold each label's probability. Without
+                them many labels take less time.
 
         Returns:
-            The label or the text written; a list for a sequence.
+            The label or the text written, with probabilities; a list for several inputs.
 
         Raises:
             SpotError: the number of an input that lacks a field or is no text.
         """
+        if batch_size is not None and batch_size < 1:
+            raise SpotError(f"expected batch_size to be at least 1, found {batch_size}")
         alone = isinstance(inputs, str | Mapping)
-        texts = []
-        for number, item in enumerate([inputs] if alone else inputs, start=1):
-            if not isinstance(item, str | Mapping):
-                raise SpotError(
-                    f"input {number}: expected a text or a mapping of fields, found "
-                    f"{type(item).__name__}"
-                )
-            fields = _text_field(item, number, self.task) if isinstance(item, str) else item
-            _check_unicode(fields, number)
-            texts.append(_written(fields, number, self.task))
-        predictions = self._predict(texts) if texts else []
+        texts = texts_of([inputs] if alone else inputs, self.task)
+        predictions = self._predict(texts, batch_size, probabilities)
         return predictions[0] if alone else predictions
 
-    def _predict(self, texts: list[str]) -> list[str]:
-        tuned, vocabulary = self.tuned, self.tuned.vocabulary
-        encoded = vocabulary.encode_all(texts)
-        keeps_eos = self.task.keeps_eos
-        examples = Examples.from_lists(
-            [
-                Example(np.array([*ids, EOS], np.int32), np.zeros(0, np.int32), keeps_eos)
-                for ids in encoded
-            ]
+    def calibrated(
+        self,
+        inputs: Iterable[str | Mapping[str, Any]] | DataFrame,
+        targets: Sequence[str],
+    ) -> "Predictor":
+        """Return the same predictor with probabilities at the temperature that suits examples.
+
+        Args:
+            inputs: examples that were not trained on, as `predict` takes them.
+            targets: label of each.
+
+        Raises:
+            SpotError: fewer than ten examples, or a target that is none of the labels.
+        """
+        return self._at(self._with_temperature(1.0)._predict(texts_of(inputs, self.task)), targets)
+
+    def calibrated_on(self, split: str = "validation") -> "Predictor":
+        """Return the same predictor, calibrated on a split of its task, which is read by name.
+
+        Raises:
+            SpotError: a task that is not registered, or as `calibrated`.
+        """
+        tuned = self.tuned
+        tuned.register_tasks()
+        task = load_task(
+            self.task.name, split, tuned.vocabulary, lengths=self.lengths, decoding="greedy"
         )
-        longest, _ = examples.longest()
-        room = self.lengths["inputs"]
-        if not self.fixed:
-            # Few lengths, each of which is compiled once.
-            room = min(room, max(SHORTEST, 1 << (longest - 1).bit_length()))
-        shape = BatchShape(self.rows, room, self.lengths["targets"])
-        self.examples += len(texts)
-        self.truncated_inputs += truncated(examples, shape, tuned.writer(self.prompt))[0]
-        batches, place = tuned.batches(examples, shape, self.prompt)
-        # Without targets there is no loss.
-        features = ("encoder_input_tokens", "row_valid")
-        predictions = predict(
-            self.inference.params,
-            tuned.backbone.config,
-            ({name: batch[name] for name in features} for batch in batches),
-            vocabulary,
-            table=self.inference.table,
-            search=self.search,
-            scorer=self.inference.scorer,
-            place=place,
+        plain = self._with_temperature(1.0)
+        rows = [plain.ready.row(inputs) for inputs, _ in task.examples]
+        return self._at(predict_rows(tuned, rows, batch_size=self.rows), task.targets)
+
+    def _at(self, predictions: Sequence[Prediction], targets: Sequence[Any]) -> "Predictor":
+        return self._with_temperature(temperature_of(predictions, targets))
+
+    def _with_temperature(self, temperature: float) -> "Predictor":
+        other = copy.copy(self)
+        other.ready = dataclasses.replace(self.ready, temperature=temperature)
+        other.examples = other.truncated_inputs = 0
+        other._counting = threading.Lock()
+        return other
+
+    def _predict(
+        self, texts: Sequence[str], batch_size: int | None = None, probabilities: bool = True
+    ) -> list[Prediction]:
+        rows = self.ready.rows(self.tuned.vocabulary, texts)
+        with self._counting:
+            self.examples += len(rows)
+            self.truncated_inputs += sum(row.was_cut for row in rows)
+        return predict_rows(
+            self.tuned, rows, batch_size=batch_size or self.rows, probabilities=probabilities
         )
-        return predictions.texts
 
 
 def load(
@@ -182,6 +238,7 @@ def load(
     backbone: str | os.PathLike[str] | None = None,
     which: str = "best",
     mesh: MeshShape | None = None,
+    calibrate: str | None = None,
     **options: Any,
 ) -> Predictor:
     """Load what was tuned, to predict with: `load(run.directory).predict([...])`.
@@ -192,6 +249,7 @@ def load(
             backbone has moved.
         which: "best" by validation, or "last", of a run's prompts.
         mesh: arrangement of devices; one device by default.
+        calibrate: split of the task, such as "validation", on which probabilities are calibrated.
         **options: arguments of `Predictor`, such as `task`, `decoding` or `labels`.
 
     Raises:
@@ -209,7 +267,46 @@ def load(
         which=which,
         mesh=mesh,
     )
-    return Predictor(tuned, **options)
+    predictor = Predictor(tuned, **options)
+    return predictor if calibrate is None else predictor.calibrated_on(calibrate)
+
+
+def texts_of(inputs: Iterable[str | Mapping[str, Any]] | DataFrame, task: TaskFacts) -> list[str]:
+    """Return each input as its task writes it.
+
+    Args:
+        inputs: texts or mappings of fields, or a data frame, as `Predictor.predict` takes them.
+        task: facts of the task.
+
+    Raises:
+        SpotError: the number of an input that lacks a field or is no text.
+    """
+    texts = []
+    for number, item in enumerate(_records(inputs), start=1):
+        place = f"input {number}"
+        if not isinstance(item, str | Mapping):
+            raise SpotError(
+                f"{place}: expected a text or a mapping of fields, found {type(item).__name__}"
+            )
+        fields = _text_field(item, place, task) if isinstance(item, str) else item
+        _check_unicode(fields, place)
+        texts.append(_written(fields, place, task))
+    return texts
+
+
+def _records(inputs: Any) -> Iterable[Any]:
+    """The rows of a data frame as mappings; anything else as it is."""
+    for name in ("to_dicts", "to_pylist"):  # polars; Arrow
+        if hasattr(inputs, name):
+            return getattr(inputs, name)()
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # pandas
+        return inputs.to_dict("records")
+    if not isinstance(inputs, Iterable):
+        raise SpotError(
+            f"expected a text, a mapping of fields, several of them or a data frame, found "
+            f"{type(inputs).__name__}"
+        )
+    return inputs
 
 
 def read_rows(
@@ -241,8 +338,8 @@ def read_rows(
                 f"line {number} has a field {PREDICTION!r} of its own, which ours would replace; "
                 "rename it"
             )
-        _check_unicode(fields, number)
-        yield fields, _written(fields, number, task)
+        _check_unicode(fields, f"line {number}")
+        yield fields, _written(fields, f"line {number}", task)
 
 
 def _decoded(lines: Iterable[str | bytes]) -> Iterator[tuple[int, str]]:
@@ -270,7 +367,10 @@ def _line_rows(
             continue
         if form == "auto":
             form = _form_of(line, number)
-        yield number, _object(line, number) if form == "jsonl" else _text_field(line, number, task)
+        if form == "jsonl":
+            yield number, _object(line, number)
+        else:
+            yield number, _text_field(line, f"line {number}", task)
 
 
 def _form_of(line: str, number: int) -> str:
@@ -302,13 +402,13 @@ def _table_rows(
         raise SpotError(f"line {reader.line_num} is no row of a table: {error}") from error
 
 
-def _check_unicode(fields: Mapping[str, Any], number: int) -> None:
+def _check_unicode(fields: Mapping[str, Any], place: str) -> None:
     for name, value in fields.items():
         try:
             f"{name}{value if isinstance(value, str) else ''}".encode()
         except UnicodeEncodeError as error:
             raise SpotError(
-                f"line {number}: the field {name!a} holds half a surrogate pair, "
+                f"{place}: the field {name!a} holds half a surrogate pair, "
                 f"{error.object[error.start]!a}, which no text has; correct it"
             ) from error
 
@@ -326,17 +426,17 @@ def _object(line: str, number: int) -> dict[str, Any]:
     return value
 
 
-def _text_field(line: str, number: int, task: TaskFacts) -> dict[str, Any]:
+def _text_field(line: str, place: str, task: TaskFacts) -> dict[str, Any]:
     names = names_in(task.template) if task.template else ("inputs",)
     if len(names) > 1:
         raise SpotError(
-            f"line {number}: {task.name} has the fields {', '.join(names)}; give a JSON object "
+            f"{place}: {task.name} has the fields {', '.join(names)}; give a JSON object "
             "with them a line, or a table (--format csv)"
         )
     return {names[0]: line}
 
 
-def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
+def _written(fields: Mapping[str, Any], place: str, task: TaskFacts) -> str:
     names = names_in(task.template) if task.template else ("inputs",)
     if "inputs" in fields and "inputs" not in names:
         names, template = ("inputs",), "{inputs}"
@@ -347,18 +447,29 @@ def _written(fields: Mapping[str, Any], number: int, task: TaskFacts) -> str:
             present = ", ".join(fields) or "none"
             more = "" if names == ("inputs",) else ' (or "inputs" with the whole text)'
             raise SpotError(
-                f"line {number} lacks the field {name}; expected {', '.join(names)}{more}, "
+                f"{place} lacks the field {name}; expected {', '.join(names)}{more}, "
                 f"found {present}"
             )
         if not isinstance(fields[name], str):
             kind = type(fields[name]).__name__
-            raise SpotError(f"line {number}: expected text in the field {name}, found {kind}")
+            raise SpotError(f"{place}: expected text in the field {name}, found {kind}")
     return write(template, fields)
 
 
-def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
-    """Return the prompt to predict with and its task."""
-    setup = tuned.setup
+def choose(
+    prompts: Sequence[Prompt], setup: RunSetup | None, task: str | None, *, by_place: bool = True
+) -> tuple[Prompt, TaskFacts]:
+    """Return the prompt to predict with, the best of a task's by validation, and its task.
+
+    Args:
+        prompts: prompts to choose from.
+        setup: setup of the run, if there is one.
+        task: name of the task; None for the only one.
+        by_place: whether the prompts are those of the run, in the order of its tasks.
+
+    Raises:
+        SpotError: a task that the run lacks, or several and none named.
+    """
     facts_of = {} if setup is None else {facts.name: facts for facts in setup.tasks}
     if task is not None and facts_of and task not in facts_of:
         near = difflib.get_close_matches(task, facts_of, 3, cutoff=0.0)
@@ -367,17 +478,16 @@ def _choose(tuned: Tuned, task: str | None) -> tuple[Prompt, TaskFacts]:
         )
     if task is None:
         # A file of elsewhere says which task it is for.
-        named = {prompt.task for prompt in tuned.prompts} & facts_of.keys()
+        named = {prompt.task for prompt in prompts} & facts_of.keys()
         names = sorted(named or facts_of)
         if len(names) > 1:
             raise SpotError(f"the run has {len(names)} tasks, {', '.join(names)}; add --task NAME")
-        task = names[0] if names else tuned.prompts[0].task
-    prompts = tuned.prompts
-    if tuned.from_run and setup is not None and not setup.tunes_backbone:
+        task = names[0] if names else prompts[0].task
+    if by_place and setup is not None:
         pairs = zip(prompts, setup.tasks, strict=True)
-        prompts = tuple(prompt for prompt, facts in pairs if facts.name == task)
+        prompts = [prompt for prompt, facts in pairs if facts.name == task]
     chosen = max(prompts, key=lambda prompt: prompt.score)
-    return chosen, facts_of.get(task) or TaskFacts(task, template=chosen.form)
+    return chosen, facts_of.get(task) or dataclasses.replace(chosen.facts, name=task)
 
 
 def _labels(task: TaskFacts, labels: Sequence[str]) -> tuple[str, ...]:

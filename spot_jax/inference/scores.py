@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spot_jax.data import loading
 from spot_jax.data.batches import BatchShape, truncated
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.ensemble import evaluate_ensemble
@@ -101,15 +100,7 @@ def score(
             ensemble of one.
     """
     setup = tuned.setup
-    if setup is not None:
-        if setup.modules:
-            loading.import_modules(setup.modules)
-        if setup.text_directory:
-            loading.register_text(setup.text_directory)
-        for facts in setup.tasks:
-            loading.again_in_template(facts.name, facts.template)
-    for prompt in tuned.prompts:
-        loading.again_in_template(prompt.task, prompt.form)
+    tuned.register_tasks()
     fitted = setup is None and not lengths
     rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
     all_lengths = {**(setup.lengths if setup else DEFAULT_LENGTHS), **(lengths or {})}

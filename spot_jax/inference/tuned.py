@@ -9,18 +9,20 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from spot_jax.data import loading
 from spot_jax.data.batches import Batch, BatchShape, InputWriter, evaluation_batches
 from spot_jax.data.examples import Examples
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Inference
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile, load_prompt, parse_prompt
+from spot_jax.methods.prompt_use import PromptUse
 from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.metrics import mean_of_metrics
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.config import StoredBackbone
-from spot_jax.training.run_info import RunSetup, read_setup
+from spot_jax.training.run_info import RunSetup, TaskFacts, read_setup
 from spot_jax.training.sharding import BatchPlacement, MeshShape, make_mesh, replicated
 
 Path_ = str | os.PathLike[str]
@@ -52,6 +54,17 @@ class Prompt:
     def task(self) -> str:
         """The task it was tuned on, "" if unknown (T5X's files do not say)."""
         return self.file.task if self.file is not None and self.file.backbone else ""
+
+    @property
+    def use(self) -> PromptUse:
+        """What its file says of its use; all defaults where it says nothing."""
+        return PromptUse() if self.file is None else self.file.use
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What its file says of its task."""
+        use = self.use
+        return TaskFacts(self.task, use.labels, use.template or self.form, use.keeps_eos)
 
     @property
     def form(self) -> str | None:
@@ -111,6 +124,19 @@ class Tuned:
             return inference
         return inference._replace(table=jax.device_put(inference.table, replicated(self.mesh)))
 
+    def register_tasks(self) -> None:
+        """Make the prompts' tasks readable by name, those of a run's modules and templates too."""
+        setup = self.setup
+        if setup is not None:
+            if setup.modules:
+                loading.import_modules(setup.modules)
+            if setup.text_directory:
+                loading.register_text(setup.text_directory)
+            for facts in setup.tasks:
+                loading.again_in_template(facts.name, facts.template)
+        for prompt in self.prompts:
+            loading.again_in_template(prompt.task, prompt.form)
+
     def writer(self, prompt: Prompt) -> InputWriter | None:
         """Return what writes a prompt's virtual tokens into inputs, as the table's only prompt."""
         size, placement = self.backbone.config.vocab_size, prompt.placement
@@ -159,18 +185,23 @@ def open_tuned(
     setup = None if run_dir is None else read_setup(run_dir)
     from_run = setup is not None and not prompts
     if from_run:
-        prompts = _run_prompts(Path(run_dir or "").expanduser(), setup, which)
+        prompts = run_prompts(Path(run_dir or "").expanduser(), setup, which)
     where = backbone or _run_backbone(Path(run_dir or "").expanduser(), setup)
     built = make_mesh(mesh or MeshShape(data=1, model=1))
     loaded = _load(str(where), setup, built)
     if loaded.vocabulary_path is None:
         raise SpotError(f"the backbone {where} has no vocabulary; convert it with one")
-    read = tuple(_read(path, loaded) for path in prompts)
     vocabulary = Vocabulary(loaded.vocabulary_path)
+    read = tuple(read_on(path, loaded, vocabulary) for path in prompts)
     return Tuned(loaded, vocabulary, built, read or (Prompt("no prompt"),), setup, from_run)
 
 
-def _run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
+def run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
+    """Return the paths of a run's prompts; none where it tunes the weights.
+
+    Raises:
+        SpotError: another `which` than "best" and "last", or a run without its prompts yet.
+    """
     if which not in ("best", "last"):
         raise SpotError(f"expected 'best' or 'last', found {which!r}")
     if setup is None or (setup.tunes_backbone and not setup.prompt_length):
@@ -218,8 +249,30 @@ def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
     return source.load(mesh)
 
 
-def _read(path: Path_, backbone: Backbone) -> Prompt:
-    file = load_prompt(path, backbone=backbone.fingerprint)
+def read_on(
+    path: Path_, backbone: Backbone, vocabulary: Vocabulary, data: bytes | None = None
+) -> Prompt:
+    """Return a prompt that is known to fit a backbone.
+
+    Args:
+        path: path of the file, which names the prompt.
+        backbone: backbone to use it on.
+        vocabulary: vocabulary of the backbone.
+        data: bytes of the file; None to read them.
+
+    Raises:
+        SpotError: no prompt file, or one of another backbone, vocabulary or unknown method.
+    """
+    if data is None:
+        file = load_prompt(path, backbone=backbone.fingerprint)
+    else:
+        file = parse_prompt(data, path, backbone=backbone.fingerprint)
+    if file.vocabulary not in ("", vocabulary.sha256):
+        raise SpotError(
+            f"{path}: this prompt was tuned with another vocabulary (sha256 "
+            f"{file.vocabulary[:12]}, the backbone's is {vocabulary.sha256[:12]}); load the "
+            "backbone with the vocabulary it was converted with"
+        )
     try:
         inference_of(backbone.params, backbone.config, file)
     except SpotError as error:

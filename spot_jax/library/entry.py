@@ -22,7 +22,7 @@ import safetensors.numpy
 
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version, parse_json, slug
-from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_file import PromptFile, read_use
 
 SUFFIX = ".safetensors"
 # An entry holds rows. Its number is part of what its id is the hash of.
@@ -100,6 +100,8 @@ def encode(
         "spot_jax": _json({"format": FORMAT, **_fields(prompt)}),
         "spot_jax_library": _json(about),
     }
+    if use := prompt.use.fields():
+        metadata["spot_jax_use"] = _json(use)
     data = _safetensors(tensors, metadata)
     name = slug(prompt.task).strip("_")[:80] or "prompt"
     return f"{name}-s{prompt.seed}-{_digits(data)}", data
@@ -120,12 +122,14 @@ def decode(id: str, path: str, data: bytes) -> Stored:
         tensors, metadata = safetensors.numpy.load(data), _metadata(data)
         fields = parse_json(metadata["spot_jax"])
         about = parse_json(metadata["spot_jax_library"])
+        use = parse_json(metadata.get("spot_jax_use", "{}"))
         version = fields.pop("format")
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
     check_version(path, version, FORMAT)
     early = tensors.pop("embedding", None)
     prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
+    prompt = dataclasses.replace(prompt, use=read_use(use, path))
     embedding = None if early is None else _file(early, about["embedding"])
     entry = Entry(
         id=id,
@@ -162,7 +166,7 @@ def entry_of(fields: Mapping[str, Any], path: str) -> Entry:
 
 def _fields(file: PromptFile) -> dict[str, Any]:
     names = (f.name for f in dataclasses.fields(file))
-    return {name: getattr(file, name) for name in names if name not in ("prompt", "tensors")}
+    return {name: getattr(file, name) for name in names if name not in ("prompt", "tensors", "use")}
 
 
 def _file(prompt: np.ndarray, fields: Mapping[str, Any]) -> PromptFile:

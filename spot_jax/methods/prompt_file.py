@@ -3,7 +3,8 @@
 The format is safetensors. A file holds rows, the tensor `prompt` [P, d] that inputs are given, or
 it holds no rows but named tensors, from which its method computes what the T5 runs with. Beside
 rows, named tensors are what training goes on from. One metadata entry `spot_jax` is a JSON object
-with the fields of `PromptFile`.
+with the fields of `PromptFile`; `spot_jax_use` is another with those of its `PromptUse`, which
+versions that do not know it pass over.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from jaxtyping import Float
 
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version, write_whole
+from spot_jax.methods.prompt_use import PromptUse
 
 FORMAT = 2
 # Format 1 had no files without rows: these methods wrote this tensor of theirs as the rows.
@@ -48,6 +50,7 @@ class PromptFile:
         metrics: scores at this step.
         ancestry: prompts it began from, nearest first: task, step and file of each, and the
             tasks that a mixture consists of.
+        use: facts that predictions need beside the backbone; all defaults if unknown.
     """
 
     prompt: Float[np.ndarray, "p d"] | None
@@ -62,10 +65,12 @@ class PromptFile:
     tasks: tuple[str, ...] = ()
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tensors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    use: PromptUse = PromptUse()
 
     def save(self, path: Path) -> None:
         """Write the file in one move: a reader never sees half of it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["use"] = self.use.fields()
         rows, arrays = fields.pop("prompt"), dict(fields.pop("tensors"))
         if rows is not None:
             arrays["prompt"] = rows
@@ -102,7 +107,14 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
     file = epath.Path(path)
     if not file.exists() or file.is_dir():
         raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
-    data = file.read_bytes()
+    return parse_prompt(file.read_bytes(), file, backbone=backbone)
+
+
+def parse_prompt(
+    data: bytes, path: str | os.PathLike[str], *, backbone: str | None = None
+) -> PromptFile:
+    """Return a prompt from a file's bytes, as `load_prompt` does; `path` names it in errors."""
+    file = epath.Path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
     rows = prompt.prompt
     if rows is not None and rows.ndim != 2:
@@ -147,12 +159,26 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
         raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
     for name in ("ancestry", "tasks"):
         fields[name] = tuple(fields.get(name, ()))
+    fields["use"] = read_use(fields.get("use", {}), path)
     return PromptFile(rows, **fields, tensors=tensors)
+
+
+def read_use(fields: Any, path: str | os.PathLike[str]) -> PromptUse:
+    """Return a file's `PromptUse` from its JSON object; `path` names the file in errors."""
+    try:
+        return PromptUse.read(fields)
+    except ValueError as error:
+        raise SpotError(
+            f"{path}: damaged where it says how the prompt is used ({error}); export it again"
+        ) from error
 
 
 def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Write float32 arrays and one JSON object, in one move: no reader sees half of a file."""
-    metadata = {"spot_jax": json.dumps(fields)}
+    others = {name: value for name, value in fields.items() if name != "use"}
+    metadata = {"spot_jax": json.dumps(others)}
+    if fields.get("use"):
+        metadata["spot_jax_use"] = json.dumps(fields["use"])
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, metadata
     )
@@ -167,7 +193,11 @@ def read_tensors(
         tensors = safetensors.numpy.load(data)
         # The reader of bytes gives no metadata: they stand in the header, after its length.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["spot_jax"])
+        metadata = header["__metadata__"]
+        fields = json.loads(metadata["spot_jax"])
+        if "spot_jax_use" in metadata:
+            fields["use"] = json.loads(metadata["spot_jax_use"])
+        return tensors, fields
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise SpotError(
             f"{path}: not {what} of spot-jax, or truncated ({error}); take another copy"

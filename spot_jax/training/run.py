@@ -26,6 +26,7 @@ from spot_jax.training.metrics_log import MetricsLog
 from spot_jax.training.optimizers import Optimizer
 from spot_jax.training.progress import Progress
 from spot_jax.training.run_directory import check_same_run, run_path, write_environment
+from spot_jax.training.run_info import task_facts
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.training.step import State, train_step
 from spot_jax.training.step_timer import StepTimer
@@ -148,6 +149,8 @@ class _Run:
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
         self.best = [Best() for _ in setup.names]
+        lengths = data.task_feature_lengths
+        self.uses = [facts.use(lengths) for facts in task_facts(setup.names)]
         self.last: list[dict[str, float]] = []
         self.validation = None
         if evaluation.period:
@@ -275,6 +278,7 @@ class _Run:
             ancestry=setup.ancestry[i],
             tasks=setup.tasks[i],
             tuning=setup.tuning[i],
+            use=self.uses[i],
         )
         if file is None:
             return None

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spot_jax.errors import SpotError
 from spot_jax.files import check_version, write_json
+from spot_jax.methods.prompt_use import PromptUse
 
 FORMAT = 1
 
@@ -27,6 +28,16 @@ class TaskFacts:
     labels: tuple[str, ...] = ()
     template: str | None = None
     keeps_eos: bool = False
+
+    def use(self, lengths: Mapping[str, int]) -> PromptUse:
+        """Return what a prompt file says of its use on this task."""
+        return PromptUse(
+            labels=self.labels,
+            template=self.template,
+            keeps_eos=self.keeps_eos,
+            lengths=dict(lengths),
+            decoding="rank" if self.labels else "greedy",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
