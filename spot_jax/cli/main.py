@@ -23,6 +23,7 @@ VERBS = {
     "prompts": "a library of prompts: add, list, search, import, export",
     "eval": "metrics of a prompt on a split of a task",
     "infer": "predictions for lines of text or JSON, from a file or standard input",
+    "serve": "the same over HTTP: many prompts behind one backbone, mixed in one batch",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
     "tasks": "list the tasks that can be trained on",
     "demo": "the whole story in minutes, on what ships with the package",

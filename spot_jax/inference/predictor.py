@@ -45,7 +45,7 @@ class Predictor:
     Attributes:
         tuned: backbone and prompts.
         prompt: prompt that predicts.
-        task: what a text means to it.
+        task: facts of its task, which say what a text means to it.
         examples: number of examples predicted so far.
         truncated_inputs: number of them that were cut.
     """

@@ -46,7 +46,7 @@ class ReadyPrompt:
         search: way to predict.
         lengths: lengths of inputs and targets in tokens of text.
         inference: weights and virtual tokens that its rows run with.
-        writer: what writes its virtual tokens into a text, as ids from the vocabulary's size.
+        writer: writer of its virtual tokens into a text, as ids from the vocabulary's size.
         labels: labels to choose among; empty for text.
         tree: tokens of the labels; None for text, and for a method that scores labels itself.
         temperature: divisor of the labels' scores before they become probabilities.

@@ -1,0 +1,359 @@
+"""Predictions one by one, over HTTP, and beside PEFT's adapters: `python -m bench.serving`.
+
+On backbones/mini, prompts of sampled vocabulary, texts of the bundled sets; each part's two sides
+run in turn, so that whatever else the machine does falls on both. Parts, in order:
+
+* single: one text with `load(...).predict`, against the same program alone (the bound) and against
+  a batch that is padded to 100 rows, as it once was.
+* service: `spot serve` in a process of its own, clients in another. 64 clients at once against one
+  request at a time; every answer compared with `predict`; then SIGTERM while they ask.
+* peers: 1,000 texts of 8 prompts, 4 tokens written for each, in mixed batches, against PEFT's
+  `generate` with one adapter after the other. Needs the `reference` extra; left out without.
+
+Results go to bench/results/serving.json.
+"""
+
+import argparse
+import collections
+import http.client
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+MINI = ROOT / "backbones" / "mini"
+SETS = {
+    "vader_tweets": ("negative", "neutral", "positive"),
+    "sms_spam": ("ham", "spam"),
+    "vader_movie": ("negative", "positive"),
+}
+LENGTHS = {"inputs": 64, "targets": 8}
+
+
+def texts_of(count: int) -> list[str]:
+    """Return texts of unlike lengths from the bundled sets."""
+    from tasks.bundled.reading import rows
+
+    each = [[row["text"] for row in rows(name, "validation")] for name in SETS]
+    texts = [text for group in zip(*each, strict=False) for text in group]
+    return [texts[i % len(texts)] for i in range(count)]
+
+
+def write_prompts(directory: Path, count: int, length: int) -> dict[str, Path]:
+    """Write prompts whose rows are embeddings of sampled pieces, with labels and templates."""
+    from spot_jax.methods.prompt_file import PromptFile
+    from spot_jax.methods.prompt_use import PromptUse
+    from spot_jax.t5.backbone import load_backbone
+
+    backbone = load_backbone(MINI)
+    table = np.asarray(backbone.params["token_embedder"]["embedding"], np.float32)
+    paths = {}
+    for number in range(count):
+        drawn = np.random.default_rng(number).integers(3, 5000, length)
+        labels = list(SETS.values())[number % len(SETS)]
+        use = PromptUse(labels, "text: {text}", lengths=LENGTHS, decoding="rank")
+        path = directory / f"prompt{number}.safetensors"
+        PromptFile(table[drawn], backbone=backbone.fingerprint, use=use).save(path)
+        paths[path.stem] = path
+    return paths
+
+
+def in_turn(calls: dict[str, Any], repeats: int) -> dict[str, float]:
+    """Return each call's median seconds, all called in turn."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
+    """Measure one text, warm."""
+    import jax
+
+    import spot_jax as spot
+    from spot_jax.data.batches import BatchShape
+    from spot_jax.data.examples import Examples
+    from spot_jax.evaluation.evaluate import predict
+    from spot_jax.t5.label_trees import LabelTrees, score_labels
+
+    path = write_prompts(directory, 1, length)["prompt0"]
+    predictor = spot.load(path, backbone=MINI)
+    text = "my order never came, and nobody answers"
+    tuned, ready = predictor.tuned, predictor.ready
+    config, inference = tuned.backbone.config, ready.inference
+    row = ready.rows(tuned.vocabulary, [f"text: {text}"])[0]
+    bare = jax.jit(
+        lambda params, table, ids, trees: score_labels(params, config, ids, trees, table=table)
+    )
+    arguments = inference.params, inference.table, row.ids[None], LabelTrees(*ready.tree)
+    shape = BatchShape(100, LENGTHS["inputs"], LENGTHS["targets"])
+    examples = Examples.from_lists([(row.ids[length:], [])])
+
+    def padded() -> None:
+        batches, place = tuned.batches(examples, shape, predictor.prompt)
+        names = ("encoder_input_tokens", "row_valid")
+        predict(
+            inference.params,
+            config,
+            ({name: batch[name] for name in names} for batch in batches),
+            tuned.vocabulary,
+            table=inference.table,
+            search=predictor.search,
+            place=place,
+        )
+
+    calls = {
+        "predict": lambda: predictor.predict(text),
+        "bound": lambda: jax.block_until_ready(bare(*arguments)),
+        "padded_to_100": padded,
+    }
+    return {"part": "single", "prompt_length": length, "seconds": in_turn(calls, repeats)}
+
+
+def clients(port: int, jobs: list[dict], count: int) -> list[dict]:
+    """Post every job over `count` connections that stay open; answers in the order of the jobs."""
+    answers: list[dict] = [{"status": "unsent"}] * len(jobs)
+    numbers, lock = iter(range(len(jobs))), threading.Lock()
+
+    def work() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            begin = time.perf_counter()
+            try:
+                connection.request("POST", "/predict", json.dumps(jobs[number]))
+                response = connection.getresponse()
+                body = json.loads(response.read())
+            except (OSError, http.client.HTTPException) as error:
+                answers[number] = {"status": type(error).__name__}
+                return
+            answers[number] = {
+                "status": response.status,
+                "seconds": time.perf_counter() - begin,
+                "predictions": body.get("predictions"),
+            }
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def client_process(port: int, jobs: list[dict], count: int) -> subprocess.Popen:
+    """Start the clients in a process of their own."""
+    command = [sys.executable, "-m", "bench.serving", "--port", str(port), "--clients", str(count)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(jobs) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def ask(port: int, jobs: list[dict], count: int) -> tuple[list[dict], float]:
+    """Return the answers, and the seconds between the first question and the last answer."""
+    answers = json.loads(client_process(port, jobs, count).communicate()[0])
+    return answers["answers"], answers["seconds"]
+
+
+def service(directory: Path, prompts: int, requests: int, count: int) -> dict[str, Any]:
+    """Measure the service."""
+    import spot_jax as spot
+
+    paths = write_prompts(directory, prompts, 20)
+    command = [sys.executable, "-m", "spot_jax.cli.main", "serve", "--port", "0"]
+    command += ["--backbone", str(MINI), "--prompts", *map(str, paths.values())]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise SystemExit(server.stderr.read())
+        port = int(line.split(":")[2].split(",")[0])
+        names = list(paths)
+        jobs = [
+            {"prompt": names[i * 7 % prompts], "inputs": text}
+            for i, text in enumerate(texts_of(requests))
+        ]
+        few = jobs[: max(requests // 10, 20)]
+        # One at a time before and after, as other work on the machine comes and goes.
+        alone = [ask(port, few, 1)[1]]
+        answers, seconds = ask(port, jobs, count)
+        alone.append(ask(port, few, 1)[1])
+        rounds = _metrics(port)
+        asking = client_process(port, jobs, count)
+        time.sleep(min(1.0, seconds / 4))
+        server.send_signal(signal.SIGTERM)
+        last = json.loads(asking.communicate()[0])["answers"]
+        log = server.communicate()[1]
+    statuses = collections.Counter(str(answer["status"]) for answer in last)
+    answered = int(log.split("stopped; ")[1].split()[0])
+    before = 2 * len(few) + requests + 1  # the metrics' own request
+    predictors = {name: spot.load(path, backbone=MINI) for name, path in paths.items()}
+    expected: list[str] = [""] * requests
+    for name, predictor in predictors.items():
+        mine = [i for i, job in enumerate(jobs) if job["prompt"] == name]
+        for i, label in zip(
+            mine, predictor.predict([jobs[i]["inputs"] for i in mine]), strict=True
+        ):
+            expected[i] = label.label
+    got = [answer["predictions"][0]["prediction"] for answer in answers]
+    times = sorted(answer["seconds"] for answer in answers)
+    single_rate = len(few) / statistics.mean(alone)
+    return {
+        "part": "service",
+        "prompts": prompts,
+        "requests": requests,
+        "clients": count,
+        "answered": sum(answer["status"] == 200 for answer in answers),
+        "equal_to_predict": sum(a == b for a, b in zip(got, expected, strict=True)),
+        "requests_per_second": requests / seconds,
+        "one_at_a_time_per_second": single_rate,
+        "ratio": requests / seconds / single_rate,
+        "latency": {f"p{p}": times[int(len(times) * p / 100)] for p in (50, 95, 99)},
+        "rounds": rounds,
+        "stopped": {
+            "answers": statuses["200"],
+            "accepted": answered - before,
+            "lost": answered - before - statuses["200"],
+        },
+    }
+
+
+def _metrics(port: int) -> dict[str, float]:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/metrics")
+    values = dict(
+        line.rsplit(" ", 1)
+        for line in connection.getresponse().read().decode().splitlines()
+        if not line.startswith("#")
+    )
+    count = float(values["spot_round_rows_count"])
+    return {
+        "count": count,
+        "rows": float(values["spot_round_rows_sum"]) / count,
+        "prompts": float(values["spot_round_prompts_sum"]) / count,
+        "model_seconds": float(values["spot_model_seconds_total"]),
+    }
+
+
+def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, Any] | None:
+    """Measure mixed batches against PEFT's adapters in turn; None without PEFT."""
+    try:
+        import torch
+        from peft import PromptTuningConfig
+
+        from bench.peers import theirs
+    except ImportError:
+        return None
+    import dataclasses
+
+    from spot_jax.inference.loaded_prompts import LoadedPrompts
+    from spot_jax.inference.tuned import Prompt, open_tuned
+    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_use import PromptUse
+
+    length, written = 100, 4
+    use = PromptUse(lengths={"inputs": 64, "targets": written}, decoding="greedy")
+    loaded = LoadedPrompts(open_tuned(backbone=MINI))
+    for name, path in write_prompts(directory, prompts, length).items():
+        loaded.add(name, Prompt(name, dataclasses.replace(load_prompt(path), use=use)))
+    names = list(loaded.all())
+    lines, vocabulary = texts_of(texts), loaded.tuned.vocabulary
+    rows = [loaded.get(names[i % prompts]).rows(vocabulary, [t])[0] for i, t in enumerate(lines)]
+
+    config = loaded.tuned.backbone.config
+    tuned = theirs.model(config, "cpu", torch.float32).eval()
+    for name in names:
+        tuned.add_adapter(
+            name,
+            PromptTuningConfig(
+                task_type="SEQ_2_SEQ_LM", num_virtual_tokens=length, num_transformer_submodules=1
+            ),
+        )
+
+    def in_adapters() -> None:
+        for number, name in enumerate(names):
+            tuned.set_adapter(name)
+            ids = sorted((row.ids[length:] for row in rows[number::prompts]), key=len)
+            for start in range(0, len(ids), 64):
+                some = ids[start : start + 64]
+                text = np.zeros((len(some), len(some[-1])), np.int64)
+                for row, tokens in zip(text, some, strict=True):
+                    row[: len(tokens)] = tokens
+                batch = torch.from_numpy(text)
+                with torch.no_grad():
+                    tuned.generate(
+                        input_ids=batch,
+                        attention_mask=(batch > 0).long(),
+                        do_sample=False,
+                        num_beams=1,
+                        max_new_tokens=written,
+                    )
+
+    calls = {"mixed": lambda: loaded.predict(rows), "peft_in_turn": in_adapters}
+    seconds = in_turn(calls, repeats)
+    rates = {name: texts / value for name, value in seconds.items()}
+    return {
+        "part": "peers",
+        "prompts": prompts,
+        "texts": texts,
+        "texts_per_second": rates,
+        "ratio": rates["mixed"] / rates["peft_in_turn"],
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("bench.serving", description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--parts", nargs="+", default=["single", "service", "peers"])
+    parser.add_argument("--port", type=int, help="asks, as a process of clients")
+    parser.add_argument("--output", default=str(ROOT / "bench" / "results" / "serving.json"))
+    values = parser.parse_args(arguments)
+    if values.port:
+        jobs = json.loads(sys.stdin.readline())
+        begin = time.perf_counter()
+        answers = clients(values.port, jobs, values.clients)
+        seconds = time.perf_counter() - begin
+        print(json.dumps({"answers": answers, "seconds": seconds}))
+        return
+    from bench.record import write
+
+    results: list[dict] = []
+    with tempfile.TemporaryDirectory() as directory:
+        for part in values.parts:
+            if part == "single":
+                results += [single(Path(directory), n, values.repeats) for n in (20, 100)]
+            elif part == "service":
+                numbers = values.prompts, values.requests, values.clients
+                results.append(service(Path(directory), *numbers))
+            elif (result := peers(Path(directory), 8, 1000, 3)) is not None:
+                results.append(result)
+            print(json.dumps(results[-1:], indent=1), flush=True)
+            write(values.output, "predictions one by one, over HTTP, beside PEFT", MINI, results)
+
+
+if __name__ == "__main__":
+    main()
