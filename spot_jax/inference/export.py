@@ -94,8 +94,8 @@ def exported(
         file = load_prompt(source)
     use = file.use
     if calibrate is not None:
-        options = {"backbone": backbone, "which": which, "calibrate": calibrate, "task": task}
-        use = dataclasses.replace(use, temperature=load(source, **options).ready.temperature)
+        predictor = load(source, backbone=backbone, which=which, calibrate=calibrate, task=task)
+        use = dataclasses.replace(use, temperature=predictor.ready.temperature)
     if licence:
         check_licence(licence)
         use = dataclasses.replace(use, licence=licence)

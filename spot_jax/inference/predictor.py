@@ -175,7 +175,8 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise SpotError(f"expected batch_size to be at least 1, found {batch_size}")
         alone = isinstance(inputs, str | Mapping)
-        texts = texts_of([inputs] if alone else inputs, self.task)
+        several: Any = [inputs] if alone else inputs
+        texts = texts_of(several, self.task)
         predictions = self._predict(texts, batch_size, probabilities)
         return predictions[0] if alone else predictions
 

@@ -371,7 +371,8 @@ class _Gate:
 
 async def _body(receive: Receive) -> bytes | None:
     """The whole body; None for one that is too large."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":

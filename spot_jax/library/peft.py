@@ -20,6 +20,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
 from spot_jax.library.entry import FORMAT
 from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_use import PromptUse
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "adapter_config.json"
@@ -87,6 +88,7 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
         "token_dim": width,
     }
     fields = {name: value for name, value in vars(prompt).items() if name != "prompt"}
+    fields["use"] = prompt.use.fields()
     table = np.ascontiguousarray(prompt.rows, np.float32)
     metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
     write_whole(path / WEIGHTS, safetensors.numpy.save({_TENSOR: table}, metadata))
@@ -129,10 +131,12 @@ def _own_fields(path: epath.Path) -> dict[str, Any]:
     try:
         fields = json.loads(header["__metadata__"]["spot_jax"])
         names = set(PromptFile.__dataclass_fields__) - {"prompt"}
-        return {
+        use = PromptUse.read(fields.get("use", {}))
+        others = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
             if name in names
         }
+        return {**others, "use": use}
     except (KeyError, TypeError, ValueError):
         return {}

@@ -104,7 +104,8 @@ def score_labels(
             depths += here > 0
             here = trees.parents[row, here]
             seen |= here[:, :, None] == jnp.arange(nodes)[None, None]
-        logits = decode_tree(params, config, cache, trees.tokens, depths, seen, length)
+        tokens = jnp.asarray(trees.tokens)
+        logits = decode_tree(params, config, cache, tokens, depths, seen, length)
         log_z = jax.nn.logsumexp(logits, axis=2)
         flat = row[:, :, None]
         chosen = logits[flat, trees.places, trees.targets] - log_z[flat, trees.places]
