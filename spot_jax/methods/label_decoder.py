@@ -132,7 +132,15 @@ class LabelDecoder:
         parts = jax.nn.softmax(weights["mix"][0])
         return jnp.einsum("btld,l->btd", features, parts)
 
-    def _layer(self, weights, x, text, mask, key, rate):
+    def _layer(
+        self,
+        weights: Weights,
+        x: Float[Array, "n r d"],
+        text: Float[Array, "b t d"],
+        mask: Bool[Array, "b t"],
+        key: Key[Array, ""] | None,
+        rate: float,
+    ) -> Float[Array, "b r d"]:
         """Self-attention, cross-attention and feed-forward, each normed before, added after."""
         norms = weights["norms"]
         x = x + self._self_attention(weights, _norm(x, norms[_SELF]))

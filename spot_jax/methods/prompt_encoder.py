@@ -143,7 +143,9 @@ def bidirectional(cells: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h2"
     """
 
     def run(cell: Tree, rows: Float[Array, "p r"]) -> Float[Array, "p h"]:
-        def step(state, row):
+        def step(
+            state: tuple[Array, Array], row: Float[Array, " g"]
+        ) -> tuple[tuple[Array, Array], Array]:
             output, memory = state
             into, forget, new, out = jnp.split(row + output @ cell["hidden"], 4)
             memory = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(into) * jnp.tanh(new)

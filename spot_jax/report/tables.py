@@ -340,7 +340,9 @@ def embeddings(analysis: Analysis) -> list[Table]:
 def printed_methods(analysis: Analysis, printed: Printed) -> Table:
     """Return the paper's table 3 beside ours; rows that only one of them has are left out."""
 
-    def key(row):  # the oracle has as many prompts as there are
+    def key(
+        row: Any,
+    ) -> tuple[str, str | None, int | None]:  # the oracle has as many prompts as there are
         return row.method, row.similarity, None if row.method == ORACLE else row.k
 
     ours = {key(row): row for row in analysis.methods}

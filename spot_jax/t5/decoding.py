@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
+from spot_jax.t5.layers import KeyValue
 from spot_jax.t5.model import Cache, Params, decode_step, encode, start_cache
 
 START = 0
@@ -47,11 +48,11 @@ def greedy(
     """
     cache = _start(params, config, encoder_tokens, table, encoded, max_length)
 
-    def unfinished(state):
+    def unfinished(state: tuple[Array, Array, Array, Cache]) -> Bool[Array, ""]:
         position, _, ended, _ = state
         return (position < max_length) & ~jnp.all(ended)
 
-    def step(state):
+    def step(state: tuple[Array, Array, Array, Cache]) -> tuple[Array, Array, Array, Cache]:
         position, tokens, ended, cache = state
         # Column 0 is the start token, so column `position` is what was written last.
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=1, keepdims=False)
@@ -78,7 +79,7 @@ class _Beams:
     log_probs: Float[Array, "b k"]
     finished: Int[Array, "b k l+1"]
     scores: Float[Array, "b k"]
-    cache: Any  # self-attention's keys and values, each [b, k, l, heads, head_dim]
+    cache: list[KeyValue]  # self-attention's, each [b, k, l, heads, head_dim]
 
 
 def beam_search(
@@ -139,7 +140,14 @@ def beam_search(
     return jnp.where(jnp.isneginf(scores)[:, :, None], 0, tokens), scores
 
 
-def _start(params, config, encoder_tokens, table, encoded, max_length) -> Cache:
+def _start(
+    params: Params,
+    config: T5Config,
+    encoder_tokens: Int[Array, "b t"],
+    table: Float[Array, "r d"] | None,
+    encoded: Float[Array, "b t d"] | None,
+    max_length: int,
+) -> Cache:
     if max_length < 1:
         raise SpotError(
             f"expected a target length of 1 or more, found {max_length}; give room for a token"
@@ -149,11 +157,11 @@ def _start(params, config, encoder_tokens, table, encoded, max_length) -> Cache:
     return start_cache(params, config, encoded, encoder_tokens, max_length)
 
 
-def _real(encoder_tokens) -> Bool[Array, " b"]:
+def _real(encoder_tokens: Int[Array, "b t"]) -> Bool[Array, " b"]:
     return jnp.any(encoder_tokens > 0, axis=1)
 
 
-def _length_penalty(length, alpha):
+def _length_penalty(length: Int[Array, ""] | int, alpha: float) -> Float[Array, ""] | float:
     return ((5.0 + length) / 6.0) ** alpha
 
 
@@ -163,7 +171,7 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
     alone = real & (jnp.arange(beams) == 0)[None]
     tokens = jnp.full((rows, beams, max_length + 1), START, jnp.int32)
 
-    def per_beam(x):
+    def per_beam(x: Float[Array, "b ..."]) -> Float[Array, "b k ..."]:
         return jnp.broadcast_to(x[:, None], (rows, beams, *x.shape[1:]))
 
     return _Beams(
@@ -176,21 +184,29 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
     )
 
 
-def _step_beams(params, config, cache: Cache, state: _Beams):
+def _step_beams(
+    params: Params, config: T5Config, cache: Cache, state: _Beams
+) -> tuple[Float[Array, "b k v"], list[KeyValue]]:
     """Return logits [b, k, v] after the live sequences, and their cache with this position."""
 
     # Mapped over beams with the encoder's keys and values held still: the matrix products get k
     # queries per row, and nothing of the encoder's length is copied k times.
-    def one_beam(self_attention, tokens):
+    def step_beam(self_attention: list[KeyValue], tokens: Int[Array, " b"]) -> Any:
         whole = dataclasses.replace(cache, self_attention=self_attention)
         logits, new = decode_step(params, config, whole, tokens, state.position)
         return logits, new.self_attention
 
     last = jax.lax.dynamic_index_in_dim(state.live, state.position, axis=2, keepdims=False)
-    return jax.vmap(one_beam, in_axes=1, out_axes=1)(state.cache, last)
+    return jax.vmap(step_beam, in_axes=1, out_axes=1)(state.cache, last)
 
 
-def _extend(state: _Beams, cache, log_probs: Float[Array, "b k v"], alpha, eos_id) -> _Beams:
+def _extend(
+    state: _Beams,
+    cache: list[KeyValue],
+    log_probs: Float[Array, "b k v"],
+    alpha: float,
+    eos_id: int,
+) -> _Beams:
     """Extend by one token: the best live sequences, and the best finished of old and new."""
     rows, beams, size = log_probs.shape
     length = state.position + 1

@@ -178,7 +178,7 @@ class Attention(nn.Module):
         c = self.config
         joined = c.num_heads * c.head_dim
 
-        def query_init(*args):
+        def query_init(*args: Any) -> Array:
             return _fan_in_normal(*args) / np.sqrt(c.head_dim)
 
         self.query = Dense(joined, c.dtype, query_init)
@@ -300,7 +300,7 @@ class DecoderLayer(nn.Module):
         """Create the sublayers under T5X's names."""
         c = self.config
 
-        def norm():
+        def norm() -> RMSNorm:
             return RMSNorm(c.layer_norm_epsilon, c.dtype)
 
         self.pre_self_attention_layer_norm = norm()

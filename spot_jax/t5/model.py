@@ -12,7 +12,7 @@ The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,14 @@ class _Stack(nn.Module):
 
     config: T5Config
 
-    def run(self, layer: type[nn.Module], count: int, x, *inputs, dropout_keys):
+    def run(
+        self,
+        layer: type[nn.Module],
+        count: int,
+        x: Float[Array, "b t d"],
+        *inputs: Any,
+        dropout_keys: Key[Array, " b"] | None,
+    ) -> Float[Array, "b t d"]:
         """Run `count` layers named as in T5X, or scanned over stacked weights."""
         layer = _layer_class(layer, self.config)
         if self.config.scan_layers:
@@ -89,11 +96,16 @@ class Encoder(_Stack):
 class Decoder(_Stack):
     """The decoder over embedded targets, up to the logits."""
 
-    def head(self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"], drop=None):
+    def head(
+        self,
+        x: Float[Array, "b t d"],
+        embedding: Float[Array, "v d"],
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b t v"]:
         """Apply the final norm and return float32 logits, by the head or the embedding table."""
         c = self.config
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="decoder_norm")(x)
-        x = dropout(x, drop, c.dropout_rate, site=1)
+        x = dropout(x, dropout_keys, c.dropout_rate, site=1)
         if c.logits_via_embedding:
             # T5 1.0 scales by d ** -0.5 because embedding and head share one matrix.
             x = (x / jnp.sqrt(c.emb_dim)).astype(c.dtype)
@@ -103,7 +115,15 @@ class Decoder(_Stack):
         return Dense(c.vocab_size, "float32", _fan_in_truncated, name="logits_dense")(x)
 
     @nn.compact
-    def __call__(self, x, encoded, visibility, cross_visibility, dropout_keys, embedding):
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        encoded: Float[Array, "b s d"],
+        visibility: Visibility,
+        cross_visibility: Visibility,
+        dropout_keys: Key[Array, " b"] | None,
+        embedding: Float[Array, "v d"],
+    ) -> Float[Array, "b t v"]:
         """Return float32 logits [b, t, vocab_size] of whole target sequences."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
@@ -126,7 +146,14 @@ class Decoder(_Stack):
         return caches, [layer.cross_keys_and_values(encoded) for layer in layers]
 
     @nn.compact
-    def forward(self, x, crosses, visibility, cross_visibility, embedding):
+    def forward(
+        self,
+        x: Float[Array, "b t d"],
+        crosses: Sequence[KeyValue],
+        visibility: Visibility,
+        cross_visibility: Visibility,
+        embedding: Float[Array, "v d"],
+    ) -> Float[Array, "b t v"]:
         """Return float32 logits [b, t, vocab_size] from the encoder's keys and values."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(*[x.shape[1]] * 2)
         for i, cross in enumerate(crosses):
@@ -135,7 +162,17 @@ class Decoder(_Stack):
         return self.head(x, embedding)
 
     @nn.compact
-    def tree(self, x, crosses, depths, seen, visibility, cross_visibility, length: int, embedding):
+    def tree(
+        self,
+        x: Float[Array, "b n d"],
+        crosses: Sequence[KeyValue],
+        depths: Int[Array, "b n"],
+        seen: Bool[Array, "b n n"],
+        visibility: Visibility,
+        cross_visibility: Visibility,
+        length: int,
+        embedding: Float[Array, "v d"],
+    ) -> Float[Array, "b n v"]:
         """Return float32 logits [b, n, vocab_size] at the nodes of trees of targets."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
         # [h, b, n, n]: the bias of two depths, where a node sees the other.
@@ -148,7 +185,16 @@ class Decoder(_Stack):
         return self.head(x, embedding)
 
     @nn.compact
-    def step(self, x, caches, crosses, position, cross_visibility, embedding, length: int):
+    def step(
+        self,
+        x: Float[Array, "b 1 d"],
+        caches: Sequence[KeyValue],
+        crosses: Sequence[KeyValue],
+        position: Int[Array, ""],
+        cross_visibility: Visibility,
+        embedding: Float[Array, "v d"],
+        length: int,
+    ) -> tuple[Float[Array, "b 1 v"], list[KeyValue]]:
         """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
         bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
         row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
@@ -173,15 +219,28 @@ class T5(nn.Module):
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
 
-    def encode(self, tokens, table, segment_ids, dropout_keys):
+    def encode(
+        self,
+        tokens: Int[Array, "b t"],
+        table: Float[Array, "r d"] | None,
+        segment_ids: Int[Array, "b t"] | None,
+        dropout_keys: Key[Array, " b"] | None,
+    ) -> Float[Array, "b t d"]:
         """Encode tokens; see the function `encode`."""
         x = self.token_embedder(tokens, table)
         segments = _segments(tokens, segment_ids)
         return self.encoder(x, Visibility(segments, segments), dropout_keys)
 
     def decode(
-        self, encoded, encoder_tokens, inputs, targets, encoder_segments, segments, dropout_keys
-    ):
+        self,
+        encoded: Float[Array, "b s d"],
+        encoder_tokens: Int[Array, "b s"],
+        inputs: Int[Array, "b t"],
+        targets: Int[Array, "b t"],
+        encoder_segments: Int[Array, "b s"] | None,
+        segments: Int[Array, "b t"] | None,
+        dropout_keys: Key[Array, " b"] | None,
+    ) -> Float[Array, "b t v"]:
         """Decode whole targets; see the function `decode`."""
         target_segments = _segments(targets, segments)
         visibility = Visibility(target_segments, target_segments, causal=True)
@@ -191,11 +250,19 @@ class T5(nn.Module):
         visible = (visibility, cross_visibility)
         return self.decoder(x, encoded, *visible, dropout_keys, table)
 
-    def start(self, encoded, length):
+    def start(
+        self, encoded: Float[Array, "b s d"], length: int
+    ) -> tuple[list[KeyValue], list[KeyValue]]:
         """Return every layer's empty cache, and its keys and values of the encoder's output."""
         return self.decoder.start(encoded, length)
 
-    def forward(self, inputs, targets, crosses, encoder_visibility):
+    def forward(
+        self,
+        inputs: Int[Array, "b t"],
+        targets: Int[Array, "b t"],
+        crosses: Sequence[KeyValue],
+        encoder_visibility: Visibility,
+    ) -> Float[Array, "b t v"]:
         """Decode whole targets from a cache; see the function `decode_cached`."""
         segments = _segments(targets, None)
         visibility = Visibility(segments, segments, causal=True)
@@ -203,7 +270,15 @@ class T5(nn.Module):
         x, table = self.token_embedder(inputs), self.token_embedder.table()
         return self.decoder.forward(x, crosses, visibility, cross_visibility, table)
 
-    def tree(self, tokens, depths, seen, crosses, encoder_visibility, length):
+    def tree(
+        self,
+        tokens: Int[Array, "b n"],
+        depths: Int[Array, "b n"],
+        seen: Bool[Array, "b n n"],
+        crosses: Sequence[KeyValue],
+        encoder_visibility: Visibility,
+        length: int,
+    ) -> Float[Array, "b n v"]:
         """Decode trees of targets from a cache; see the function `decode_tree`."""
         all_real = jnp.ones(tokens.shape, jnp.int32)
         visibility = Visibility(all_real, all_real)
@@ -212,13 +287,23 @@ class T5(nn.Module):
         nodes = depths, seen, visibility, cross_visibility
         return self.decoder.tree(x, crosses, *nodes, length, table)
 
-    def step(self, tokens, caches, crosses, position, cross_visibility, length):
+    def step(
+        self,
+        tokens: Int[Array, "b 1"],
+        caches: Sequence[KeyValue],
+        crosses: Sequence[KeyValue],
+        position: Int[Array, ""],
+        cross_visibility: Visibility,
+        length: int,
+    ) -> tuple[Float[Array, "b 1 v"], list[KeyValue]]:
         """Decode one position."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
         return self.decoder.step(x, caches, crosses, position, cross_visibility, table, length)
 
-    def __call__(self, tokens, targets):
+    def __call__(
+        self, tokens: Int[Array, "b s"], targets: Int[Array, "b t"]
+    ) -> Float[Array, "b t v"]:
         """Touch every parameter; used to initialise."""
         encoded = self.encode(tokens, None, None, None)
         return self.decode(encoded, tokens, targets, targets, None, None, None)

@@ -248,7 +248,13 @@ def label_matrix(vocabulary: TextCodec, labels: Sequence[str]) -> Int[np.ndarray
     return matrix
 
 
-def _encoder_cache(params, config, encoder_tokens, table, encoded) -> Cache:
+def _encoder_cache(
+    params: Params,
+    config: T5Config,
+    encoder_tokens: Int[Array, "b t"],
+    table: Float[Array, "r d"] | None,
+    encoded: Float[Array, "b t d"] | None,
+) -> Cache:
     if encoded is None:
         encoded = encode(params, config, encoder_tokens, table=table)
     return start_cache(params, config, encoded, encoder_tokens, 1)

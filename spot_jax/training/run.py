@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,14 @@ def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> N
 class _Run:
     """One start of a run: resumes, trains, evaluates, saves."""
 
-    def __init__(self, directory, setup, data, evaluation, checkpoints):
+    def __init__(
+        self,
+        directory: Path,
+        setup: RunParts,
+        data: DataSource,
+        evaluation: EvaluationPlan,
+        checkpoints: CheckpointPlan,
+    ):
         self.directory, self.setup, self.plan = directory, setup, evaluation
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
@@ -264,7 +271,15 @@ class _Run:
     def _prompt_path(self, which: str, i: int) -> Path:
         return self.directory / "prompts" / f"{which}-{i}.safetensors"
 
-    def _write_prompt(self, which, i, step, state, metrics, backbone="") -> Path | None:
+    def _write_prompt(
+        self,
+        which: str,
+        i: int,
+        step: int,
+        state: State,
+        metrics: Mapping[str, float],
+        backbone: str = "",
+    ) -> Path | None:
         setup, trees = self.setup, (state.trainable, self.frozen)
         file = setup.program.file(
             *trees,

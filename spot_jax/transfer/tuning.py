@@ -70,7 +70,7 @@ class Tuning:
     source_steps: int = 262_144
     prompts_at_once: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raise `SpotError` for a method that cannot be transferred."""
         check_method(self.method)
 
@@ -163,7 +163,7 @@ class Tuning:
             evaluation=evaluation,
         )
 
-    def _run(self, directory: Path, progress: bool | None, **options) -> TrainResult:
+    def _run(self, directory: Path, progress: bool | None, **options: Any) -> TrainResult:
         shared = {
             "backbone": self.backbone,
             "data": self.data,

@@ -136,7 +136,9 @@ def updater(loss: Callable, transformation: optax.GradientTransformation) -> Any
     """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(trainable, moments, frozen, batch, rate):
+    def update(
+        trainable: Any, moments: Any, frozen: Any, batch: Any, rate: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
         (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trainable, frozen, batch)
         step, moments = transformation.update(gradient, moments, trainable)
         step = jax.tree.map(lambda x: rate * x, step)

@@ -7,10 +7,19 @@ nothing of size [b, h, t, s] is ever in memory.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+# Heads come before time here.
+Query = Float[Array, "b h t k"]
+Keys = Float[Array, "b h s k"]
+Bias = Float[Array, "1 h t s"]
+Mask = Bool[Array, "b 1 t s"]
+LogSum = Float[Array, "b h t 1"]
 
 # Bytes of one block's weights: about what a core's second cache and its share of the third hold.
 _BLOCK_BYTES = 3 * 2**19
@@ -21,8 +30,8 @@ def attend(
     query: Float[Array, "b t h k"],
     key: Float[Array, "b s h k"],
     value: Float[Array, "b s h k"],
-    bias: Float[Array, "1 h t s"] | None,
-    mask: Bool[Array, "b 1 t s"],
+    bias: Bias | None,
+    mask: Mask,
 ) -> Float[Array, "b t h k"]:
     """Attend where `mask` is True."""
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -30,11 +39,13 @@ def attend(
 
 
 @jax.custom_vjp
-def _attend(query, key, value, bias, mask):
+def _attend(query: Query, key: Keys, value: Keys, bias: Bias | None, mask: Mask) -> Query:
     return _forward(query, key, value, bias, mask)[0]
 
 
-def _attend_forward(query, key, value, bias, mask):
+def _attend_forward(
+    query: Any, key: Any, value: Any, bias: Any, mask: Any
+) -> tuple[Query, tuple[Array | None, ...]]:
     # With `symbolic_zeros` every argument says whether it is differentiated.
     trained = bias is not None and bias.perturbed
     query, key, value, mask = query.value, key.value, value.value, mask.value
@@ -44,7 +55,7 @@ def _attend_forward(query, key, value, bias, mask):
     return out, (query, key, value, bias, mask, out, log_sum, flag)
 
 
-def _attend_backward(residuals, gradient):
+def _attend_backward(residuals: Sequence[Any], gradient: Query) -> tuple[Array | None, ...]:
     query, key, value, bias, mask, out, log_sum, flag = residuals
     dq, dk, dv, d_bias = _backward(
         query, key, value, bias, mask, out, log_sum, gradient, flag is not None
@@ -94,18 +105,25 @@ class _Layout:
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-def _logits(query, key, bias, mask):
-    logits = _product("rhtk,rhsk->rhts", query, key)
+def _logits(
+    query: Float[Array, "r h t k"],
+    key: Float[Array, "r h s k"],
+    bias: Bias | None,
+    mask: Bool[Array, "r 1 t s"],
+) -> Float[Array, "r h t s"]:
+    logits: Array = _product("rhtk,rhsk->rhts", query, key)
     if bias is not None:
         logits += bias.astype(jnp.float32)
     return jnp.where(mask, logits, _UNSEEN)
 
 
-def _forward(query, key, value, bias, mask):
+def _forward(
+    query: Query, key: Keys, value: Keys, bias: Bias | None, mask: Mask
+) -> tuple[Query, LogSum]:
     """Return the output, and each row's logarithm of the softmax's sum."""
     layout = _Layout(query, key)
 
-    def block(inputs):
+    def block(inputs: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         query, key, value, number = inputs
         logits = _logits(query, key, *layout.part(bias, mask, number))
         largest = jnp.max(logits, axis=3, keepdims=True)
@@ -119,12 +137,24 @@ def _forward(query, key, value, bias, mask):
     return layout.join(out), layout.join(log_sum)
 
 
-def _backward(query, key, value, bias, mask, out, log_sum, gradient, trains_bias):
+def _backward(
+    query: Query,
+    key: Keys,
+    value: Keys,
+    bias: Bias | None,
+    mask: Mask,
+    out: Query,
+    log_sum: LogSum,
+    gradient: Query,
+    trains_bias: bool,
+) -> tuple[Query, Keys, Keys, Bias | None]:
     layout = _Layout(query, key)
     products = gradient.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.sum(products, axis=3, keepdims=True)
 
-    def block(d_bias, inputs):
+    def block(
+        d_bias: Array | None, inputs: Sequence[Array]
+    ) -> tuple[Array | None, tuple[Array, Array, Array]]:
         query, key, value, log_sum, delta, gradient, number = inputs
         weights = jnp.exp(_logits(query, key, *layout.part(bias, mask, number)) - log_sum)
         dv = _product("rhts,rhtk->rhsk", weights.astype(gradient.dtype), gradient)
@@ -140,7 +170,8 @@ def _backward(query, key, value, bias, mask, out, log_sum, gradient, trains_bias
         return d_bias, (dq, dk, dv.astype(value.dtype))
 
     cut = [layout.cut(x) for x in (query, key, value, log_sum, delta, gradient)]
-    start = jnp.zeros(bias.shape, jnp.float32) if trains_bias else None
+    trained = bias if trains_bias else None
+    start = None if trained is None else jnp.zeros(trained.shape, jnp.float32)
     d_bias, gradients = jax.lax.scan(block, start, (*cut, jnp.arange(layout.count)))
-    d_bias = None if d_bias is None else d_bias.astype(bias.dtype)
-    return *(layout.join(x) for x in gradients), d_bias
+    dq, dk, dv = (layout.join(x) for x in gradients)
+    return dq, dk, dv, None if trained is None else d_bias.astype(trained.dtype)

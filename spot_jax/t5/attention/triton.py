@@ -11,14 +11,26 @@ which these kernels do not compute: `plain` does the backward pass then.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.t5.attention import plain
+
+Query = Float[Array, "b t h k"]
+Keys = Float[Array, "b s h k"]
+Distances = Float[Array, "h n"]
+Dense = Float[Array, "1 h t r"]
+QuerySegments = Int[Array, "b t"]
+KeySegments = Int[Array, "b r"]
+# A reference to an array in the GPU's memory, and an array that a kernel holds: Pallas's own.
+Ref = Any
+Block = Any
 
 _LOG2E = math.log2(math.e)
 # Far below any logit and far from float32's end, so that a row without a key has no NaN.
@@ -26,16 +38,16 @@ _UNSEEN = -1e30
 
 
 def attend(
-    query: Float[Array, "b t h k"],
-    key: Float[Array, "b s h k"],
-    value: Float[Array, "b s h k"],
-    distances: Float[Array, "h n"] | None,
-    dense: Float[Array, "1 h t r"] | None,
-    query_segments: Int[Array, "b t"],
-    key_segments: Int[Array, "b r"],
+    query: Query,
+    key: Keys,
+    value: Keys,
+    distances: Distances | None,
+    dense: Dense | None,
+    query_segments: QuerySegments,
+    key_segments: KeySegments,
     causal: bool,
     prefix: int,
-) -> Float[Array, "b t h k"]:
+) -> Query:
     """Attend as `spot_jax.t5.attention.attend` does; `s` is a prefix and then `r` keys."""
     return _attend(
         query, key, value, distances, dense, query_segments, key_segments, causal, prefix
@@ -43,14 +55,18 @@ def attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
-def _attend(query, key, value, distances, dense, query_segments, key_segments, causal, prefix):
+def _attend(
+    query: Query, key: Keys, value: Keys, distances: Distances | None, dense: Dense | None,
+    query_segments: QuerySegments, key_segments: KeySegments, causal: bool, prefix: int,
+) -> Query:  # fmt: skip
     segments = query_segments, key_segments
     return _forward(query, key, value, distances, *segments, causal, prefix)[0]
 
 
 def _attend_forward(
-    query, key, value, distances, dense, query_segments, key_segments, causal, prefix
-):
+    query: Any, key: Any, value: Any, distances: Any, dense: Any,
+    query_segments: Any, key_segments: Any, causal: bool, prefix: int,
+) -> tuple[Query, tuple[Array | None, ...]]:  # fmt: skip
     # With `symbolic_zeros` every argument says whether it is differentiated.
     biased = distances is not None
     trained = biased and (distances.perturbed or dense.perturbed)
@@ -65,12 +81,14 @@ def _attend_forward(
     return out, residuals
 
 
-def _attend_backward(causal, prefix, residuals, gradient):
+def _attend_backward(
+    causal: bool, prefix: int, residuals: Sequence[Any], gradient: Query
+) -> tuple[Array | None, ...]:
     query, key, value, distances, dense, query_segments, key_segments, out, log_sum = residuals
     if dense is not None:
         mask = _mask(query_segments, key_segments, causal, prefix)
 
-        def again(query, key, value, dense):
+        def again(query: Query, key: Keys, value: Keys, dense: Dense) -> Query:
             bias = jnp.pad(dense, ((0, 0), (0, 0), (0, 0), (prefix, 0)))
             return plain.attend(query, key, value, bias, mask)
 
@@ -87,7 +105,9 @@ def _attend_backward(causal, prefix, residuals, gradient):
 _attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
 
 
-def _mask(query_segments, key_segments, causal, prefix):
+def _mask(
+    query_segments: QuerySegments, key_segments: KeySegments, causal: bool, prefix: int
+) -> Bool[Array, "b 1 t s"]:
     mask = query_segments[:, None, :, None] == key_segments[:, None, None, :]
     if causal:
         mask &= jnp.tril(jnp.ones(mask.shape[2:], bool))[None, None]
@@ -97,21 +117,23 @@ def _mask(query_segments, key_segments, causal, prefix):
 class _Tile:
     """What the kernels share: masked loads of rows, and the logits of a block of pairs."""
 
-    def __init__(self, refs, queries, keys, causal, prefix):
+    def __init__(
+        self, refs: tuple[Ref, Ref, Ref], queries: int, keys: int, causal: bool, prefix: int
+    ) -> None:
         self.distances, self.query_segments, self.key_segments = refs
         self.queries, self.keys, self.causal, self.prefix = queries, keys, causal, prefix
 
-    def rows(self, ref, start, count, length):
+    def rows(self, ref: Ref, start: Block, count: int, length: int) -> Block:
         """Load rows of a [length, k] array, zeros past its end."""
         real = (start + jnp.arange(count) < length)[:, None]
         return plgpu.load(ref.at[pl.ds(start, count), :], mask=real, other=0.0)
 
-    def numbers(self, ref, start, count, length, other):
+    def numbers(self, ref: Ref, start: Block, count: int, length: int, other: float) -> Block:
         """Load entries of a vector, `other` past its end."""
         real = start + jnp.arange(count) < length
         return plgpu.load(ref.at[pl.ds(start, count)], mask=real, other=other)
 
-    def logits(self, q, k, first_query, first_key):
+    def logits(self, q: Block, k: Block, first_query: Block, first_key: Block) -> Block:
         """Return base-2 logits of a block, `_UNSEEN` for pairs that do not see each other."""
         block = (q.shape[0], k.shape[0])
         logits = plgpu.dot(q, k.T).astype(jnp.float32) * _LOG2E
@@ -136,15 +158,15 @@ class _Tile:
 
 
 def _forward_kernel(
-    distances, query_segments, key_segments, q_ref, k_ref, v_ref, out_ref, log_sum_ref,
-    *, block_q, block_k, causal, prefix,
-):  # fmt: skip
+    distances: Ref, query_segments: Ref, key_segments: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref,
+    out_ref: Ref, log_sum_ref: Ref, *, block_q: int, block_k: int, causal: bool, prefix: int,
+) -> None:  # fmt: skip
     queries, keys = q_ref.shape[0], k_ref.shape[0]
     tile = _Tile((distances, query_segments, key_segments), queries, keys, causal, prefix)
     first_query = pl.program_id(0) * block_q
     q = tile.rows(q_ref, first_query, block_q, queries)
 
-    def body(i, carry):
+    def body(i: Block, carry: tuple[Block, Block, Block]) -> tuple[Block, Block, Block]:
         total, largest, out = carry
         k = tile.rows(k_ref, i * block_k, block_k, keys)
         v = tile.rows(v_ref, i * block_k, block_k, keys)
@@ -170,16 +192,17 @@ def _forward_kernel(
 
 
 def _key_kernel(
-    distances, query_segments, key_segments, q_ref, k_ref, v_ref, g_ref, log_sum_ref, delta_ref,
-    dk_ref, dv_ref, *, block_q, block_k, causal, prefix,
-):  # fmt: skip
+    distances: Ref, query_segments: Ref, key_segments: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref,
+    g_ref: Ref, log_sum_ref: Ref, delta_ref: Ref, dk_ref: Ref, dv_ref: Ref,
+    *, block_q: int, block_k: int, causal: bool, prefix: int,
+) -> None:  # fmt: skip
     queries, keys = q_ref.shape[0], k_ref.shape[0]
     tile = _Tile((distances, query_segments, key_segments), queries, keys, causal, prefix)
     first_key = pl.program_id(0) * block_k
     k = tile.rows(k_ref, first_key, block_k, keys)
     v = tile.rows(v_ref, first_key, block_k, keys)
 
-    def body(i, carry):
+    def body(i: Block, carry: tuple[Block, Block]) -> tuple[Block, Block]:
         dk, dv = carry
         q = tile.rows(q_ref, i * block_q, block_q, queries)
         g = tile.rows(g_ref, i * block_q, block_q, queries)
@@ -199,9 +222,10 @@ def _key_kernel(
 
 
 def _query_kernel(
-    distances, query_segments, key_segments, q_ref, k_ref, v_ref, g_ref, log_sum_ref, delta_ref,
-    dq_ref, *, block_q, block_k, causal, prefix,
-):  # fmt: skip
+    distances: Ref, query_segments: Ref, key_segments: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref,
+    g_ref: Ref, log_sum_ref: Ref, delta_ref: Ref, dq_ref: Ref,
+    *, block_q: int, block_k: int, causal: bool, prefix: int,
+) -> None:  # fmt: skip
     queries, keys = q_ref.shape[0], k_ref.shape[0]
     tile = _Tile((distances, query_segments, key_segments), queries, keys, causal, prefix)
     first_query = pl.program_id(0) * block_q
@@ -210,7 +234,7 @@ def _query_kernel(
     log_sum = tile.numbers(log_sum_ref, first_query, block_q, queries, 0.0)
     delta = tile.numbers(delta_ref, first_query, block_q, queries, 0.0)
 
-    def body(i, dq):
+    def body(i: Block, dq: Block) -> Block:
         k = tile.rows(k_ref, i * block_k, block_k, keys)
         v = tile.rows(v_ref, i * block_k, block_k, keys)
         weights = jnp.exp2(tile.logits(q, k, first_query, i * block_k) - log_sum[:, None])
@@ -223,13 +247,19 @@ def _query_kernel(
     plgpu.store(dq_ref.at[pl.ds(first_query, block_q), :], dq.astype(dq_ref.dtype), mask=real)
 
 
-def _call(kernel, arrays, outputs, *, along, block_q, block_k, warps, stages, **settings):
+def _call(
+    kernel: Callable[..., None], arrays: Sequence[Array | None],
+    outputs: Sequence[jax.ShapeDtypeStruct], *, along: str, block_q: int, block_k: int,
+    warps: int, stages: int, **settings: bool | int,
+) -> list[Array]:  # fmt: skip
     """Run a kernel for every block `along` queries or keys, row of the batch and head."""
     block = block_q if along == "queries" else block_k
-    rows, _, heads, _ = arrays[3].shape
-    length = arrays[3 if along == "queries" else 4].shape[1]
+    query, key = arrays[3:5]
+    assert query is not None and key is not None
+    rows, _, heads, _ = query.shape
+    length = (query if along == "queries" else key).shape[1]
 
-    def spec(x):
+    def spec(x: Any) -> pl.BlockSpec | None:
         if x is None:
             return None
         shapes = {
@@ -255,27 +285,35 @@ def _call(kernel, arrays, outputs, *, along, block_q, block_k, warps, stages, **
     )(*arrays)
 
 
-def _leading(distances, query_segments, key_segments, prefix):
+def _leading(
+    distances: Distances | None, query_segments: QuerySegments, key_segments: KeySegments,
+    prefix: int,
+) -> tuple[Distances | None, QuerySegments, Int[Array, "b s"]]:  # fmt: skip
     keys = jnp.pad(key_segments, ((0, 0), (prefix, 0)), constant_values=-3)
     return distances, query_segments.astype(jnp.int32), keys.astype(jnp.int32)
 
 
-def _forward(query, key, value, distances, query_segments, key_segments, causal, prefix):
+def _forward(
+    query: Query, key: Keys, value: Keys, distances: Distances | None,
+    query_segments: QuerySegments, key_segments: KeySegments, causal: bool, prefix: int,
+) -> tuple[Query, Float[Array, "b h t"]]:  # fmt: skip
     """Return the output, and the base-2 logarithm of each row's softmax sum."""
     rows, queries, heads, _ = query.shape
     log_sum = jax.ShapeDtypeStruct((rows, heads, queries), jnp.float32)
     arrays = [*_leading(distances, query_segments, key_segments, prefix), query, key, value]
     outputs = [jax.ShapeDtypeStruct(query.shape, query.dtype), log_sum]
-    return _call(
+    out, log_sums = _call(
         _forward_kernel, arrays, outputs, along="queries", block_q=128, block_k=64,
         warps=4, stages=3, causal=causal, prefix=prefix,
     )  # fmt: skip
+    return out, log_sums
 
 
 def _backward(
-    query, key, value, distances, query_segments, key_segments, out, log_sum, gradient,
-    causal, prefix,
-):  # fmt: skip
+    query: Query, key: Keys, value: Keys, distances: Distances | None,
+    query_segments: QuerySegments, key_segments: KeySegments, out: Query,
+    log_sum: Float[Array, "b h t"], gradient: Query, causal: bool, prefix: int,
+) -> tuple[Query, Keys, Keys]:  # fmt: skip
     gradient = gradient.astype(out.dtype)
     products = gradient.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.transpose(jnp.sum(products, axis=3), (0, 2, 1))
