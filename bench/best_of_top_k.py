@@ -24,7 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import record
@@ -71,7 +73,7 @@ def run(directory: Path, prompts: list[int], batch_size: int, steps: int) -> dic
     moments: list[float] = []
 
     class Timed(MetricsLog):
-        def write(self, step, values):
+        def write(self, step: int, values: Mapping[str, Any]) -> None:
             if "train/loss" in values:
                 moments.append(time.perf_counter())
             super().write(step, values)

@@ -37,7 +37,7 @@ def write_checkpoint(directory: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {}
 
-    def add(name, *shape):
+    def add(name: str, *shape: int) -> None:
         tensors[f"{name}.weight"] = rng.standard_normal(shape, np.float32)
 
     add("shared", VOCAB, WIDTH)

@@ -27,7 +27,12 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spot_jax.t5.config import T5Config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -53,7 +58,7 @@ class Report:
         """Return the seconds until the deadline."""
         return self.deadline - time.time()
 
-    def add(self, **entry) -> None:
+    def add(self, **entry: Any) -> None:
         self.results.append(entry)
         self.write()
         print(json.dumps(entry)[:300], flush=True)
@@ -75,19 +80,22 @@ def error_of(problem: BaseException) -> str:
 class Repeated:
     """A call whose last result is at hand, to be waited for."""
 
-    def __init__(self, function, *arguments):
-        self.function, self.arguments, self.result = function, arguments, None
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self.function, self.arguments = function, arguments
+        self.result: Any = None
 
-    def __call__(self):
+    def __call__(self) -> None:
         self.result = self.function(*self.arguments)
 
-    def wait(self):
+    def wait(self) -> None:
         import jax
 
         jax.block_until_ready(self.result)
 
 
-def timed(call, wait, budget: float = 1.5) -> tuple[list[float], int]:
+def timed(
+    call: Callable[[], Any], wait: Callable[[], Any], budget: float = 1.5
+) -> tuple[list[float], int]:
     """Return seconds per call in each of 5 groups, after two calls to warm up."""
     call()
     wait()
@@ -133,18 +141,18 @@ class Ours:
         self.peak = None
         self.profiled: list[StepCase] = []
 
-    def shape(self, name: str):
+    def shape(self, name: str) -> "T5Config":
         from bench.peers.shapes import SHAPES
 
         return SHAPES["tiny" if self.tiny else name]
 
-    def config(self, case: StepCase):
+    def config(self, case: StepCase) -> "T5Config":
         return dataclasses.replace(
             self.shape(case.shape), dtype=self.dtype, scan_layers=case.scan,
             remat=case.remat, attention=case.attention,
         )  # fmt: skip
 
-    def params(self, name: str, scan: bool):
+    def params(self, name: str, scan: bool) -> Any:
         """Return weights on the device, where those of one shape are held at a time."""
         from bench.peers.ours import weights
 
@@ -170,7 +178,7 @@ class Ours:
         rate = 2 * x.nbytes / statistics.median(seconds)
         self.report.add(case="peak", matrix_flops=self.peak, copy_bytes_a_second=rate)
 
-    def compile_step(self, case: StepCase):
+    def compile_step(self, case: StepCase) -> tuple[Any, ...]:
         """Compile with the largest number of rows, halved from the case's, whose plan fits."""
         from bench.peers.ours import compiled_step, features, weights
         from bench.peers.shapes import arrays
@@ -191,7 +199,7 @@ class Ours:
             rows //= 2
         return step, state, batch, rows, lengths, planned, time.perf_counter() - begin
 
-    def run_step(self, case: StepCase, program) -> float:
+    def run_step(self, case: StepCase, program: tuple[Any, ...]) -> float:
         from bench.peers.shapes import step_operations
 
         step, state, batch, rows, lengths, planned, compile_seconds = program
@@ -199,7 +207,7 @@ class Ours:
         batch = self.jax.device_put(batch)
         holder = [state, None]
 
-        def call():
+        def call() -> None:
             holder[0], holder[1] = step(holder[0], params, batch)
 
         seconds, count = timed(call, lambda: self.jax.block_until_ready(holder[1]))
@@ -218,7 +226,7 @@ class Ours:
             self.profile(lambda: (call(), self.jax.block_until_ready(holder[1])), case)
         return median
 
-    def profile(self, call, case: StepCase) -> None:
+    def profile(self, call: Callable[[], Any], case: StepCase) -> None:
         """Report the kernels that take most of one step's time, in milliseconds."""
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -281,15 +289,15 @@ class Ours:
         segments = jnp.ones((rows, length), jnp.int32).at[:, -4:].set(0)
         weight = jax.random.normal(keys[4], shape, self.dtype)
 
-        def run(form):
+        def run(form: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
             visibility = Visibility(segments, segments)
 
-            def output(query, key, value):
+            def output(query: Any, key: Any, value: Any) -> Any:
                 bias = RelativePositionBias(config, True).apply(table, length, length)
                 bias = prepare(bias, visibility, form)
                 return attend(query * scale, key, value, bias, visibility, form)
 
-            def loss(*arguments):
+            def loss(*arguments: Any) -> Any:
                 return jnp.sum((output(*arguments) * weight)[:, :-4].astype(jnp.float32))
 
             return jax.jit(output), jax.jit(jax.grad(loss, (0, 1, 2)))
@@ -398,7 +406,7 @@ def peft(report: Report, tiny: bool) -> None:
     report.facts.update(torch=torch.__version__, transformers=transformers.__version__,
                         peft=package.__version__)  # fmt: skip
 
-    def wait():
+    def wait() -> None:
         if cuda:
             torch.cuda.synchronize()
 

@@ -26,6 +26,7 @@ from spot_jax.library import similarity
 from spot_jax.library.entry import SUFFIX, Entry, entry_fields
 from spot_jax.library.index_files import write_lines, write_signatures
 from spot_jax.library.library import Library
+from spot_jax.library.ranking import Ranking
 from spot_jax.methods.prompt_file import PromptFile
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def measure_search(root: Path, entries: int) -> dict:
     start = time.perf_counter()
     library = Library(root)
 
-    def search():
+    def search() -> Ranking:
         return library.rank(target, backbone=BACKBONE, top_k=TOP_K, exclude=["task7"])
 
     before = resident_bytes()

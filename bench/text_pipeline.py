@@ -133,7 +133,9 @@ def source(name: str, count: int) -> seqio.FunctionDataSource:
     draw = random.Random(0)
     texts = [" ".join(draw.choices(lexicon(), k=max(1, size))) for _ in range(count)]
 
-    def dataset(split: str, shuffle_files: bool = False, seed: int | None = None):
+    def dataset(
+        split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
         same = tf.data.Dataset.from_tensors(sample).repeat(count)
         if field is None:
             return same

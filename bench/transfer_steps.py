@@ -15,8 +15,12 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from spot_jax.training.run import TrainResult
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -44,7 +48,7 @@ def prompts(
     starts: list[str] | None,
     period: int = 0,
     examples: int = 0,
-):
+) -> "TrainResult":
     """Tune prompts in one program; with a period also scores them on test as they go."""
     from spot_jax.data.data_source import DataSource
     from spot_jax.methods.prompt_tuning import PromptTuning

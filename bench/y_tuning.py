@@ -21,9 +21,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import record
+
+if TYPE_CHECKING:
+    from spot_jax.methods.base import BaseMethod
+    from spot_jax.t5.vocabulary import Vocabulary
+    from spot_jax.training.optimizers import Optimizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,7 +37,9 @@ BACKBONE = ROOT / "backbones" / "mini"
 WARM = 5
 
 
-def prepare(directory: Path, length: int, labels: int, vocabulary) -> tuple[str, list[str]]:
+def prepare(
+    directory: Path, length: int, labels: int, vocabulary: "Vocabulary"
+) -> tuple[str, list[str]]:
     """Write random texts of one length whose answers are the first of clinc150's labels."""
     from spot_jax.data import loading
     from spot_jax.data.examples import Examples
@@ -51,7 +59,14 @@ def prepare(directory: Path, length: int, labels: int, vocabulary) -> tuple[str,
 class Trainer:
     """A run's parts, and blocks of its steps."""
 
-    def __init__(self, method, optimizer, task: str, length: int, batch_size: int):
+    def __init__(
+        self,
+        method: "BaseMethod",
+        optimizer: "Optimizer",
+        task: str,
+        length: int,
+        batch_size: int,
+    ):
         from spot_jax.data.data_source import DataSource
         from spot_jax.training.build import RunParts
         from spot_jax.training.config import StoredBackbone
@@ -64,7 +79,7 @@ class Trainer:
         self.parts = RunParts.make(backbone, method, data, optimizer, 0, make_mesh(MeshShape(1, 1)))
         self.build_s = time.perf_counter() - start
         self.state, self.frozen = self.parts.first_state()
-        self.step = train_step(self.parts.method, self.parts.tx, dropout=True)
+        self.step = train_step(self.parts.program, self.parts.tx, dropout=True)
         self.batch_size = batch_size
         self.block(WARM)
 
@@ -82,7 +97,7 @@ class Trainer:
         return steps * self.batch_size / (time.perf_counter() - start)
 
 
-def _fetched(metrics) -> None:
+def _fetched(metrics: dict[str, Any]) -> None:
     if not all(bool(np.isfinite(np.asarray(metric)).all()) for metric in metrics.values()):
         raise SystemExit("a step was not finite")
 
@@ -130,7 +145,7 @@ def measure(directory: Path, case: dict, repeats: int, block: int) -> dict:
     }
 
 
-def _leaves(tree):
+def _leaves(tree: Any) -> list[Any]:
     import jax
 
     return jax.tree.leaves(tree)

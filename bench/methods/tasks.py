@@ -128,7 +128,7 @@ class Bench:
         plain = {name: getattr(self, name) for name in names if name not in left_out}
         return {"backbone": self.stored().description().fingerprint[:16], **plain}
 
-    def stored(self, **options) -> StoredBackbone:
+    def stored(self, **options: Any) -> StoredBackbone:
         """Return the T5 in float32, without dropout unless something else is said."""
         return StoredBackbone(
             **{

@@ -23,17 +23,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.peers.shapes import PROMPT, SHAPES, arrays, step_operations
 
 ROOT = Path(__file__).parents[2]
+Call = Callable[[], Any]
 STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
 
 
-def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1):
+def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1) -> Call:
     """Return a call that does one step of ours."""
     import jax
 
@@ -52,7 +55,7 @@ def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1)
     return call
 
 
-def their_step(shape: str, rows: int, inputs: int, targets: int):
+def their_step(shape: str, rows: int, inputs: int, targets: int) -> Call:
     """Return a call that does one step of PEFT's."""
     import torch
 
@@ -64,7 +67,7 @@ def their_step(shape: str, rows: int, inputs: int, targets: int):
     return lambda: float(step())
 
 
-def our_greedy(shape: str, rows: int, inputs: int, length: int):
+def our_greedy(shape: str, rows: int, inputs: int, length: int) -> Call:
     import jax
     import jax.numpy as jnp
 
@@ -77,7 +80,7 @@ def our_greedy(shape: str, rows: int, inputs: int, length: int):
     return lambda: jax.block_until_ready(ours.write(params, config, tokens, prompt, length))
 
 
-def their_greedy(shape: str, rows: int, inputs: int, length: int):
+def their_greedy(shape: str, rows: int, inputs: int, length: int) -> Call:
     import torch
 
     from bench.peers import theirs
@@ -88,7 +91,7 @@ def their_greedy(shape: str, rows: int, inputs: int, length: int):
     return lambda: theirs.write(tuned, batch, "cpu", length)
 
 
-def labels(shape: str, rows: int, inputs: int, count: int):
+def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
     """Return two calls of ours: the best of `count` labels, and every label's score."""
     import jax
     import jax.numpy as jnp
@@ -115,7 +118,7 @@ def labels(shape: str, rows: int, inputs: int, count: int):
     return {n: lambda f=f: jax.block_until_ready(f(params, tokens)) for n, f in calls.items()}
 
 
-def in_turn(calls: dict, repeats: int) -> dict[str, list[float]]:
+def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
     """Time the calls in turn: seconds of each repeat by call."""
     for call in calls.values():
         call()
@@ -144,7 +147,7 @@ def alone(side: str, case: tuple) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def result(name: str, case: str, seconds: dict[str, list[float]], **more) -> dict:
+def result(name: str, case: str, seconds: dict[str, list[float]], **more: Any) -> dict:
     first, second = seconds
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     entry = {
@@ -161,7 +164,9 @@ def result(name: str, case: str, seconds: dict[str, list[float]], **more) -> dic
     return entry
 
 
-def measure(repeats: int, memory: bool, wanted: list[str], write) -> None:
+def measure(
+    repeats: int, memory: bool, wanted: list[str], write: Callable[[list[dict]], None]
+) -> None:
     results: list[dict] = []
 
     def done(entry: dict) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from spot_jax.training.optimizers import Adafactor, build
 from spot_jax.training.step import State, init_state, train_step
 
 
-def _leaf(key, shape, dtype, path: str):
+def _leaf(key: jax.Array, shape: tuple[int, ...], dtype: str, path: str) -> jax.Array:
     if path.endswith("scale"):
         return jnp.ones(shape, dtype)
     # An embedding of unit size, as T5's is; matrices that keep their input's size.
@@ -30,7 +31,7 @@ def _leaf(key, shape, dtype, path: str):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def weights(config: T5Config, dtype: str):
+def weights(config: T5Config, dtype: str) -> dict[str, Any]:
     """Return random weights of `dtype` made on the device, stacked if `config.scan_layers`."""
     plain = dataclasses.replace(config, scan_layers=False)
     if not config.scan_layers:
@@ -82,7 +83,9 @@ def first_state(config: T5Config, prompts: int = 1) -> tuple[Program, State, obj
     )
 
 
-def compiled_step(config: T5Config, params, batch: dict, prompts: int = 1):
+def compiled_step(
+    config: T5Config, params: Any, batch: dict, prompts: int = 1
+) -> tuple[Any, State]:
     """Compile the run's own jitted step, without dropout; return it and its first state."""
     program, state, tx = first_state(config, prompts)
     step = train_step(program, tx, dropout=False)
@@ -90,6 +93,8 @@ def compiled_step(config: T5Config, params, batch: dict, prompts: int = 1):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
-def write(params, config: T5Config, tokens, prompt, length: int):
+def write(
+    params: Any, config: T5Config, tokens: jax.Array, prompt: jax.Array, length: int
+) -> jax.Array:
     """Decode `length` tokens greedily; no row ends early, as eos is none of their tokens."""
     return greedy(params, config, tokens, max_length=length, table=prompt, eos_id=-1)

@@ -1,7 +1,7 @@
 """PEFT's side of a comparison: prompt tuning on transformers' T5, of random weights."""
 
 import torch
-from peft import PromptTuningConfig, get_peft_model
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import T5Config as TheirConfig
 from transformers import T5ForConditionalGeneration
 
@@ -9,7 +9,7 @@ from bench.peers.shapes import PROMPT
 from spot_jax.t5.config import T5Config
 
 
-def model(config: T5Config, device: str, dtype: torch.dtype):
+def model(config: T5Config, device: str, dtype: torch.dtype) -> PeftModel:
     """Return a T5 of this shape with one encoder prompt of P rows, everything else frozen."""
     described = TheirConfig(
         vocab_size=config.vocab_size,
@@ -43,7 +43,7 @@ def model(config: T5Config, device: str, dtype: torch.dtype):
 class Step:
     """A training step on fixed arrays: forward, backward, AdamW on the prompt."""
 
-    def __init__(self, tuned, arrays: dict, device: str):
+    def __init__(self, tuned: PeftModel, arrays: dict, device: str):
         self.model = tuned
         text = torch.tensor(arrays["text"], dtype=torch.long, device=device)
         labels = torch.tensor(arrays["targets"], dtype=torch.long, device=device)
@@ -60,7 +60,7 @@ class Step:
         return loss.detach()
 
 
-def write(tuned, arrays: dict, device: str, length: int) -> torch.Tensor:
+def write(tuned: PeftModel, arrays: dict, device: str, length: int) -> torch.Tensor:
     """Decode exactly `length` tokens greedily."""
     text = torch.tensor(arrays["text"], dtype=torch.long, device=device)
     with torch.no_grad():
