@@ -173,5 +173,7 @@ def _backward(
     trained = bias if trains_bias else None
     start = None if trained is None else jnp.zeros(trained.shape, jnp.float32)
     d_bias, gradients = jax.lax.scan(block, start, (*cut, jnp.arange(layout.count)))
+    if trained is not None and d_bias is not None:
+        d_bias = d_bias.astype(trained.dtype)
     dq, dk, dv = (layout.join(x) for x in gradients)
-    return dq, dk, dv, None if trained is None else d_bias.astype(trained.dtype)
+    return dq, dk, dv, d_bias
