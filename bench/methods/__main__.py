@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there")
-        return 0
+        return 130
     results.write(values.output)
     page.write(results, values.page)
     return 0

@@ -9,10 +9,10 @@ from bench.methods.prompts import finished_train, place
 from bench.methods.results import Cell
 from bench.methods.tasks import DECODING, MODULES, PER_ROW, TASKS, Bench, Task
 from spot_jax.data.data_source import DataSource
+from spot_jax.files.locks import file_lock
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.optimizers import Adafactor, WarmupDecay

@@ -7,12 +7,12 @@ from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tu
 from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
 from spot_jax.data.data_source import DataSource
+from spot_jax.files.locks import file_lock
 from spot_jax.methods.p_tuning import PTuning
 from spot_jax.methods.prefix_tuning import PrefixTuning
 from spot_jax.methods.subspace_finding import SubspaceFinding
 from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.methods.y_tuning import YTuning
-from spot_jax.studies.engine.file_lock import file_lock
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.optimizers import AdamW, WarmupDecay

@@ -18,6 +18,11 @@ def inference_parser(verb: str, description: str) -> OneLineParser:
     flags.add_argument(
         "--module", action="append", default=[], metavar="NAME", help="defines methods of your own"
     )
+    flags.add_argument(
+        "--allow_modules_of_run",
+        action="store_true",
+        help="import the Python modules that the run names: runs code of whoever made it",
+    )
     flags.add_argument("--which", choices=["best", "last"], default="best", help="prompts of a run")
     flags.add_argument("--decoding", choices=["auto", "rank", "greedy", "beam"], default="auto")
     flags.add_argument("--beams", type=int, default=4, metavar="N")
@@ -43,6 +48,7 @@ def opened(values: argparse.Namespace, prompts: list[str]) -> "Tuned":
         prompts=prompts,
         which=values.which,
         mesh=mesh(values.mesh),
+        allow_modules=values.allow_modules_of_run,
     )
 
 

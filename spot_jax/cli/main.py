@@ -4,7 +4,9 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +35,11 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 PATH_ERRORS = (errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+STOPPED = 130
+"""Exit code of work that a signal stopped, whichever signal and however far it was."""
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)
+)
 
 
 def help_text() -> str:
@@ -48,7 +54,17 @@ def help_text() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code is 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+    """Run one command line.
+
+    Returns:
+        The exit code: 0 for work that is finished, 2 for a mistake in the input, 130 for work that
+        a signal stopped (Ctrl-C, SIGTERM, SIGHUP), which the same command goes on with.
+    """
+    with stoppable() as signals:
+        return _main(argv, signals)
+
+
+def _main(argv: Sequence[str] | None, signals: list[str]) -> int:
     # TensorFlow reads tasks only; its greeting helps nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A user's own methods and tasks may lie where they work; what is installed comes first.
@@ -59,18 +75,52 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(list(sys.argv[1:] if argv is None else argv))
     except SpotError as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
-        print("spot: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return stopped(str(stop) or f"stopped by {signals[0] if signals else 'Ctrl-C'}")
     except BrokenPipeError:
         # The reader has gone (`spot infer | head`); a second write at exit would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if signals:  # one that came in the middle of an import, which says so in its own way
+            return stopped(f"stopped by {signals[0]}")
         mistake = disk_mistake(error)
         if mistake is None:
             raise
         return _complain(mistake)
+
+
+def stopped(what: str) -> int:
+    """Say on standard error what a signal stopped, and return the exit code for it."""
+    print(f"spot: {what}; the same command goes on from what is saved", file=sys.stderr)
+    return STOPPED
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[str]]:
+    """Within, a signal that ends processes is a KeyboardInterrupt, and a second one ends at once.
+
+    Yields:
+        The names of the signals that came, in order.
+    """
+    came: list[str] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(signal.Signals(number).name)
+        if len(came) > 1:
+            os._exit(STOPPED)
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish stays
+                before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str]) -> int:

@@ -73,8 +73,6 @@ def run_study(
 
     plan_of, fields, _ = configured(kind, **settings)
 
-    from spot_jax.transfer.tuning import Stopped
-
     name, report = KINDS[kind]
     study_of: Any = _attribute(name)
     plan = plan_of(**fields)
@@ -82,20 +80,14 @@ def run_study(
         print("\n".join(study_of(plan, look=True).overview()))
         return 0
     command = shlex.join(["spot", *verb.split(), *(a for a in arguments if a != "--so_far")])
-    try:
-        if values.so_far:
-            results = study_of(plan, look=True).so_far()
-        else:
-            study = study_of(plan, command)
-            if values.job:
-                study.run_job(values.job, _log)
-                return 0
-            results = study.run(
-                _log, wanted=lambda job: not kinds_of_jobs or job.kind in kinds_of_jobs
-            )
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from there")
-        return 0
+    if values.so_far:
+        results = study_of(plan, look=True).so_far()
+    else:
+        study = study_of(plan, command)
+        if values.job:
+            study.run_job(values.job, _log)
+            return 0
+        results = study.run(_log, wanted=lambda job: not kinds_of_jobs or job.kind in kinds_of_jobs)
     print(plan.path / "results.json")
     if not values.no_report:
         print(importlib.import_module(report).write_report(results, plan.path))

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     start(values.coordinator_address, values.process_count, values.process_id)
     result = train(operative_config=text, **fields)
     if not result.finished:
-        print(f"stopped and saved at step {result.step}; the same command goes on from there")
-        return 0
+        raise KeyboardInterrupt(f"stopped and saved at step {result.step}")
     print(f"step {result.step} of {result.directory} done")
     counts = {"inputs": result.truncated_inputs, "targets": result.truncated_targets}
     for side, count in counts.items():

@@ -37,13 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     transfer, fields, text = configured("transfer", **settings)
 
     from spot_jax.transfer.result import lines
-    from spot_jax.transfer.tuning import Stopped
 
-    try:
-        result = transfer(operative_config=text, **fields)
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from there")
-        return 0
+    result = transfer(operative_config=text, **fields)
     print("\n".join(lines(result)))
     return 0
 

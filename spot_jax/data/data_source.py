@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, check_fields, short, whole
 
 SIDES = ("inputs", "targets")
 LONGEST = 1_000_000
+ROWS = whole(1, 1_000_000)
+"""Range of the number of rows of a batch."""
 
 
 def check_lengths(lengths: Mapping[str, int], name: str = "TASK_FEATURE_LENGTHS") -> None:
@@ -61,8 +63,20 @@ class DataSource:
     text_directory: str | None = None
     use_cached_tasks: bool = False
 
+    def __post_init__(self) -> None:
+        names = self.names
+        if not names or not all(isinstance(name, str) and name.strip() for name in names):
+            raise SpotError(
+                "expected the name of a task or mixture, or a list of such, found "
+                f"{short(self.mixture_or_task_name)}; `spot tasks list` shows them"
+            )
+        check_lengths(self.task_feature_lengths)
+        if self.packed_lengths is not None:
+            check_lengths(self.packed_lengths, "PACKED_LENGTHS")
+        check_fields(self, batch_size=ROWS)
+
     @property
     def names(self) -> list[str]:
         """Names as a list."""
         name = self.mixture_or_task_name
-        return [name] if isinstance(name, str) else list(name)
+        return [name] if isinstance(name, str) else list(name or ())

@@ -1,8 +1,6 @@
 """Tokenised examples of any lengths in flat arrays: what a run trains on, with or without seqio."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
+from spot_jax.files.arrays import check_claims
 from spot_jax.t5.vocabulary import EOS
 
 Ids = Int32[np.ndarray, " _tokens"]
@@ -121,18 +120,13 @@ class Examples:
         """Read what `save` wrote; raises `SpotError` when it is missing, damaged or empty."""
         try:
             with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                check_claims(file, path)
                 arrays = {name: file[name] for name in ARRAYS}
                 task = str(file["task"]) if "task" in file else ""
                 keeps_eos = file.get("keeps_eos")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except SpotError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds
             raise SpotError(
                 f"expected examples written by Examples.save in {path}, found "
                 f"{_reason(error)}; write the file again"

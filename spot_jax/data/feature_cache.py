@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.errors import SpotError
-from spot_jax.files import slug, write_whole
+from spot_jax.files import clear_leftovers, parse_object, slug, write_whole
+from spot_jax.files.digests import digest, json_digest
+from spot_jax.files.verified import matches
 
 FORMAT = 1
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -141,6 +143,7 @@ class FeatureStore:
         """
         plan = _Plan.make(self, task, split, examples, length)
         where = self.directory / plan.directory
+        clear_leftovers(where)
         if not self.rebuild:
             self._refuse(where, plan)
         elif missing := self._missing(where, plan):
@@ -252,6 +255,7 @@ class _Shard:
     stop: int
     shape: tuple[int, int, int]
     dtype: np.dtype
+    of: str = ""
 
     @property
     def name(self) -> str:
@@ -269,9 +273,14 @@ class _Shard:
         size = path.stat().st_size
         if size != self.bytes:
             return f"{self.name} of {size} bytes where {self.bytes} belong"
-        if _sum(self.mapped(where)) != _read(beside).get("crc32"):
-            return f"{self.name} altered"
-        return None
+        mark = _read(beside)
+        if mark.get("of", self.of) != self.of:
+            return f"{self.name} of other examples"
+        if "digest" in mark:
+            same = matches(path, str(mark["digest"]))
+        else:  # written before there were digests
+            same = _sum(self.mapped(where)) == mark.get("crc32")
+        return None if same else f"{self.name} altered"
 
     def mapped(self, where: Path) -> np.ndarray:
         """Return the vectors, read when they are used."""
@@ -282,7 +291,9 @@ class _Shard:
     def write(self, where: Path, vectors: np.ndarray) -> None:
         """Write the file first and then its mark, so that a mark means a whole file."""
         _write(where / self.name, vectors)
-        mark = {"bytes": self.bytes, "crc32": _sum(vectors)}
+        # Older versions compare the second sum.
+        sums = {"digest": digest(vectors.view(np.uint8).data), "crc32": _sum(vectors)}
+        mark = {"bytes": self.bytes, "of": self.of, **sums}
         _write(where / f"{self.name}.json", json.dumps(mark).encode())
 
 
@@ -335,7 +346,12 @@ class _Plan:
         for number in range(len(examples)):
             text.update(plan.inputs_of(examples, number).tobytes())
         described["text"] = text.hexdigest()
-        return plan
+        # What a shard is of: its cache and its place in it.
+        marked = tuple(
+            dataclasses.replace(shard, of=json_digest([described, shard.number]))
+            for shard in shards
+        )
+        return dataclasses.replace(plan, shards=marked)
 
     def inputs_of(self, examples: Examples, number: int) -> Ids:
         """Return an example's input tokens, cut as they are everywhere."""
@@ -371,11 +387,11 @@ def _sum(vectors: np.ndarray) -> int:
 
 
 def _read(path: Path) -> Description:
+    """A JSON object; empty if there is none, or another is in its place."""
     try:
-        description = json.loads(path.read_text())
+        return parse_object(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return description if isinstance(description, dict) else {}
 
 
 def _write(path: Path, data: Any) -> None:

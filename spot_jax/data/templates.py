@@ -27,6 +27,7 @@ MARK = f"<extra_id_{CUT}>"
 TARGET = "target"
 EXAMPLE = "{text} Question: ... ? <prompt:3> Answer: {target}"
 
+MOST_PLACES = 100_000
 _PROMPT = re.compile(r"<prompt:(\d+)>")
 _JOINT = "_template_"
 
@@ -108,6 +109,11 @@ def _parts(text: str) -> list[tuple[str, str]]:
         if name == TARGET and spec:
             raise SpotError(f"the target is never cut, found {{target:cut}} in {text!r}")
         parts.append((TARGET, "") if name == TARGET else ("field", f"{name}:{spec}".rstrip(":")))
+    places = sum(int(piece[:9]) for kind, piece in parts if kind == "prompt")
+    if places > MOST_PLACES:
+        raise SpotError(
+            f"expected at most {MOST_PLACES:,} virtual tokens in a template, found {places:,}"
+        )
     for kind, piece in parts:
         if kind == "words" and re.search(r"<prompt|<extra_id_", piece):
             raise SpotError(

@@ -96,8 +96,8 @@ def score(
         examples: number of examples, the first of the split; all by default.
 
     Raises:
-        SpotError: no task, an unknown task or split, a target outside the labels, or an
-            ensemble of one.
+        SpotError: modules of a run without leave (`open_tuned`), no task, an unknown task or
+            split, a target outside the labels, or an ensemble of one.
     """
     setup = tuned.setup
     tuned.register_tasks()

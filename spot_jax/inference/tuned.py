@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from spot_jax.training.run_info import RunSetup, TaskFacts, read_setup
 from spot_jax.training.sharding import BatchPlacement, MeshShape, make_mesh, replicated
 
 Path_ = str | os.PathLike[str]
+OURS = ("spot_jax", "tasks")
+"""Packages whose modules a run may name, as they are ours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Tuned:
         prompts: prompts to run the model with; at least one, which may be no prompt at all.
         setup: facts about the run that was opened, if it was one.
         from_run: whether the prompts are those of the run.
+        allow_modules: whether modules that the run names may be imported.
     """
 
     backbone: Backbone
@@ -98,6 +102,7 @@ class Tuned:
     prompts: tuple[Prompt, ...]
     setup: RunSetup | None = None
     from_run: bool = False
+    allow_modules: bool = False
 
     def inference(self, prompt: Prompt) -> Inference:
         """Return what predictions with a prompt run with; the bare backbone without a file."""
@@ -125,10 +130,15 @@ class Tuned:
         return inference._replace(table=jax.device_put(inference.table, replicated(self.mesh)))
 
     def register_tasks(self) -> None:
-        """Make the prompts' tasks readable by name, those of a run's modules and templates too."""
+        """Make the prompts' tasks readable by name, those of a run's modules and templates too.
+
+        Raises:
+            SpotError: a run that names modules, without leave to import them.
+        """
         setup = self.setup
         if setup is not None:
             if setup.modules:
+                _check_trust(setup.modules, self.allow_modules)
                 loading.import_modules(setup.modules)
             if setup.text_directory:
                 loading.register_text(setup.text_directory)
@@ -159,6 +169,18 @@ class Tuned:
         return batches, BatchPlacement(self.mesh, shape.batch_size * members)
 
 
+def _check_trust(modules: Sequence[str], allowed: bool) -> None:
+    """Raise `SpotError` for a module whose code would run because a run's directory names it."""
+    for module in modules:
+        ours = module.split(".")[0] in OURS
+        if not (allowed or ours or module in sys.modules):
+            raise SpotError(
+                f"the run names the Python module {module}, whose code would run; name it "
+                f"yourself (--module {module}), or add --allow_modules_of_run if you trust whoever "
+                "made the run"
+            )
+
+
 def open_tuned(
     run_dir: Path_ | None = None,
     *,
@@ -166,6 +188,7 @@ def open_tuned(
     prompts: Sequence[Path_] = (),
     which: str = "best",
     mesh: MeshShape | None = None,
+    allow_modules: bool = False,
 ) -> Tuned:
     """Load a backbone and prompts.
 
@@ -176,6 +199,8 @@ def open_tuned(
         prompts: paths of prompt files, instead of the run's.
         which: "best" by validation (the last ones where nothing was evaluated), or "last".
         mesh: arrangement of devices; one device by default.
+        allow_modules: whether Python modules that the run names are imported where its tasks are
+            read, which runs their code; what is imported already, and ours, needs no leave.
 
     Raises:
         SpotError: no run, no prompt in it yet, no backbone, or a prompt of another backbone.
@@ -193,7 +218,8 @@ def open_tuned(
         raise SpotError(f"the backbone {where} has no vocabulary; convert it with one")
     vocabulary = Vocabulary(loaded.vocabulary_path)
     read = tuple(read_on(path, loaded, vocabulary) for path in prompts)
-    return Tuned(loaded, vocabulary, built, read or (Prompt("no prompt"),), setup, from_run)
+    some = read or (Prompt("no prompt"),)
+    return Tuned(loaded, vocabulary, built, some, setup, from_run, allow_modules)
 
 
 def run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:

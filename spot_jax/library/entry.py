@@ -11,18 +11,16 @@ damage of any kind is seen by whoever reads the file.
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import safetensors
 import safetensors.numpy
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, parse_json, slug
-from spot_jax.methods.prompt_file import PromptFile, read_use
+from spot_jax.files import check_version, parse_object, reading, slug
+from spot_jax.files.records import from_plain, read_value
+from spot_jax.methods.prompt_file import PromptFile, canonical_json, prompt_of, tensor_bytes
 
 SUFFIX = ".safetensors"
 # An entry holds rows. Its number is part of what its id is the hash of.
@@ -97,12 +95,12 @@ def encode(
         tensors["embedding"] = embedding.rows
         about["embedding"] = _fields(embedding)
     metadata = {
-        "spot_jax": _json({"format": FORMAT, **_fields(prompt)}),
-        "spot_jax_library": _json(about),
+        "spot_jax": canonical_json({"format": FORMAT, **_fields(prompt)}),
+        "spot_jax_library": canonical_json(about),
     }
     if use := prompt.use.fields():
-        metadata["spot_jax_use"] = _json(use)
-    data = _safetensors(tensors, metadata)
+        metadata["spot_jax_use"] = canonical_json(use)
+    data = tensor_bytes(tensors, metadata)
     name = slug(prompt.task).strip("_")[:80] or "prompt"
     return f"{name}-s{prompt.seed}-{_digits(data)}", data
 
@@ -118,24 +116,22 @@ def decode(id: str, path: str, data: bytes) -> Stored:
             f"{path}: damaged or cut short (its content does not have the hash in its name); "
             "`spot prompts remove` it and add the prompt again"
         )
-    try:
+    remedy = "`spot prompts remove` it and add the prompt again"
+    with reading(path, remedy, "not an entry of a prompt library"):
         tensors, metadata = safetensors.numpy.load(data), _metadata(data)
-        fields = parse_json(metadata["spot_jax"])
-        about = parse_json(metadata["spot_jax_library"])
-        use = parse_json(metadata.get("spot_jax_use", "{}"))
-        version = fields.pop("format")
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise SpotError(f"{path}: not an entry of a prompt library ({error})") from error
-    check_version(path, version, FORMAT)
-    early = tensors.pop("embedding", None)
-    prompt = _file(tensors.pop("prompt"), {**fields, "tensors": tensors})
-    prompt = dataclasses.replace(prompt, use=read_use(use, path))
-    embedding = None if early is None else _file(early, about["embedding"])
+        fields = parse_object(metadata["spot_jax"])
+        about = parse_object(metadata["spot_jax_library"])
+        check_version(path, fields.pop("format"), FORMAT)
+        early = tensors.pop("embedding", None)
+        fields["use"] = parse_object(metadata.get("spot_jax_use", "{}"))
+        prompt = prompt_of(tensors.pop("prompt"), fields, tensors)
+        embedding = None if early is None else prompt_of(early, about["embedding"])
+        tasks = read_value(tuple[str, ...], about["tasks"], "tasks")
     entry = Entry(
         id=id,
         path=path,
         task=prompt.task,
-        tasks=tuple(about["tasks"]),
+        tasks=tasks,
         seed=prompt.seed,
         length=prompt.rows.shape[0],
         width=prompt.rows.shape[1],
@@ -159,9 +155,8 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
 
 
 def entry_of(fields: Mapping[str, Any], path: str) -> Entry:
-    """Return the inverse of `entry_fields`; TypeError or KeyError if they are not an entry's."""
-    tuples = {name: tuple(fields[name]) for name in ("tasks", "ancestry")}
-    return Entry(**{**fields, **tuples}, path=path)
+    """Return the inverse of `entry_fields`; `SpotError` if they are not an entry's."""
+    return from_plain(Entry, {**fields, "path": path}, "the entry")
 
 
 def _fields(file: PromptFile) -> dict[str, Any]:
@@ -169,37 +164,10 @@ def _fields(file: PromptFile) -> dict[str, Any]:
     return {name: getattr(file, name) for name in names if name not in ("prompt", "tensors", "use")}
 
 
-def _file(prompt: np.ndarray, fields: Mapping[str, Any]) -> PromptFile:
-    names = {f.name for f in dataclasses.fields(PromptFile)}
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in names
-    }
-    return PromptFile(prompt, **values)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _digits(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
-def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    # By hand: the library writes several metadata entries in an order that changes by the call.
-    header: dict[str, Any] = {"__metadata__": metadata}
-    parts, start = [], 0
-    for name, array in sorted(tensors.items()):
-        part = np.ascontiguousarray(array, "<f4").tobytes()
-        offsets = [start, start + len(part)]
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
-        parts.append(part)
-        start += len(part)
-    text = _json(header).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
-
-
 def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
-    return parse_json(data[8 : 8 + length]).get("__metadata__", {})
+    return parse_object(data[8 : 8 + length]).get("__metadata__", {})

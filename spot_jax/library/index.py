@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -26,6 +27,7 @@ from spot_jax.library import similarity
 from spot_jax.library.entry import SUFFIX, Entry, Stored, entry_fields, entry_of
 from spot_jax.library.index_files import (
     DamagedIndexError,
+    OldIndexError,
     changed,
     list_prompts,
     read_lines,
@@ -33,6 +35,7 @@ from spot_jax.library.index_files import (
     write_lines,
     write_signatures,
 )
+from spot_jax.library.same_sets import data_set
 
 _READERS = 8
 # A directory's time of change is trusted once it is this old: file systems round it.
@@ -76,7 +79,7 @@ class Group:
 
     @functools.cached_property
     def rows_by_task(self) -> dict[str, list[int]]:
-        """The rows that have seen a task, by its name without the size of its training set."""
+        """The rows that have seen a task, by the name of its data set."""
         rows: dict[str, list[int]] = {}
         for row, entry in enumerate(self.entries):
             for name in seen_tasks(entry):
@@ -92,12 +95,11 @@ def whole_task(name: str) -> str:
 
 
 def seen_tasks(entry: Entry) -> set[str]:
-    """Return the tasks whose text went into a prompt, or into one that it began from; of any
-    size."""
+    """Return the data sets whose text went into a prompt, or into one that it began from."""
     names = [entry.task, *entry.tasks]
     for ancestor in entry.ancestry:
         names += [str(ancestor.get("task", "")), *map(str, ancestor.get("tasks", ()))]
-    return {whole_task(name) for name in names if name}
+    return {data_set(name) for name in names if name}
 
 
 class Index:
@@ -183,9 +185,10 @@ class Index:
     def _signatures(self, key: Key, metric: str, rows: list[Entry]) -> np.ndarray:
         path, ids = self._path(key, metric), [entry.id for entry in rows]
         try:
-            stored_ids, old = read_signatures(path)
-        except DamagedIndexError as error:
-            self._warn_of_damage(path, error)
+            stored_ids, old = read_signatures(path, _about(key, metric))
+        except (DamagedIndexError, OldIndexError) as error:
+            if isinstance(error, DamagedIndexError):
+                self._warn_of_damage(path, error)
             stored_ids, old = [], np.empty((0, key[1]), np.float32)
         if stored_ids == ids:
             return old
@@ -199,7 +202,7 @@ class Index:
                 old[stored_row] if stored_row is not None else self._fresh.get(id, nothing)[metric]
             )
         if all(id in place or id in self._fresh for id in ids):
-            self._write(lambda: write_signatures(path, ids, signatures))
+            self._write(lambda: write_signatures(path, _about(key, metric), ids, signatures))
         return signatures
 
     def _read_all(self, ids: list[str]) -> list[Entry]:
@@ -231,7 +234,7 @@ class Index:
             start = os.fspath(self._prompts / "_")[:-1]  # joining 100,000 paths takes a second
             entries = (entry_of(row, f"{start}{row['id']}{SUFFIX}") for row in rows)
             return {entry.id: entry for entry in entries}
-        except (DamagedIndexError, TypeError, KeyError) as error:
+        except (DamagedIndexError, SpotError, KeyError) as error:
             self._warn_of_damage(path, error)
             return {}
 
@@ -256,6 +259,10 @@ class Index:
 
 def _key(entry: Entry) -> Key:
     return entry.backbone, entry.width
+
+
+def _about(key: Key, metric: str) -> dict[str, Any]:
+    return {"backbone": key[0], "width": key[1], "metric": metric}
 
 
 def _directions(stored: Stored) -> dict[str, np.ndarray]:

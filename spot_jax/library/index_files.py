@@ -1,20 +1,28 @@
 """The files of a library, on a disk or in a bucket: listed, written in one move, checked."""
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from etils import epath
 
-from spot_jax.files import is_local, parse_json, write_whole
+from spot_jax.files import fault_text, is_local, parse_object, write_whole
+from spot_jax.files.digests import digest, json_digest
 from spot_jax.library.entry import SUFFIX
 
 FORMAT = 1
+# Format 1 did not say what its signatures are of; it is made again without a word.
+SIGNATURES_FORMAT = 2
+
+
+class OldIndexError(Exception):
+    """A file of signatures of an earlier format."""
 
 
 class DamagedIndexError(Exception):
@@ -59,58 +67,67 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    head, _, body = path.read_bytes().partition(b"\n")
-    _check(head, body)
-    return [parse_json(line) for line in body.splitlines()]
+    with _damage():
+        line, _, body = path.read_bytes().partition(b"\n")
+        head = parse_object(line)
+        if head["format"] != FORMAT or head["sha256"] != hashlib.sha256(body).hexdigest():
+            raise ValueError("its content does not have the hash that it names")
+        return [parse_object(line) for line in body.splitlines()]
 
 
-def write_signatures(path: epath.Path, ids: list[str], signatures: np.ndarray) -> None:
-    """Write an index file of signatures [n, d] float32 and the ids of their entries."""
-    body = json.dumps(ids)
-    head = {"format": FORMAT, "sha256": _digest(body, signatures), "ids": body}
+def write_signatures(
+    path: epath.Path, about: Mapping[str, Any], ids: list[str], signatures: np.ndarray
+) -> None:
+    """Write an index file of signatures [n, d] float32 and the ids of their entries.
+
+    Args:
+        path: path of the file.
+        about: facts about what the signatures are of, in JSON's types.
+        ids: id of each row's entry.
+        signatures: signatures [n, d].
+    """
+    head: dict[str, Any] = {"format": SIGNATURES_FORMAT, "about": dict(about), "ids": ids}
+    head["digest"] = digest(json_digest(head), signatures.data)
     data = safetensors.numpy.save({"signatures": signatures}, {"spot_jax_index": json.dumps(head)})
     write_whole(path, data)
 
 
-def read_signatures(path: epath.Path) -> tuple[list[str], np.ndarray]:
+def read_signatures(path: epath.Path, about: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
     """Return the inverse of `write_signatures`; no ids if there is no such file.
 
     Raises:
-        DamagedIndexError: the file is cut short, changed, or of another format.
+        DamagedIndexError: the file is cut short, changed, or of something else than `about`.
+        OldIndexError: the file is of an earlier format.
     """
     if not path.exists():
         return [], np.empty((0, 0), np.float32)
-    data = path.read_bytes()
-    try:
+    with _damage():
+        data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
-        head = json.loads(data[8 : 8 + length])["__metadata__"]["spot_jax_index"]
+        metadata = parse_object(data[8 : 8 + length])["__metadata__"]
+        head = parse_object(metadata["spot_jax_index"])
         signatures = safetensors.numpy.load(data)["signatures"]
-        body = json.loads(head)["ids"]
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedIndexError(str(error)) from error
-    _check(head, body, signatures)
-    ids = parse_json(body)
-    # The hash is of the numbers' bytes alone: what they are read as must be what was written.
-    if signatures.dtype != np.float32 or signatures.ndim != 2 or len(signatures) != len(ids):
-        raise DamagedIndexError(
-            f"its signatures are {signatures.dtype} of shape {list(signatures.shape)} where "
-            f"float32 with {len(ids)} rows is expected"
-        )
-    return ids, signatures
+        # The digest is of the numbers' bytes: what they are read as must be what was written.
+        if signatures.dtype != np.float32 or signatures.ndim != 2:
+            raise ValueError(f"its signatures are {signatures.dtype} {list(signatures.shape)}")
+        if head["format"] == 1 and "sha256" in head:
+            raise OldIndexError
+        others = {name: value for name, value in head.items() if name != "digest"}
+        if head["format"] != SIGNATURES_FORMAT or head["digest"] != digest(
+            json_digest(others), signatures.data
+        ):
+            raise ValueError("its content is not what was written")
+        if head["about"] != dict(about) or len(signatures) != len(head["ids"]):
+            raise ValueError(f"its signatures are of {head['about']}, not of {dict(about)}")
+        return head["ids"], signatures
 
 
-def _check(head: bytes | str, *parts: Any) -> None:
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Within, whatever a parser raises is a `DamagedIndexError`."""
     try:
-        fields = json.loads(head)
-        good = fields["format"] == FORMAT and fields["sha256"] == _digest(*parts)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedIndexError(str(error)) from error
-    if not good:
-        raise DamagedIndexError("its content does not have the hash that it names")
-
-
-def _digest(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else memoryview(part).cast("B"))
-    return digest.hexdigest()
+        yield
+    except OldIndexError:
+        raise
+    except Exception as error:
+        raise DamagedIndexError(fault_text(error)) from error

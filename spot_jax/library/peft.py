@@ -17,10 +17,9 @@ import safetensors.numpy
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_whole
+from spot_jax.files import parse_object, reading, write_whole
 from spot_jax.library.entry import FORMAT
-from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.prompt_use import PromptUse
+from spot_jax.methods.prompt_file import PromptFile, prompt_of
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "adapter_config.json"
@@ -57,8 +56,10 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
     file = TensorFile(path / WEIGHTS)
     rows = _rows(path, config, file)
     table = file.read(_TENSOR, (slice(0, rows),), dtype=np.dtype(np.float32))
+    if not np.all(np.isfinite(table)):
+        raise SpotError(f"{path / WEIGHTS}: the prompt holds NaN or infinity; take an earlier one")
     method = {"name": {"PROMPT_TUNING": "PromptTuning", "P_TUNING": "PTuning"}[kind]}
-    fields: dict[str, Any] = {"method": {**method, "length": rows}, **_own_fields(path)}
+    fields: dict[str, Any] = {"method": {**method, "length": rows}, **_own_fields(file)}
     return PromptFile(np.asarray(table), **fields)
 
 
@@ -98,13 +99,8 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
 def _read_config(path: epath.Path) -> dict[str, Any]:
     if not is_adapter(path):
         raise SpotError(f"{os.fspath(path)}: no {CONFIG} there; give a directory that PEFT saved")
-    try:
-        config = json.loads((path / CONFIG).read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-        return config
-    except ValueError as error:
-        raise SpotError(f"{path / CONFIG}: damaged ({error}); fetch it again") from error
+    with reading(path / CONFIG, "fetch it again", "damaged, or no JSON object"):
+        return parse_object((path / CONFIG).read_bytes())
 
 
 def _rows(path: epath.Path, config: dict[str, Any], file: TensorFile) -> int:
@@ -125,18 +121,12 @@ def _rows(path: epath.Path, config: dict[str, Any], file: TensorFile) -> int:
     return rows
 
 
-def _own_fields(path: epath.Path) -> dict[str, Any]:
-    with (path / WEIGHTS).open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+def _own_fields(file: TensorFile) -> dict[str, Any]:
+    """What we wrote of the prompt, if we wrote the adapter and the fields are whole."""
     try:
-        fields = json.loads(header["__metadata__"]["spot_jax"])
-        names = set(PromptFile.__dataclass_fields__) - {"prompt"}
-        use = PromptUse.read(fields.get("use", {}))
-        others = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-            if name in names
-        }
-        return {**others, "use": use}
-    except (KeyError, TypeError, ValueError):
+        fields = parse_object(file.metadata["spot_jax"])
+        fields.pop("format", None)
+        prompt = prompt_of(None, fields)
+    except (KeyError, TypeError, ValueError, SpotError):
         return {}
+    return {name: value for name, value in vars(prompt).items() if name in fields}

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
 from spot_jax.library.entry import Entry
-from spot_jax.library.index import Group, Index, Key, warn, whole_task
+from spot_jax.library.index import Group, Index, Key, warn
+from spot_jax.library.same_sets import data_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _leave_out(group: Group, scores: np.ndarray, question: Question) -> list[str
     zero = int(np.isnan(scores).sum())
     if zero:
         notes.append(f"left out: {zero} whose task embedding is zero or could not be read")
-    names = {whole_task(name) for name in question.exclude}
+    names = {data_set(name) for name in question.exclude}
     seen = drop(np.array([r for n in names for r in group.rows_by_task.get(n, ())], np.int64))
     if len(seen):
         notes.append(

@@ -29,17 +29,21 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.data.batch_source import BatchSource
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, short, whole
 from spot_jax.files import plain, plain_fields
 from spot_jax.methods.losses import Batch, Metrics, Tree, seq2seq_loss
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
+
+TOKENS = whole(1, 100_000)
+"""Range of the number of virtual tokens of a prompt, and of other sizes of it."""
 
 
 class Scorer(Protocol):
@@ -205,6 +209,24 @@ class BaseMethod:
             name = type(self).__name__
             raise SpotError(f"init 'prompt' needs {self.source_kind}; set {name}.prompt")
         return self._load(self.source_paths, backbone, count)
+
+    def check_source(self) -> None:
+        """Raise `SpotError` for files to begin from that are missing, or that nothing reads."""
+        init = getattr(self, "init", None)
+        if init is None:
+            return
+        name = type(self).__name__
+        if self.source_paths and init != "prompt":
+            raise SpotError(
+                f"{name}.prompt (SOURCE_PROMPT) is {short(self.source_paths[0])}, but {name}.init "
+                f"is {init!r}, which begins from no file; set {name}.init = 'prompt' "
+                "(PROMPT_INIT), or leave the file out"
+            )
+        for path in self.source_paths:
+            if not epath.Path(path).exists():
+                raise SpotError(
+                    f"no prompt file at {path} to begin from; give another SOURCE_PROMPT"
+                )
 
     def _load(self, paths: Sequence[str], backbone: Backbone, count: int) -> list[StoredPrompt]:
         paths = [*paths] * count if len(paths) == 1 else paths

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, check_fields, whole
 from spot_jax.methods.base import Adapted, Inference, Method, Task
 from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_file import PromptFile
@@ -161,6 +161,7 @@ class FastfoodTuning(Method):
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise SpotError(f"a subspace has at least 1 dimension, found {self.dim}")
+        check_fields(self, dim=whole(1, 10**7))
 
     @property
     def shares_weights(self) -> bool:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError
-from spot_jax.methods.base import Adapted, Inference, Method, StoredPrompt, Task
+from spot_jax.errors import SpotError, check_fields
+from spot_jax.methods.base import TOKENS, Adapted, Inference, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Batch, Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
@@ -90,6 +90,7 @@ class PrefixTuning(Method):
     def __post_init__(self) -> None:
         if self.length < 1:
             raise SpotError(f"a prefix has at least 1 key a layer, not {self.length}")
+        check_fields(self, length=TOKENS, hidden=TOKENS)
         check_places(self.places)
         if self.init not in INITS:
             raise SpotError(

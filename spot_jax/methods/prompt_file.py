@@ -4,30 +4,36 @@ The format is safetensors. A file holds rows, the tensor `prompt` [P, d] that in
 it holds no rows but named tensors, from which its method computes what the T5 runs with. Beside
 rows, named tensors are what training goes on from. One metadata entry `spot_jax` is a JSON object
 with the fields of `PromptFile`; `spot_jax_use` is another with those of its `PromptUse`, which
-versions that do not know it pass over.
+versions that do not know it pass over; `spot_jax_digest` is the digest of all else in the file.
 """
 
 import dataclasses
-import io
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, write_whole
+from spot_jax.files import check_version, parse_object, reading, write_whole
+from spot_jax.files.arrays import read_array
+from spot_jax.files.digests import digest
+from spot_jax.files.records import from_plain
 from spot_jax.methods.prompt_use import PromptUse
 
 FORMAT = 2
 # Format 1 had no files without rows: these methods wrote this tensor of theirs as the rows.
 _ROWS_OF_FORMAT_1 = {"YTuning": "labels", "FastfoodTuning": "vector"}
+_DIGEST = "spot_jax_digest"
+# The name of a library's entry, which ends with the first digits of the hash of its bytes.
+_ENTRY = re.compile(r".*-s-?\d+-([0-9a-f]{12})\.safetensors")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +123,7 @@ def parse_prompt(
     file = epath.Path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
     rows = prompt.prompt
-    if rows is not None and rows.ndim != 2:
+    if rows is not None and (rows.ndim != 2 or 0 in rows.shape):
         raise SpotError(f"{path}: a prompt is [tokens, width], found shape {list(rows.shape)}")
     arrays = [*prompt.tensors.values(), *([] if rows is None else [rows])]
     if not all(np.all(np.isfinite(array)) for array in arrays):
@@ -132,11 +138,11 @@ def parse_prompt(
 
 
 def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        return PromptFile(array.astype(np.float32), task=path.name)
-    except (ValueError, EOFError) as error:
-        raise SpotError(f"{path}: damaged or truncated numpy file ({error})") from error
+    with reading(path, "take another copy", "damaged or truncated numpy file"):
+        array = read_array(data)
+        if array.dtype.kind != "f":
+            raise ValueError(f"a prompt is of floating-point numbers, found {array.dtype}")
+    return PromptFile(array.astype(np.float32), task=path.name)
 
 
 def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
@@ -146,31 +152,38 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
             f"{path}: not a prompt file but a {fields['kind']}; give one that a run wrote as "
             "best-0.safetensors or last-0.safetensors"
         )
-    version = fields.pop("format")
-    if version != 1:
-        check_version(path, version, FORMAT)
-    rows = tensors.pop("prompt", None)
-    tensors.pop("embedding", None)  # the task embedding, in a library's entry
-    name = _ROWS_OF_FORMAT_1.get(fields.get("method", {}).get("name"))
-    if version == 1 and name is not None and rows is not None:
-        tensors[name] = rows[0] if name == "vector" else rows
-        rows = None
-    if rows is None and not tensors:
-        raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
-    for name in ("ancestry", "tasks"):
-        fields[name] = tuple(fields.get(name, ()))
-    fields["use"] = read_use(fields.get("use", {}), path)
-    return PromptFile(rows, **fields, tensors=tensors)
+    with reading(path, "take another copy", "not a prompt file of spot-jax, or truncated"):
+        version = fields.pop("format")
+        if version != 1:
+            check_version(path, version, FORMAT)
+        rows = tensors.pop("prompt", None)
+        tensors.pop("embedding", None)  # the task embedding, in a library's entry
+        name = _ROWS_OF_FORMAT_1.get(fields.get("method", {}).get("name"))
+        if version == 1 and name is not None and rows is not None:
+            tensors[name] = rows[0] if name == "vector" else rows
+            rows = None
+        if rows is None and not tensors:
+            raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
+        return prompt_of(rows, fields, tensors)
 
 
-def read_use(fields: Any, path: str | os.PathLike[str]) -> PromptUse:
-    """Return a file's `PromptUse` from its JSON object; `path` names the file in errors."""
-    try:
-        return PromptUse.read(fields)
-    except ValueError as error:
-        raise SpotError(
-            f"{path}: damaged where it says how the prompt is used ({error}); export it again"
-        ) from error
+def prompt_of(
+    rows: np.ndarray | None,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray] | None = None,
+) -> PromptFile:
+    """Return a prompt from its arrays and its other fields in JSON's types.
+
+    Raises:
+        SpotError: a field that is unknown or of another type, or a step or seed out of range.
+        ValueError: the same of a field of its use.
+    """
+    use = PromptUse.read(fields.get("use") or {})
+    others: dict[str, Any] = {"prompt": None, "tensors": {}, "use": {}}
+    prompt = from_plain(PromptFile, {**fields, **others}, "the prompt")
+    if prompt.step < 0 or not -(2**63) <= prompt.seed < 2**63:
+        raise SpotError(f"step {prompt.step} or seed {prompt.seed} is none")
+    return dataclasses.replace(prompt, prompt=rows, tensors=tensors or {}, use=use)
 
 
 def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
@@ -179,26 +192,67 @@ def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, An
     metadata = {"spot_jax": json.dumps(others)}
     if fields.get("use"):
         metadata["spot_jax_use"] = json.dumps(fields["use"])
-    data = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, metadata
-    )
-    write_whole(path, data)
+    write_whole(path, tensor_bytes(arrays, metadata, signed=True))
+
+
+def tensor_bytes(
+    arrays: Mapping[str, Any], metadata: Mapping[str, str], *, signed: bool = False
+) -> bytes:
+    """Return a safetensors file of float32 arrays: the same bytes for the same content.
+
+    Args:
+        arrays: arrays by name.
+        metadata: texts by name.
+        signed: whether a digest of all that is among the texts.
+    """
+    # By hand: the library writes several metadata entries in an order that changes by the call.
+    tensors: dict[str, Any] = {}
+    parts, start = [], 0
+    for name, array in sorted(arrays.items()):
+        part = np.ascontiguousarray(array, "<f4").tobytes()
+        offsets = [start, start + len(part)]
+        tensors[name] = {"dtype": "F32", "shape": list(np.shape(array)), "data_offsets": offsets}
+        parts.append(part)
+        start += len(part)
+    header = {"__metadata__": dict(metadata), **tensors}
+    if signed:
+        header["__metadata__"][_DIGEST] = digest(canonical_json(header), *parts)
+    text = canonical_json(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON whose fields are in order and without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def read_tensors(
     path: epath.Path, data: bytes, what: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and the JSON object of a file's bytes; `what` it is names it in errors."""
-    try:
+    """Return the arrays and the JSON object of a file's bytes; `what` it is names it in errors.
+
+    Raises:
+        SpotError: another kind of file, truncated, or not what was written.
+    """
+    with reading(path, "take another copy", f"not {what} of spot-jax, or truncated"):
         tensors = safetensors.numpy.load(data)
         # The reader of bytes gives no metadata: they stand in the header, after its length.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        length = int.from_bytes(data[:8], "little")
+        header = parse_object(data[8 : 8 + length])
         metadata = header["__metadata__"]
-        fields = json.loads(metadata["spot_jax"])
+        fields = parse_object(metadata["spot_jax"])
         if "spot_jax_use" in metadata:
-            fields["use"] = json.loads(metadata["spot_jax_use"])
-        return tensors, fields
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise SpotError(
-            f"{path}: not {what} of spot-jax, or truncated ({error}); take another copy"
-        ) from error
+            fields["use"] = parse_object(metadata["spot_jax_use"])
+        expected = metadata.pop(_DIGEST, None)
+        if expected is not None and expected != digest(
+            canonical_json(header), memoryview(data)[8 + length :]
+        ):
+            raise ValueError("its content is not what was written")
+        entry = _ENTRY.fullmatch(path.name) if "spot_jax_library" in metadata else None
+        if entry and not hashlib.sha256(data).hexdigest().startswith(entry[1]):
+            raise ValueError("its content does not have the hash in its name")
+        odd = {name: array.dtype for name, array in tensors.items() if array.dtype != np.float32}
+        for name, dtype in odd.items():
+            raise ValueError(f"{name} is of {dtype} where float32 is expected")
+    return tensors, fields

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Key
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, check_fields
 from spot_jax.methods import initialisation
-from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
+from spot_jax.methods.base import TOKENS, Adapted, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Tree
 from spot_jax.methods.stored import check_virtual
 from spot_jax.t5.backbone import Backbone
@@ -41,6 +41,7 @@ class PromptTuning(Method):
     def __post_init__(self) -> None:
         if self.length < 1:
             raise SpotError(f"a prompt has at least 1 virtual token, not {self.length}")
+        check_fields(self, length=TOKENS)
         if self.init not in INITS:
             raise SpotError(
                 f"unknown prompt initialisation {self.init!r}; expected {', '.join(INITS[:-1])} "

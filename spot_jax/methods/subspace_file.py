@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version
+from spot_jax.files import check_version, reading
+from spot_jax.files.records import from_plain, read_value
 from spot_jax.methods.base import StoredPrompt
 from spot_jax.methods.prompt_file import FORMAT, read_tensors, write_tensors
 from spot_jax.methods.stored import has_virtual_tokens, virtual_tokens
@@ -144,8 +146,9 @@ def load_subspace(
             f"{path}: not a subspace file but a prompt's; give the "
             "prompts/subspace-best-0.safetensors of a run with SubspaceFinding"
         )
-    check_version(path, fields.pop("format"), FORMAT)
-    subspace = _built(path, tensors, fields)
+    with reading(path, "take another copy", "not a subspace file of spot-jax, or truncated"):
+        check_version(path, fields.pop("format"), FORMAT)
+        subspace = _built(path, tensors, fields)
     subspace.check(path, backbone=backbone, emb_dim=emb_dim, length=length, dim=dim)
     return subspace
 
@@ -153,7 +156,7 @@ def load_subspace(
 def _built(
     path: str | os.PathLike[str], tensors: dict[str, np.ndarray], fields: dict[str, Any]
 ) -> SubspaceFile:
-    shape = SubspaceShape(**fields.pop("shape"))
+    shape = from_plain(SubspaceShape, fields.pop("shape"), "shape")
     expected = shape.tensor_shapes()
     odd = sorted(
         name
@@ -168,10 +171,12 @@ def _built(
         )
     if not all(np.all(np.isfinite(array)) for array in tensors.values()):
         raise SpotError(f"{path}: the subspace holds NaN or infinity; take an earlier one")
-    for name in ("ancestry", "tasks"):
-        fields[name] = tuple(fields[name])
-    names = {f.name for f in dataclasses.fields(SubspaceFile)}
-    fields = {name: value for name, value in fields.items() if name in names}
+    kinds = typing.get_type_hints(SubspaceFile)
+    fields = {
+        name: read_value(kinds[name], value, name)
+        for name, value in fields.items()
+        if name in kinds and name not in ("proj", "proj_b")
+    }
     return SubspaceFile(shape, **unflatten(tensors), **fields)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.data.cached_features import CachedFeatures
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import SpotError
+from spot_jax.errors import POSITIVE, Range, SpotError, check_fields, short, whole
 from spot_jax.methods.base import BaseMethod, Inference, Task
 from spot_jax.methods.label_decoder import LabelDecoder, cross_entropies, triplet_losses
 from spot_jax.methods.losses import Batch, Metrics, Tree
@@ -146,6 +146,14 @@ class YTuning(BaseMethod):
         if self.init not in INITS:
             raise SpotError(f"expected label vectors from {', '.join(INITS)}; found {self.init!r}")
         LabelLoss(self.loss, self.margin)
+        if self.labels is not None and len(set(self.labels)) < 2:
+            raise SpotError(
+                f"YTuning.labels is {short(self.labels)}; give two labels or more, or None for the "
+                "task's own"
+            )
+        sizes = whole(1, 10_000)
+        check_fields(self, layers=sizes, heads=sizes, per_label=sizes, mlp_dim=whole(1, 10**6))
+        check_fields(self, margin=Range(0, 1e6), scale=POSITIVE)
 
     @property
     def label_loss(self) -> LabelLoss:

@@ -1,9 +1,9 @@
 """A frozen T5: how it is stored, loaded and recognised.
 
 The stored form is a directory: `backbone.json` (configuration, fingerprint, the files with their
-sizes and hashes), `model-00001-of-0000N.safetensors` and, where it has one, `vocabulary.model`.
-It is written once and whole (a temporary directory, then a rename), and read by the slice: on a
-mesh every device reads only its own part of each weight.
+sizes and digests, and a digest of all that), `model-00001-of-0000N.safetensors` and, where it has
+one, `vocabulary.model`. It is written once and whole (a temporary directory, then a rename), and
+read by the slice: on a mesh every device reads only its own part of each weight.
 """
 
 import dataclasses
@@ -20,9 +20,17 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import is_local
+from spot_jax.files.verified import matches, remember
 from spot_jax.t5.config import T5Config, parameter_shapes
-from spot_jax.t5.stored import StoredWriter, read_description
-from spot_jax.t5.tensor_files import TensorFile
+from spot_jax.t5.stored import (
+    DESCRIPTION,
+    Description,
+    StoredWriter,
+    changed,
+    read_description,
+)
+from spot_jax.t5.tensor_files import DigestError, TensorFile
 
 Params = dict[str, Any]
 Shardings = Callable[[str], Any] | Mapping[str, Any]
@@ -154,8 +162,8 @@ def load_backbone(
             dict of them; every device then gets only its slice, and only that is read.
 
     Raises:
-        SpotError: no backbone in the directory, a file missing or of another size, or a parameter
-            missing.
+        SpotError: no backbone in the directory, a file missing, of another size or of other
+            contents than were stored, or a parameter missing.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
@@ -164,9 +172,17 @@ def load_backbone(
     place = _placement(shardings)
     target = None if dtype is None else _DTYPES[dtype]
     leaves: dict[str, Any] = {}
-    for file in description.open_files():
-        for name in file.shapes:
-            leaves[name] = _load_leaf(file, name, target, place(name))
+    for file, digest in description.open_files():
+        placements = {name: place(name) for name in file.shapes}
+        if digest is not None and all(value is None for value in placements.values()):
+            leaves |= _load_and_compare(file, digest, target)
+            continue
+        if digest is not None and is_local(directory) and not matches(file.path, digest):
+            raise changed(file.path)
+        for name, sharding in placements.items():
+            leaves[name] = _load_leaf(file, name, target, sharding)
+    if not description.bound and is_local(directory):
+        _check_fingerprint(description)
     expected = parameter_shapes(description.config)
     for name in sorted(expected.keys() ^ leaves.keys()):
         what = "lacks" if name in expected else "has the unknown parameter"
@@ -179,6 +195,35 @@ def load_backbone(
         source=description.source,
         path=str(directory),
     )
+
+
+def _load_and_compare(
+    file: TensorFile, digest: str, dtype: np.dtype | None
+) -> dict[str, jax.Array]:
+    """Load a file's tensors; its digest is taken of the bytes as they come."""
+    try:
+        tensors = file.read_whole(digest, dtype=dtype)
+        leaves = {name: jnp.asarray(array).block_until_ready() for name, array in tensors}
+    except DigestError as error:
+        raise changed(file.path) from error
+    remember(file.path, digest)
+    return leaves
+
+
+def _check_fingerprint(description: Description) -> None:
+    """Compare configuration and samples of the weights with the fingerprint of a description that
+    has no digest."""
+    mark = Fingerprint(description.config)
+    for file, _ in description.open_files():
+        data = np.memmap(file.path, np.uint8, mode="r")
+        for name in file.shapes:
+            mark.add(name, file.view(name, data))
+    if mark.hexdigest() != description.fingerprint:
+        path = description.directory / DESCRIPTION
+        raise SpotError(
+            f"{path}: its configuration, or the weights beside it, are not those of its "
+            "fingerprint; copy or convert the backbone again"
+        )
 
 
 def _placement(shardings: Shardings | None) -> Callable[[str], Any]:

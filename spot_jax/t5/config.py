@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from spot_jax.errors import SpotError
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -63,6 +65,32 @@ class T5Config:
             del fields[name]
         fields["mlp_activations"] = list(self.mlp_activations)
         return fields
+
+
+# More than any T5 has: a configuration beyond is a mistake, found before anything is sized by it.
+_GREATEST = {
+    "vocab_size": 10**7,
+    "emb_dim": 10**5,
+    "num_heads": 10**4,
+    "head_dim": 10**4,
+    "mlp_dim": 10**6,
+    "num_encoder_layers": 1000,
+    "num_decoder_layers": 1000,
+    "relative_attention_num_buckets": 10**4,
+    "relative_attention_max_distance": 10**7,
+}
+
+
+def check_shape(config: T5Config) -> None:
+    """Raise `SpotError` for a configuration that no T5 can have, with the number."""
+    for name, greatest in _GREATEST.items():
+        value = getattr(config, name)
+        if not 1 <= value <= greatest:
+            raise SpotError(f"{name} is {value}; a T5 has 1 to {greatest:,}")
+    if not 0 < config.layer_norm_epsilon < 1:
+        raise SpotError(f"layer_norm_epsilon is {config.layer_norm_epsilon}; give one above 0")
+    if not 1 <= len(config.mlp_activations) <= 2:
+        raise SpotError(f"mlp_activations are one or two, found {config.mlp_activations}")
 
 
 def parameter_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:

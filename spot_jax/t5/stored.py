@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import json
 import math
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,16 +11,29 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import (
+    check_digest,
+    check_version,
+    clear_leftovers,
+    is_local,
+    parse_object,
+    part_path,
+    reading,
+    write_object,
+)
+from spot_jax.files.digests import FIELD, file_digest
+from spot_jax.files.records import from_plain
+from spot_jax.files.verified import is_remembered, matches
 from spot_jax.shipped import BACKBONE
-from spot_jax.t5.config import T5Config
+from spot_jax.t5.config import T5Config, check_shape
 from spot_jax.t5.tensor_files import TensorFile, TensorWriter
 
 DESCRIPTION = "backbone.json"
 VOCABULARY = "vocabulary.model"
 _FORMAT = 1
 _SHARD_BYTES = 2 << 30
-# Up to so many bytes a load reads every file once more to compare its hash: some 20 ms for `mini`.
-_ALWAYS_VERIFIED = 64 << 20
+# Of files in a bucket that were written without digests only small ones are read once more.
+_VERIFIED_IN_BUCKETS = 64 << 20
 _SHIPPED = epath.Path(BACKBONE)
 _STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
@@ -38,16 +49,27 @@ class Description:
     source: str
     files: dict[str, dict[str, Any]]
     vocabulary_sha256: str | None
+    bound: bool = False
+    """Whether backbone.json binds configuration and files by a digest."""
 
     @property
     def vocabulary_path(self) -> epath.Path | None:
         """The stored SentencePiece model, if there is one."""
         return self.directory / VOCABULARY if self.vocabulary_sha256 else None
 
-    def open_files(self) -> Iterator[TensorFile]:
-        """Yield each weight file, after checking that all exist in the size that was written.
+    @property
+    def has_digest(self) -> bool:
+        """Whether every file's digest is stored."""
+        return all("digest" in entry for entry in self.files.values())
 
-        The contents of small backbones are compared too; of large ones only `verify` does it.
+    def open_files(self) -> Iterator[tuple[TensorFile, str | None]]:
+        """Yield each weight file, and the digest that whoever reads it whole has to compare.
+
+        The digest is None where there is nothing to compare: the file has been read before and has
+        not changed, or it was compared here because it was written without one.
+
+        Raises:
+            SpotError: a file that is missing, of another size, or changed.
         """
         for name, entry in self.files.items():
             path = self.directory / name
@@ -59,22 +81,42 @@ class Description:
                     f"{path}: truncated or changed: expected {entry['bytes']} bytes, found {size}; "
                     f"{_remedy(path)}"
                 )
-        if sum(entry["bytes"] for entry in self.files.values()) <= _ALWAYS_VERIFIED:
-            self.verify()
-        for name in self.files:
+        if not self.has_digest:
+            total = sum(entry["bytes"] for entry in self.files.values())
+            if is_local(self.directory) or total <= _VERIFIED_IN_BUCKETS:
+                self.verify()
+        elif VOCABULARY in self.files:
+            self._check(VOCABULARY)
+        for name, entry in self.files.items():
             if name != VOCABULARY:
-                yield TensorFile(self.directory / name)
+                path, expected = self.directory / name, entry.get("digest")
+                needed = expected is not None and not is_remembered(path, expected)
+                yield TensorFile(path), expected if needed else None
 
     def verify(self) -> None:
-        """Read every file and compare its hash; `SpotError` names the first that differs."""
-        for name, entry in self.files.items():
-            if file_sha256(self.directory / name) != entry["sha256"]:
-                path = self.directory / name
-                raise SpotError(f"{path}: its contents were changed; {_remedy(path)}")
+        """Compare every file with its hash; `SpotError` names the first that differs.
+
+        A file that has been read to the end and has not changed since is not read again.
+        """
+        for name in self.files:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        path, entry = self.directory / name, self.files[name]
+        expected, hashed = entry["sha256"], file_sha256
+        if "digest" in entry:
+            expected, hashed = entry["digest"], file_digest
+        if not matches(path, expected, hashed):
+            raise changed(path)
+
+
+def changed(path: epath.Path) -> SpotError:
+    """Return the complaint about a file whose contents are not those that were stored."""
+    return SpotError(f"{path}: its contents were changed; {_remedy(path)}")
 
 
 def read_description(directory: epath.PathLike) -> Description:
-    """Parse `backbone.json`; raise `SpotError` if it is missing or not ours."""
+    """Parse `backbone.json`; raise `SpotError` if it is missing, not ours, or changed."""
     directory = epath.Path(directory)
     path = directory / DESCRIPTION
     if not path.exists():
@@ -82,24 +124,38 @@ def read_description(directory: epath.PathLike) -> Description:
             f"{directory}: no stored backbone there (no {DESCRIPTION}); "
             f"make one with `spot convert SOURCE DEST`"
         )
-    try:
-        data = json.loads(path.read_text())
-        if data["format"] > _FORMAT:
-            raise SpotError(f"{path}: written by a newer spot_jax (format {data['format']})")
-        shape = dict(data["config"], mlp_activations=tuple(data["config"]["mlp_activations"]))
+    with reading(path, _remedy(path), "not a backbone's description, or cut short"):
+        data = parse_object(path.read_bytes())
+        check_version(path, data["format"], _FORMAT)
+        bound = FIELD in data
+        data = check_digest(data)
         return Description(
             directory=directory,
-            config=T5Config(**shape),
-            dtype=data["dtype"],
-            fingerprint=data["fingerprint"],
-            source=data["source"],
-            files=data["files"],
+            config=_config(data["config"]),
+            dtype=str(data["dtype"]),
+            fingerprint=str(data["fingerprint"]),
+            source=str(data["source"]),
+            files={name: _entry(name, entry) for name, entry in data["files"].items()},
             vocabulary_sha256=data["vocabulary_sha256"],
+            bound=bound,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(
-            f"{path}: not a backbone's description, or cut short ({error}); {_remedy(path)}"
-        ) from error
+
+
+def _config(fields: dict[str, Any]) -> T5Config:
+    missing = T5Config().shape_fields().keys() - fields.keys()
+    if missing:
+        raise KeyError(min(missing))
+    config = from_plain(T5Config, fields, "config")
+    check_shape(config)
+    return config
+
+
+def _entry(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is no name of a file in the directory")
+    if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
+        raise ValueError(f"the size or hash of {name} is none")
+    return entry
 
 
 def _remedy(path: epath.Path) -> str:
@@ -131,7 +187,8 @@ class StoredWriter:
         self._config, self._source = config, source
         self._shapes, self._dtypes = shapes, dtypes
         self._vocabulary = None if vocabulary is None else epath.Path(vocabulary)
-        self._temporary = self.directory.parent / f".{self.directory.name}.{secrets.token_hex(4)}"
+        # Of a name that the next writer knows as abandoned, should this one be killed.
+        self._temporary = part_path(self.directory)
         self._files: dict[str, dict[str, Any]] = {}
         self._writer: TensorWriter | None = None
         self._shards = self._plan()
@@ -141,6 +198,7 @@ class StoredWriter:
         if self._vocabulary is not None and not self._vocabulary.exists():
             raise SpotError(f"{self._vocabulary}: no such vocabulary; give a SentencePiece model")
         check_destination(self.directory)
+        clear_leftovers(self.directory.parent)
 
     def _plan(self) -> list[list[str]]:
         shards: list[list[str]] = [[]]
@@ -178,6 +236,7 @@ class StoredWriter:
         if name == shard[-1]:
             self._writer.close()
             entry = {"bytes": self._writer.size, "sha256": self._writer.sha256}
+            entry["digest"] = self._writer.digest
             self._files[self._file_name(number)] = entry
             self._writer = None
 
@@ -188,9 +247,10 @@ class StoredWriter:
         sha256 = None
         if self._vocabulary is not None:
             self._vocabulary.copy(self._temporary / VOCABULARY)
-            sha256 = file_sha256(self._temporary / VOCABULARY)
-            size = (self._temporary / VOCABULARY).stat().length
-            self._files[VOCABULARY] = {"bytes": size, "sha256": sha256}
+            copy = self._temporary / VOCABULARY
+            sha256 = file_sha256(copy)
+            entry = {"bytes": copy.stat().length, "sha256": sha256, "digest": file_digest(copy)}
+            self._files[VOCABULARY] = entry
         kinds = sorted({str(self._dtypes[n]) for n in self.names})
         data = {
             "format": _FORMAT,
@@ -202,7 +262,7 @@ class StoredWriter:
             "files": self._files,
         }
         # Last, so that a copy that was cut off (a bucket has no atomic rename) is no backbone.
-        (self._temporary / DESCRIPTION).write_text(json.dumps(data, indent=1) + "\n")
+        write_object(self._temporary / DESCRIPTION, data)
         if self.directory.exists():
             self.directory.rmdir()
         self._temporary.rename(self.directory)

@@ -8,14 +8,17 @@ and a header can be written before the first tensor is available.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
+import xxhash
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import parse_object, reading
+from spot_jax.files.digests import hasher
 
 _NUMPY = {
     "F64": np.dtype(np.float64),
@@ -31,9 +34,16 @@ _NUMPY = {
 _CODE = {dtype: code for code, dtype in _NUMPY.items()}
 # Rows are read in blocks of this many bytes where a slice is not one run of bytes.
 _BLOCK_BYTES = 32 << 20
+# And read and hashed in pieces that stay in the processor's cache in between.
+_PIECE_BYTES = 2 << 20
 _MAX_HEADER_BYTES = 100 << 20
+_REMEDY = "fetch or convert it again"
 
 Slices = tuple[slice, ...]
+
+
+class DigestError(Exception):
+    """A file whose contents have another digest than was expected."""
 
 
 class TensorFile:
@@ -43,6 +53,7 @@ class TensorFile:
         path: path of the file, local or in a bucket.
         shapes: shape of each tensor by name.
         dtypes: numpy dtype of each tensor by name.
+        metadata: texts that the header holds besides.
         bytes_read: number of the tensors' bytes that have been read so far.
     """
 
@@ -50,48 +61,79 @@ class TensorFile:
         self.path = epath.Path(path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
+        self.metadata: dict[str, str] = {}
         self.bytes_read = 0
         self._starts: dict[str, int] = {}
-        try:
+        self._data_start = 0
+        self._hash: xxhash.xxh3_128 | None = None
+        with reading(self.path, _REMEDY, "not a safetensors file"):
             size = self.path.stat().length
-            header, data_start = self._read_header(size)
-            self._index(header, data_start, size)
-        except OSError as error:
-            raise SpotError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+            self._index(*self._read_header(size), size)
 
     def _read_header(self, size: int) -> tuple[dict[str, Any], int]:
         with self.path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                raise SpotError(f"{self.path}: not a safetensors file, or its header is cut short")
-            text = file.read(length)
-        try:
-            return json.loads(text), 8 + length
-        except ValueError as error:
-            raise SpotError(f"{self.path}: not a safetensors file: broken header") from error
+                if start == b"version ":
+                    raise SpotError(
+                        f"{self.path}: a Git LFS pointer, not the file itself; fetch it with: "
+                        "git lfs pull"
+                    )
+                raise SpotError(
+                    f"{self.path}: not a safetensors file, or its header is cut short; {_REMEDY}"
+                )
+            return parse_object(file.read(length)), 8 + length
 
     def _index(self, header: dict[str, Any], data_start: int, size: int) -> None:
+        self._data_start = data_start
+        self.metadata = dict(header.pop("__metadata__", None) or {})
         end = 0
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            try:
-                shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-                code = entry["dtype"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise SpotError(f"{self.path}: broken header entry for {name}") from error
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            code, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
             if code not in _NUMPY:
                 raise SpotError(f"{self.path}: {name} has dtype {code}, which is not supported")
+            if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+                raise ValueError(f"broken header entry for {name}")
             if stop - start != math.prod(shape) * _NUMPY[code].itemsize:
-                raise SpotError(f"{self.path}: the header's size and shape of {name} disagree")
-            self.shapes[name], self.dtypes[name] = shape, _NUMPY[code]
+                raise ValueError(f"the header's size and shape of {name} disagree")
+            if start != end:
+                raise ValueError(f"{name} begins at byte {start}, the tensor before ends at {end}")
+            self.shapes[name], self.dtypes[name] = tuple(shape), _NUMPY[code]
             self._starts[name] = data_start + start
-            end = max(end, stop)
+            end = stop
         if size != data_start + end:
             raise SpotError(
                 f"{self.path}: truncated or changed: expected {data_start + end} bytes, "
-                f"found {size}; fetch or convert it again"
+                f"found {size}; {_REMEDY}"
             )
+
+    def read_whole(
+        self, expected: str, *, dtype: np.dtype | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every tensor in the order of the file, whose digest is taken as it is read.
+
+        Args:
+            expected: digest of the file.
+            dtype: dtype to cast to; None for each tensor's own.
+
+        Raises:
+            DigestError: at the end, another digest; then nothing that was yielded may be used.
+        """
+        self._hash = hasher()
+        with self._open() as file:
+            self._hash.update(file.read(self._data_start))
+        for name in self.shapes:
+            yield name, self.read(name, dtype=dtype)
+        contents, self._hash = self._hash.hexdigest(), None
+        if contents != expected:
+            raise DigestError(f"{self.path}: its contents were changed")
+
+    def view(self, name: str, data: np.ndarray) -> np.ndarray:
+        """Return a tensor as part of the bytes of the whole file, such as a memory map."""
+        start, shape, dtype = self._starts[name], self.shapes[name], self.dtypes[name]
+        size = math.prod(shape) * dtype.itemsize
+        return data[start : start + size].view(dtype).reshape(shape)
 
     def read(self, name: str, index: Slices = (), *, dtype: np.dtype | None = None) -> np.ndarray:
         """Return a tensor, or the part that `index` (slices of step 1) selects, in a new array."""
@@ -160,12 +202,23 @@ class TensorFile:
         view = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):
-            part = file.read(min(_BLOCK_BYTES, len(view) - done))
-            if not part:
+            piece = view[done : done + _PIECE_BYTES]
+            count = _read_into(file, piece)
+            if not count:
                 raise SpotError(f"{self.path}: ends at byte {start + done}; fetch it again")
-            view[done : done + len(part)] = part
-            done += len(part)
+            if self._hash is not None:
+                self._hash.update(piece[:count])
+            done += count
         self.bytes_read += len(view)
+
+
+def _read_into(file: IO[bytes], view: memoryview) -> int:
+    """Read at most as many bytes as `view` has into it, and return how many."""
+    if hasattr(file, "readinto"):
+        return file.readinto(view)
+    part = file.read(len(view))  # a bucket's files have no `readinto`
+    view[: len(part)] = part
+    return len(part)
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -180,7 +233,7 @@ class TensorWriter:
     """Writes one safetensors file, tensor by tensor, in the order in which they were announced.
 
     The header is complete before the first tensor: `shapes` and `dtypes` are what will come.
-    After `close`, `size` and `sha256` describe the file.
+    After `close`, `size`, `sha256` and `digest` describe the file.
     """
 
     def __init__(
@@ -201,7 +254,7 @@ class TensorWriter:
         self.size = 0
         self._expected = {n: (tuple(s), dtypes[n]) for n, s in shapes.items()}
         self._waiting = list(shapes)
-        self._hash = hashlib.sha256()
+        self._hash, self._digest = hashlib.sha256(), hasher()
         self._file = epath.Path(path).open("wb")
         self._put(len(text).to_bytes(8, "little") + text)
 
@@ -219,6 +272,7 @@ class TensorWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._hash.update(data)
+        self._digest.update(data)
         self.size += len(data)
 
     def close(self) -> None:
@@ -235,3 +289,8 @@ class TensorWriter:
     def sha256(self) -> str:
         """The SHA-256 digest of everything written so far, in hex."""
         return self._hash.hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """The digest (`spot_jax.files.digests`) of everything written so far."""
+        return self._digest.hexdigest()

@@ -56,9 +56,12 @@ class Vocabulary:
             kind = model_pb2.ModelProto.SentencePiece.USER_DEFINED
             # With the space before it in the piece, as seqio has it: text gets T5X's ids.
             proto.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=kind)
-        self._processor = sentencepiece.SentencePieceProcessor(
-            model_proto=proto.SerializeToString()
-        )
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(
+                model_proto=proto.SerializeToString()
+            )
+        except Exception as error:  # RuntimeError, of pieces that make no model
+            raise _not_a_vocabulary(self.path) from error
         self.size: int = self._processor.GetPieceSize()
         _check_special_ids(self._processor, self.path)
 

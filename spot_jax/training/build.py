@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from spot_jax.data import loading
 from spot_jax.data.batch_source import BatchSource, TrainingBatches
 from spot_jax.data.batches import Batches, BatchShape, InputWriter
-from spot_jax.data.data_source import DataSource, check_lengths
+from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled, Source
@@ -91,7 +91,6 @@ class RunParts:
             loading.import_modules(data.modules)
             if data.text_directory:
                 loading.register_text(data.text_directory)
-        _check_lengths(data)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         count = _number_of_prompts(method, data, optimizer, seeds)
         names = _names(method, data, count)
@@ -313,12 +312,6 @@ def _sources(
             examples[name] = source.examples
         sources.append(source)
     return sources
-
-
-def _check_lengths(data: DataSource) -> None:
-    check_lengths(data.task_feature_lengths)
-    if data.packed_lengths is not None:
-        check_lengths(data.packed_lengths, "PACKED_LENGTHS")
 
 
 def _batches(

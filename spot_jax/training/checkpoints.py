@@ -5,15 +5,19 @@ so that a run killed at any moment leaves whole steps only.
 """
 
 import dataclasses
+import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import COUNT, SpotError, check_fields, whole
+from spot_jax.files import reading
+from spot_jax.files.digests import FIELD, hasher, json_digest
 from spot_jax.training.step import State
 
 ROOM = 2**19  # bytes, for the files around the arrays
@@ -34,21 +38,27 @@ class CheckpointPlan:
     keep: int = 2
     embedding_step: int = 0
 
+    def check(self) -> None:
+        """Raise `SpotError` for periods and numbers that no run can have."""
+        if self.period < 1 or self.keep < 1:
+            raise SpotError(
+                f"checkpoint period and keep are at least 1, found {self.period} and {self.keep}"
+            )
+        check_fields(self, period=COUNT, keep=COUNT, embedding_step=whole(0, 10**9))
+
 
 class Checkpoints:
     """The saved steps of a run directory."""
 
     def __init__(self, directory: Path, plan: CheckpointPlan):
-        if plan.period < 1 or plan.keep < 1:
-            raise SpotError(
-                f"checkpoint period and keep are at least 1, found {plan.period} and {plan.keep}"
-            )
+        plan.check()
         self.directory, self.plan = directory.absolute(), plan
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=plan.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with reading(self.directory, "choose another MODEL_DIR", "damaged checkpoints"):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def newest(self) -> int | None:
         """Return the newest whole step, or None."""
@@ -67,6 +77,7 @@ class Checkpoints:
         needed = ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(_plain(state)))
         if (free := shutil.disk_usage(self.directory).free) < needed:
             raise self._not_saved(step, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} needed")
+        data = _signed(_plain(state), data)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_plain(state)), data=ocp.args.JsonSave(data)
         )
@@ -103,13 +114,46 @@ class Checkpoints:
                 "from the one before, or choose another MODEL_DIR"
             ) from error
         plain = stored["state"]
+        if not _is_as_saved(plain, stored["data"]):
+            raise SpotError(
+                f"step {step} in {self.directory} is not what was saved; remove that step's "
+                "directory to go on from the one before, or choose another MODEL_DIR"
+            )
         keys = jax.random.wrap_key_data(plain["keys"])
         state = State(plain["step"], plain["trainable"], plain["opt_state"], keys)
-        return state, stored["data"]
+        return state, {k: v for k, v in stored["data"].items() if k != FIELD}
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._manager.close()
+
+
+def _signed(plain: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """The place in the data, with a digest of it and of the state where this process holds both."""
+    if not _is_whole(plain):
+        return data
+    data = json.loads(json.dumps(data))
+    return {**data, FIELD: _digest(plain, data)}
+
+
+def _is_whole(plain: dict[str, Any]) -> bool:
+    return all(leaf.is_fully_addressable for leaf in jax.tree.leaves(plain))
+
+
+def _is_as_saved(plain: dict[str, Any], data: dict[str, Any]) -> bool:
+    if FIELD not in data or not _is_whole(plain):
+        return True
+    return data[FIELD] == _digest(plain, {k: v for k, v in data.items() if k != FIELD})
+
+
+def _digest(plain: dict[str, Any], data: dict[str, Any]) -> str:
+    result = hasher()
+    result.update(json_digest(data).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
+        array = np.asarray(leaf)
+        result.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return result.hexdigest()
 
 
 def _plain(state: State) -> dict[str, Any]:

@@ -8,15 +8,21 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from spot_jax.data.data_source import ROWS
 from spot_jax.data.word_vectors import load_word_vectors
-from spot_jax.errors import SpotError
+from spot_jax.errors import COUNT, Range, SpotError, check_choice, check_fields, check_range, whole
+from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.methods.losses import Tree
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
-from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.config import T5Config, check_shape, parameter_shapes
 from spot_jax.t5.model import init_params, stack_layers
 from spot_jax.t5.stored import Description, read_description
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.sharding import parameter_sharding, place, tree_shardings
+
+DTYPES = ("float32", "bfloat16")
+DROPOUT = Range(0, 1, "high")
+SEED = whole(0, 2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +45,14 @@ class StoredBackbone:
     dropout_rate: float = 0.1
     scan_layers: bool = False
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        if not str(self.path).strip():
+            raise SpotError("the path of the backbone is empty; give a directory of `spot convert`")
+        check_fields(self, dropout_rate=DROPOUT)
+        check_choice("StoredBackbone.dtype", self.dtype, DTYPES)
+        if self.parameter_dtype is not None:
+            check_choice("StoredBackbone.parameter_dtype", self.parameter_dtype, DTYPES)
 
     def description(self) -> Description:
         """Return its shape, fingerprint and vocabulary; `SpotError` if there is no backbone."""
@@ -99,6 +113,12 @@ class RandomBackbone:
     seed: int = 0
     word_vectors: str | None = None
 
+    def __post_init__(self) -> None:
+        check_shape(self.config)
+        check_range("T5Config.dropout_rate", self.config.dropout_rate, DROPOUT)
+        check_choice("T5Config.dtype", self.config.dtype, DTYPES)
+        check_fields(self, seed=SEED)
+
     def load(self, mesh: Mesh) -> Backbone:
         """Return random float32 weights, placed on the mesh."""
         vocabulary = Vocabulary(self.vocabulary)
@@ -156,3 +176,7 @@ class EvaluationPlan:
     batch_size: int | None = None
     decoding: str = "auto"
     metric: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, period=whole(0, 10**9), examples=COUNT, batch_size=ROWS)
+        check_choice("EvaluationPlan.decoding", self.decoding, DECODINGS)

@@ -31,7 +31,7 @@ class Data(Protocol):
 
 
 class StopSignal:
-    """Turns SIGTERM and the first Ctrl-C into a wish to stop after the step under way."""
+    """Turns SIGTERM, SIGHUP and the first Ctrl-C into a wish to stop after the step under way."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -39,7 +39,9 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                if signal.getsignal(number) == signal.SIG_IGN:  # nohup's wish stays
+                    continue
                 self._old[number] = signal.signal(number, self._ask)
         return self
 

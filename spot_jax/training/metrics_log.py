@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from spot_jax.files import write_whole
+from spot_jax.files import parse_object, write_whole
 
 FILE = "metrics.jsonl"
 
@@ -110,12 +110,13 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the lines of a run's log, the last one left out if a kill cut it short."""
     path = Path(directory) / FILE
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return [json.loads(line) for line in lines if _is_upto(line, None)]
+    return [parse_object(line) for line in lines if _is_upto(line, None)]
 
 
 def _is_upto(line: bytes, step: int | None) -> bool:
+    """Whether a line is whole, and of a step up to this one."""
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = parse_object(line)
+        return int(row["step"]) >= 0 if step is None else int(row["step"]) <= step
+    except (ValueError, KeyError, TypeError, OverflowError):
         return False
-    return step is None or row["step"] <= step

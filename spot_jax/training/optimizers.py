@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import POSITIVE, SHARE, Range, SpotError, check_choice, check_fields, whole
 
 Schedule = Callable[[Any], Any]
+# Far above what any of ours can be trained with, and below what overflows.
+RATE = Range(0, 1e6, "low")
+STEP = whole(0, 10**9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,10 @@ class WarmupDecay:
     steps: int
     shape: str = "linear"
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, warmup_steps=STEP, steps=whole(1, 10**9), final=SHARE)
+        check_choice("WarmupDecay.shape", self.shape, ("linear", "cosine"))
 
     def __call__(self, step: Any) -> Any:
         """Return the factor at a step."""
@@ -98,6 +105,16 @@ class Adafactor:
     parameter_scale: bool = False
     first_step: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            learning_rate=RATE,
+            weight_decay=SHARE,
+            decay_rate=SHARE,
+            clipping_threshold=POSITIVE,
+            first_step=STEP,
+        )
+
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         """See the class."""
         parts = [
@@ -142,6 +159,10 @@ class AdamW:
     weight_decay: float = 0.01
     parameter_scale: bool = False
     max_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, learning_rate=RATE, weight_decay=SHARE, max_norm=POSITIVE)
+        check_fields(self, b1=Range(0, 1, "high"), b2=Range(0, 1, "high"))
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         """See the class."""

@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import SpotError
-from spot_jax.files import plain_fields, write_json
+from spot_jax.errors import COUNT, SpotError, check_range
+from spot_jax.files import plain_fields, write_object, write_whole
+from spot_jax.files.records import from_plain
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
@@ -20,12 +21,17 @@ from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description
 from spot_jax.training.build import AnyBackbone, RunParts
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
-from spot_jax.training.config import EvaluationPlan
+from spot_jax.training.config import SEED, EvaluationPlan
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
 from spot_jax.training.optimizers import Optimizer
 from spot_jax.training.progress import Progress
-from spot_jax.training.run_directory import check_same_run, run_path, write_environment
+from spot_jax.training.run_directory import (
+    check_same_run,
+    owned,
+    run_path,
+    write_environment,
+)
 from spot_jax.training.run_info import task_facts
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.training.step import State, train_step
@@ -114,21 +120,26 @@ def train(
     """
     directory = run_path(model_dir)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
+    plans[1].check()
     _check_steps(train_steps, plans[1].embedding_step, method)
+    check_range("SEEDS", seeds, SEED)
+    method.check_source()
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
-    setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
-    check_same_run(directory, setup.description(data, optimizer), method.defaults())
-    if jax.process_index() == 0:
-        write_environment(directory)
-        if operative_config:
-            (directory / "config.gin").write_text(operative_config)
-        setup.for_inference(backbone, data, plans[0]).save(directory)
-    return _Run(directory, setup, data, *plans).go(train_steps, progress)
+    with owned(directory):
+        setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
+        check_same_run(directory, setup.description(data, optimizer), method.defaults())
+        if jax.process_index() == 0:
+            write_environment(directory)
+            if operative_config:
+                write_whole(directory / "config.gin", operative_config)
+            setup.for_inference(backbone, data, plans[0]).save(directory)
+        return _Run(directory, setup, data, *plans).go(train_steps, progress)
 
 
 def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> None:
     if train_steps < 1:
         raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
+    check_range("TRAIN_STEPS", train_steps, COUNT)
     if not 0 <= embedding_step <= train_steps:
         raise SpotError(
             f"embedding_step is {embedding_step}, but the run's steps are 1 to {train_steps}; "
@@ -168,7 +179,7 @@ class _Run:
         if self.saved.newest() is not None:
             state, place_in_data = self.saved.restore(state)
             self.setup.batches.restore(place_in_data["batches"])
-            self.best = [Best(**fields) for fields in place_in_data["best"]]
+            self.best = [from_plain(Best, fields, "best") for fields in place_in_data["best"]]
             self.last = place_in_data["last"]
         sizes = [leaf.size for leaf in jax.tree.leaves(state.trainable)]
         self.trainable = sum(sizes) // self.setup.program.num_trained
@@ -333,7 +344,7 @@ class _Run:
             batches.truncated_targets,
         )
         if finished and self.lead:
-            write_json(self.directory / "result.json", plain_fields(result))
+            write_object(self.directory / "result.json", plain_fields(result))
         return result
 
     def _write_backbone(self, state: State, step: int) -> str:

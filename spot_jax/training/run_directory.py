@@ -9,36 +9,76 @@ setup.json               what `spot eval` and `spot infer` need to know
 environment.json         versions, devices and command of each start
 config.gin               the operative configuration
 metrics.jsonl            one line a report; TensorBoard's event files stand beside it
+.owner                   locked by the process that trains here; a second start is refused
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from spot_jax.errors import SpotError
-from spot_jax.files import parse_json, write_json
+from spot_jax.errors import SpotError, SpotWarning
+from spot_jax.files import (
+    clear_leftovers,
+    fault_text,
+    parse_json,
+    part_path,
+    read_object,
+    write_json,
+)
+from spot_jax.files.locks import sole_owner
+
+OWNER = ".owner"
+"""File in a run directory that its owner locks."""
 
 
 def run_path(model_dir: str | os.PathLike[str]) -> Path:
     """Return the run directory, made if need be; `SpotError` if it cannot be written."""
+    if not os.fspath(model_dir).strip():
+        raise SpotError("MODEL_DIR is empty; give the directory of the run, such as 'runs/first'")
     path = Path(model_dir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable.{os.getpid()}"
+        probe = part_path(path / "writable")
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError of a NUL in the name
+        reason = getattr(error, "strerror", None) or error
         raise SpotError(
-            f"cannot write the run directory {path}: {error.strerror}; give another MODEL_DIR"
+            f"cannot write the run directory {os.fspath(path)!r}: {reason}; give another MODEL_DIR"
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def owned(directory: Path) -> Iterator[None]:
+    """Hold a run directory while the block runs, and clear what killed starts left in it.
+
+    The lead process of several holds it for all.
+
+    Raises:
+        SpotError: another start has it, by name.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with sole_owner(directory / OWNER) as other:
+        if other is not None:
+            raise SpotError(
+                f"{directory} is in use by another start ({other}); wait for it or stop it, or "
+                "choose another MODEL_DIR"
+            )
+        for place in (directory, directory / "prompts"):
+            clear_leftovers(place)
+        yield
 
 
 def check_same_run(
@@ -58,14 +98,10 @@ def check_same_run(
     path = directory / "run.json"
     description = json.loads(json.dumps(description))
     if not path.exists():
+        # Without a digest: every start compares all of it with what it is itself.
         write_json(path, description)
         return
-    try:
-        stored = parse_json(path.read_text())
-        if not isinstance(stored, dict):
-            raise ValueError(f"a JSON object is expected, found {type(stored).__name__}")
-    except ValueError as error:
-        raise SpotError(f"{path} is damaged ({error}); choose another MODEL_DIR") from error
+    stored = read_object(path, "restore it, or choose another MODEL_DIR") or {}
     stored = _as_written_today(stored, description, defaults or {})
     keys = description.keys() | stored.keys()
     odd = sorted(k for k in keys if description.get(k) != stored.get(k))
@@ -85,7 +121,7 @@ def _as_written_today(
     # Runs of before the vocabulary was written down are taken on trust.
     stored = {"vocabulary": description.get("vocabulary"), **stored}
     method = str(stored.get("method", "")).removesuffix("Recipe")
-    settings = {**defaults, **stored.get("method_settings", {})}
+    settings = {**defaults, **(stored.get("method_settings") or {})}
     return {**stored, "method": method, "method_settings": settings}
 
 
@@ -95,9 +131,26 @@ def _short(value: Any) -> str:
 
 
 def write_environment(directory: Path) -> None:
-    """Add this start to environment.json: command, versions, devices."""
+    """Add this start to environment.json: command, versions, devices.
+
+    A damaged file says nothing that a run needs: it is put aside.
+    """
     path = directory / "environment.json"
-    starts = json.loads(path.read_text()) if path.exists() else []
+    starts: list[Any] = []
+    if path.exists():
+        try:
+            starts = parse_json(path.read_bytes())
+            if not isinstance(starts, list):
+                raise ValueError("no list of starts")
+        except (OSError, ValueError) as error:
+            aside = path.with_suffix(".damaged.json")
+            warnings.warn(
+                f"{path} is damaged ({fault_text(error)}); it is put aside as {aside.name}",
+                SpotWarning,
+                stacklevel=2,
+            )
+            path.replace(aside)
+            starts = []
     names = ("spot-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio")
     versions: dict[str, str | None] = {}
     for name in names:

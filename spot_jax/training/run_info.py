@@ -1,16 +1,18 @@
 """What inference must know about a run, in its directory as setup.json; read without TensorFlow."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, write_json
+from spot_jax.files import read_versioned, write_object
+from spot_jax.files.records import from_plain
 from spot_jax.methods.prompt_use import PromptUse
 
 FORMAT = 1
+# A backbone or text may be moved, and its new place written here by hand.
+PLACES = ("backbone", "text_directory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,8 @@ class RunSetup:
 
     def save(self, directory: Path) -> None:
         """Write setup.json."""
-        write_json(directory / "setup.json", {"format": FORMAT, **dataclasses.asdict(self)})
+        fields = {"format": FORMAT, **dataclasses.asdict(self)}
+        write_object(directory / "setup.json", fields, PLACES)
 
 
 def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
@@ -84,20 +87,15 @@ def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
     path = directory / "setup.json"
     if not directory.is_dir():
         raise SpotError(f"no run directory at {directory}; give the MODEL_DIR of a `spot train`")
-    try:
-        fields = json.loads(path.read_text())
-        check_version(path, fields.pop("format"), FORMAT)
-        tasks = [TaskFacts(**{**t, "labels": tuple(t["labels"])}) for t in fields.pop("tasks")]
-        modules = tuple(fields.pop("modules"))
-        return RunSetup(**fields, tasks=tuple(tasks), modules=modules)
-    except FileNotFoundError as error:
+    remedy = "start its `spot train` again, which writes it anew"
+    setup = read_versioned(
+        path, FORMAT, lambda f: from_plain(RunSetup, f, "the run"), remedy, PLACES
+    )
+    if setup is None:
         raise SpotError(
             f"{directory} holds no run (no setup.json in it); give the MODEL_DIR of a `spot train`"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(
-            f"{path} is damaged ({error}); start its `spot train` again, which writes it anew"
-        ) from error
+        )
+    return setup
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:

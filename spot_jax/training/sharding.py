@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, check_fields, whole
 
 # (path of a parameter, names of its axes), first match wins; stacked layers add one in front.
 LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -52,6 +52,9 @@ class MeshShape:
 
     data: int | None = None
     model: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, data=whole(1, 10**6), model=whole(1, 10**6))
 
 
 def make_mesh(shape: MeshShape) -> Mesh:

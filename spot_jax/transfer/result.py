@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from spot_jax.files import aligned, read_versioned, write_json
+from spot_jax.files import aligned, read_versioned, write_object
 from spot_jax.transfer.retrieval import Retrieved
 
 FILE = "transfer.json"
@@ -72,7 +72,7 @@ class Result:
 
     def save(self, directory: Path) -> None:
         """Write transfer.json, in one move."""
-        write_json(directory / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
+        write_object(directory / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
 
 
 def read_result(directory: Path) -> Result | None:

@@ -6,7 +6,6 @@ after a stop, and whoever reads its directory later, have them whatever became o
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_json
+from spot_jax.files import read_object, reading, write_object
 from spot_jax.library.library import Library, Match, Ranking
 from spot_jax.library.similarity import Metric
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
@@ -165,7 +164,7 @@ def store(
     records = [
         {**dataclasses.asdict(source), "file": f"{source.id}.safetensors"} for source in retrieved
     ]
-    write_json(directory / FILE, {"asked": question, "found": records, "notes": list(notes)})
+    write_object(directory / FILE, {"asked": question, "found": records, "notes": list(notes)})
     return retrieved
 
 
@@ -176,10 +175,11 @@ def stored(directory: Path, question: dict[str, Any]) -> tuple[list[Retrieved], 
         SpotError: its question was another, or the file is damaged.
     """
     path = directory / FILE
-    if not path.exists():
+    remedy = "remove it to retrieve anew"
+    read = read_object(path, remedy)
+    if read is None:
         return None
-    try:
-        read = json.loads(path.read_text())
+    with reading(path, remedy):
         retrieved = [
             Retrieved(
                 **{
@@ -191,8 +191,6 @@ def stored(directory: Path, question: dict[str, Any]) -> tuple[list[Retrieved], 
             for record in read["found"]
         ]
         before, notes = read["asked"], list(read["notes"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(f"{path} is damaged ({error}); remove it to retrieve anew") from error
     for name, value in question.items():
         if before.get(name) != value:
             raise SpotError(

@@ -16,7 +16,7 @@ from typing import Any
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, plain_fields, slug, write_json
+from spot_jax.files import aligned, check_digest, parse_object, plain_fields, slug, write_object
 from spot_jax.library.library import Entry, Library, Ranking
 from spot_jax.library.similarity import Metric, check_metric
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
@@ -176,15 +176,23 @@ def _embed(
     directory = Path(output_dir or Path("runs") / "embeddings" / _folder(task, settings))
     mark = directory / MARK
     path = directory / "prompts" / "embedding-0.safetensors"
-    if mark.exists() and path.exists() and json.loads(mark.read_text()) == settings:
+    if mark.exists() and path.exists() and _stored_settings(mark) == settings:
         return path
     tuning.register()
     exclude = loading.constituents(task)
     if shape := stored_shape(tuning.method, tuning.backbone.description().config):
         retrieval.check_enough(library, shape, backbone=fingerprint, exclude=exclude, top_k=None)
     (path,) = tuning.embed(directory, progress)
-    write_json(mark, settings)
+    write_object(mark, settings)
     return path
+
+
+def _stored_settings(mark: Path) -> dict[str, Any] | None:
+    """The settings of an embedding; None where they are damaged, and it is tuned again."""
+    try:
+        return check_digest(parse_object(mark.read_bytes()))
+    except ValueError:
+        return None
 
 
 def _folder(task: str, settings: Mapping[str, Any]) -> str:

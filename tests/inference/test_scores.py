@@ -1,7 +1,9 @@
 """Scores of a stored run are those that it logged; votes are votes; mistakes are one line."""
 
+import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from spot_jax.inference.table import table
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.stored import read_description
+from spot_jax.training.run_info import read_setup
 
 TASK = "bundled_vader_tweets"
 
@@ -169,3 +172,32 @@ def test_a_target_outside_the_labels(complaint, world, monkeypatch):
 def test_numbers_that_are_none(complaint, world):
     assert "--batch_size is at least 1" in complaint("eval", world.run, "--batch_size", "0")
     assert "invalid int value" in complaint("eval", world.run, "--beams", "x")
+
+
+MODULE = """
+from pathlib import Path
+
+Path(__file__).with_suffix(".ran").write_text("ran")
+"""
+
+
+def test_a_module_that_a_run_names_runs_only_if_the_user_says_so(
+    complaint, world, tmp_path, monkeypatch, capsys
+):
+    name = f"module_of_a_run_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    ran = tmp_path / f"{name}.ran"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    directory = tmp_path / "run"
+    shutil.copytree(world.run, directory)
+    setup = dataclasses.replace(read_setup(world.run), modules=(name,))
+    setup.save(directory)
+    options = ["eval", str(directory), "--examples", "4", "--split", "validation"]
+    message = complaint(*options)
+    assert f"names the Python module {name}" in message and "--allow_modules_of_run" in message
+    assert not ran.exists()
+    assert main([*options, "--allow_modules_of_run"]) == 0 and ran.exists()
+    capsys.readouterr()
+    ran.unlink()
+    del sys.modules[name]
+    assert main([*options, "--module", name]) == 0 and ran.exists()

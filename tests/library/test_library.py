@@ -331,3 +331,27 @@ def test_runs_that_cannot_be_added(library, tmp_path):
         library.add_run(run_directory(tmp_path / "half", ["best-0"], finished=False))
     with pytest.raises(SpotError, match="tuned no prompt"):
         library.add_run(run_directory(tmp_path / "model", []))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "same"),
+    [
+        ("glue_rte", "super_glue_rte", True),
+        ("mrqa_squad", "squad_16shot_s2", True),
+        ("glue_rte_no_prefix", "crossfit_superglue_rte_s13", True),
+        ("glue_mnli", "snli", False),
+        ("race_high", "race_middle", False),
+        ("my_task", "my_task_16_shots", True),
+        ("crossfit_anli", "crossfit_anli_s87", True),
+    ],
+)
+def test_a_source_of_the_target_s_data_is_left_out_whatever_it_is_called(
+    source, target, same, tmp_path
+):
+    library = Library(tmp_path / "library")
+    for task in (source, "banking"):
+        library.add(*make_pair(task))
+    target_prompt = make_prompt(target).rows
+    ranking = library.rank(target_prompt, backbone=BACKBONE, exclude=[target])
+    tasks = {match.entry.task for match in ranking}
+    assert tasks == ({"banking"} if same else {"banking", source})

@@ -17,11 +17,11 @@ from study_cases import make_world, pretend
 
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
+from spot_jax.files.locks import file_lock, holder
 from spot_jax.library import similarity
 from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.studies.engine import queue
-from spot_jax.studies.engine.file_lock import file_lock, holder
 from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.transfer.results import TransferResults
 from spot_jax.studies.transfer.study import TransferStudy

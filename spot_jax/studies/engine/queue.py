@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from spot_jax.errors import SpotError
-from spot_jax.studies.engine.file_lock import file_lock, holder
+from spot_jax.files.locks import file_lock, holder
 from spot_jax.studies.engine.job import Job
 
 POLL = 2.0

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 from etils import epath
 
-from spot_jax.studies.engine.records import read_record, write_record
+from spot_jax.files.records import read_record, write_record
 
 FILE = "results.json"
 FORMAT = 1

@@ -28,12 +28,14 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, read_versioned, write_json
+from spot_jax.files import aligned, read_versioned, write_object
+from spot_jax.files.digests import file_digest
+from spot_jax.files.locks import file_lock, holder
+from spot_jax.files.records import from_plain, plain
+from spot_jax.files.verified import matches
 from spot_jax.studies.engine import queue
 from spot_jax.studies.engine.compilation_cache import compilation_cache
-from spot_jax.studies.engine.file_lock import file_lock, holder
 from spot_jax.studies.engine.job import Job, JobResult
-from spot_jax.studies.engine.records import from_plain, plain
 from spot_jax.studies.engine.results import Results
 from spot_jax.training.run_directory import run_path
 
@@ -108,7 +110,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         self.path = run_path(plan.path)
         with file_lock(self.path / ".lock", wait=True):
             self._open(command)
-            write_json(self.path / "study.json", self.record)
+            write_object(self.path / "study.json", self.record)
 
     # What a kind of study says.
 
@@ -263,8 +265,14 @@ class Study(abc.ABC, Generic[P, J, R]):
 
     def save(self, job: J, result: R) -> None:
         """Write the result of a job, which makes it done, in one move."""
-        fields = {"format": FORMAT, **plain(result), "about": self.about(job)}
-        write_json(self.directory(job) / "result.json", fields)
+        files = (prompt.file for prompt in result.prompts if prompt.file)
+        digests = {file: file_digest(self.path / file) for file in files if self._is_file(file)}
+        about = {"about": self.about(job), "files": digests}
+        fields = {"format": FORMAT, **plain(result), **about}
+        write_object(self.directory(job) / "result.json", fields)
+
+    def _is_file(self, name: str) -> bool:
+        return (self.path / name).is_file()
 
     def about(self, job: J) -> dict[str, Any]:
         """Return everything that decides the result of a job, in JSON's types.
@@ -288,7 +296,7 @@ class Study(abc.ABC, Generic[P, J, R]):
 
     def _read(self, job: J, fields: dict[str, Any]) -> R:
         where = f"the result of {job.name} in {self.path}"
-        about = fields.pop("about", None)
+        about, files = fields.pop("about", None), fields.pop("files", {})
         try:
             result: R = from_plain(self.result_type, self.upgrade(fields), where)
         except SpotError as error:
@@ -298,6 +306,11 @@ class Study(abc.ABC, Generic[P, J, R]):
         lost = [p.file for p in result.prompts if p.file and not (self.path / p.file).exists()]
         if lost:
             raise ValueError(f"its prompt {lost[0]} is gone")
+        changed = [file for file, digest in files.items() if not matches(self.path / file, digest)]
+        if changed:
+            raise ValueError(f"its prompt {changed[0]} is not the one that was scored")
+        if result.job != job.name:
+            raise ValueError(f"it is of the job {result.job}")
         if about is None and self.record.get("bound"):
             raise ValueError("it does not say under which settings it was made")
         if about is not None:

@@ -1,7 +1,6 @@
 """One job of a study of subspaces: tuned in one program, and scored on the test split."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spot_jax.files import write_json
+from spot_jax.files import read_object, reading, write_object
 from spot_jax.inference.tuned import Prompt, open_tuned
 from spot_jax.library.library import Library
 from spot_jax.methods.base import BaseMethod
@@ -190,9 +189,11 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
                     path = self.directory / "made" / f"library-{entry.seed}.safetensors"
                     load_prompt(entry.path).save(path)
                     files[entry.seed] = str(path.relative_to(self.directory))
-            write_json(record, {str(seed): file for seed, file in files.items()})
-        taken = json.loads(record.read_text())
-        return {int(seed): self.directory / file for seed, file in taken.items()}
+            write_object(record, {str(seed): file for seed, file in files.items()})
+        remedy = "remove it, and the job is begun again"
+        taken = read_object(record, remedy) or {}
+        with reading(record, remedy):
+            return {int(seed): self.directory / file for seed, file in taken.items()}
 
     def _tune(
         self, stage: Stage, method: BaseMethod, tasks: Sequence[str], seeds: Sequence[int]

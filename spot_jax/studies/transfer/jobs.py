@@ -21,7 +21,7 @@ from typing import Any
 
 from spot_jax.errors import SpotError
 from spot_jax.files import unique_slug
-from spot_jax.library.index import whole_task
+from spot_jax.library.same_sets import data_set
 from spot_jax.studies.engine.job import NO_PROMPT, Job, JobResult, PromptResult
 from spot_jax.studies.transfer.plan import Grid, TransferPlan
 from spot_jax.studies.transfer.results import (
@@ -133,9 +133,9 @@ class Generation:
 
 
 def leaks(source: str, target: str, constituents: Constituents) -> bool:
-    """Return whether a source has the target's own examples, also of another number of shots."""
+    """Return whether a source has the target's own examples, whatever either is called."""
     first, second = (
-        {whole_task(part) for part in constituents.get(name, (name,))} for name in (source, target)
+        {data_set(part) for part in constituents.get(name, (name,))} for name in (source, target)
     )
     return bool(first & second)
 

@@ -12,8 +12,9 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import reading
 from spot_jax.t5.backbone import Fingerprint
-from spot_jax.t5.config import T5Config
+from spot_jax.t5.config import T5Config, check_shape
 from spot_jax.t5.importing import hf, orbax, t5x
 from spot_jax.t5.importing.matching import (
     MismatchError,
@@ -67,6 +68,8 @@ def convert(
     check_destination(epath.Path(dest))
     opened = open_source(source)
     wanted = config or opened.config or infer_config(opened)
+    with reading(opened.path, "give a checkpoint of a T5"):
+        check_shape(wanted)
     report = match(opened, wanted)
     require_fit(report)
     _require_floats(opened)
@@ -87,6 +90,12 @@ def convert(
     with writer:
         for name in writer.names:
             array = opened.tensors[name].read().astype(target, copy=False)
+            if not np.isfinite(array).all():
+                raise SpotError(
+                    f"{opened.path}: {opened.tensors[name].origin} holds NaN or infinity"
+                    f"{_overflow(opened.tensors[name], target)}; take an earlier checkpoint, or "
+                    "fetch it again"
+                )
             mark.add(name, array)
             writer.write(name, array)
             report.stored_bytes += array.nbytes
@@ -134,11 +143,17 @@ def _open_stored(path: epath.Path) -> Source:
     description = read_description(path)
     source = Source("stored backbone", path, {}, config=description.config)
     source.vocabulary = description.vocabulary_path
-    for file in description.open_files():
+    description.verify()
+    for file, _ in description.open_files():
         for name, shape in file.shapes.items():
             read = functools.partial(file.read, name)
             source.tensors[name] = SourceTensor(name, shape, file.dtypes[name], read)
     return source
+
+
+def _overflow(tensor: SourceTensor, target: np.dtype) -> str:
+    wider = np.dtype(tensor.dtype).itemsize > target.itemsize
+    return f" in {target} (it is stored in {tensor.dtype})" if wider else ""
 
 
 def _require_floats(source: Source) -> None:
@@ -163,8 +178,10 @@ def _check_vocabulary(path: epath.Path, config: T5Config) -> None:
         pieces = SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
     except OSError as error:
         raise SpotError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except RuntimeError as error:
+    except Exception as error:
         raise SpotError(f"{path}: not a SentencePiece model, or cut short") from error
+    if not pieces:
+        raise SpotError(f"{path}: a SentencePiece model without pieces; give T5's")
     if pieces > config.vocab_size:
         raise SpotError(
             f"{path}: has {pieces} pieces but the checkpoint's embedding table only "

@@ -4,15 +4,16 @@ Their Linear layers hold [out, in] where T5X holds [in, out], and their relative
 heads]; everything else is a matter of names.
 """
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import parse_object, reading
+from spot_jax.files.records import from_plain, read_value
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.importing.matching import Source, SourceTensor
 from spot_jax.t5.tensor_files import TensorFile
@@ -63,20 +64,20 @@ def open_hf(directory: epath.Path) -> Source:
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise SpotError(f"{path}: truncated, or not JSON") from error
-    if not isinstance(data, dict):
-        raise SpotError(f"{path}: expected a JSON object")
-    return data
+    with reading(path, "fetch it again", "truncated, or not JSON"):
+        return parse_object(path.read_bytes())
 
 
 def _open_files(directory: epath.Path) -> list[TensorFile]:
     if (directory / WEIGHTS).exists():
         return [TensorFile(directory / WEIGHTS)]
     index = directory / INDEX
-    places = _read_json(index).get("weight_map", {})
+    places = _read_json(index).get("weight_map")
+    with reading(index, "fetch it again", "broken index"):
+        places = read_value(Mapping[str, str], places, "weight_map")
+        odd = [name for name in places.values() if "/" in name or "\\" in name or name[:1] == "."]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is no name of a file beside it")
     files = []
     for file_name in sorted(set(places.values())):
         path = directory / file_name
@@ -95,28 +96,27 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
         raise SpotError(f"{path}: model_type is {data.get('model_type')!r}, expected t5 or mt5")
     default = "relu" if data["model_type"] == "t5" else "gated-gelu"
     activation = data.get("feed_forward_proj", default)
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         names = ", ".join(_ACTIVATIONS)
         raise SpotError(f"{path}: feed_forward_proj is {activation!r}, expected one of {names}")
-    try:
+    with reading(path, "fetch it again", "broken configuration"):
         decoder_layers = data.get("num_decoder_layers")
-        return T5Config(
-            vocab_size=data["vocab_size"],
-            emb_dim=data["d_model"],
-            num_heads=data["num_heads"],
-            head_dim=data["d_kv"],
-            mlp_dim=data["d_ff"],
-            num_encoder_layers=data["num_layers"],
-            num_decoder_layers=data["num_layers"] if decoder_layers is None else decoder_layers,
-            mlp_activations=_ACTIVATIONS[activation],
-            logits_via_embedding=tied,
-            dropout_rate=data.get("dropout_rate", 0.1),
-            relative_attention_num_buckets=data.get("relative_attention_num_buckets", 32),
-            relative_attention_max_distance=data.get("relative_attention_max_distance", 128),
-            layer_norm_epsilon=data.get("layer_norm_epsilon", 1e-6),
-        )
-    except KeyError as error:
-        raise SpotError(f"{path}: lacks {error.args[0]}") from error
+        fields = {
+            "vocab_size": data["vocab_size"],
+            "emb_dim": data["d_model"],
+            "num_heads": data["num_heads"],
+            "head_dim": data["d_kv"],
+            "mlp_dim": data["d_ff"],
+            "num_encoder_layers": data["num_layers"],
+            "num_decoder_layers": data["num_layers"] if decoder_layers is None else decoder_layers,
+            "mlp_activations": list(_ACTIVATIONS[activation]),
+            "logits_via_embedding": tied,
+            "dropout_rate": data.get("dropout_rate", 0.1),
+            "relative_attention_num_buckets": data.get("relative_attention_num_buckets", 32),
+            "relative_attention_max_distance": data.get("relative_attention_max_distance", 128),
+            "layer_norm_epsilon": data.get("layer_norm_epsilon", 1e-6),
+        }
+        return from_plain(T5Config, fields, "the configuration")
 
 
 def _rename(name: str) -> tuple[str, bool]:

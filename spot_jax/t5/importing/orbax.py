@@ -1,11 +1,11 @@
 """The orbax form that `t5x.train` writes by default: zarr arrays, all in one OCDBT store or not."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from spot_jax.errors import SpotError
+from spot_jax.files import parse_object, reading
 from spot_jax.t5.importing.matching import Source
 from spot_jax.t5.importing.zarr import PROMPT, kvstore, open_arrays
 
@@ -24,14 +24,14 @@ def find_item(directory: epath.Path) -> epath.Path | None:
 def open_orbax(directory: epath.Path, item: epath.Path) -> Source:
     """List the tensors below `target` of a saved state; raises `SpotError` if it is broken."""
     metadata = item / METADATA
-    try:
-        data = json.loads(metadata.read_text())
+    with reading(metadata, "fetch it again", "truncated, or not an orbax checkpoint's"):
+        data = parse_object(metadata.read_bytes())
         entries = [
             ([key["key"] for key in entry["key_metadata"]], entry["value_metadata"])
             for entry in data["tree_metadata"].values()
         ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpotError(f"{metadata}: truncated, or not an orbax checkpoint's") from error
+        if not all(keys and isinstance(value, dict) for keys, value in entries):
+            raise ValueError("an entry without keys or values")
     single_store = (item / "manifest.ocdbt").exists()
     if data.get("use_ocdbt") and not single_store:
         raise SpotError(f"{item}: manifest.ocdbt is missing; fetch the whole checkpoint again")

@@ -12,7 +12,7 @@ import flax.serialization
 import numpy as np
 from etils import epath
 
-from spot_jax.errors import SpotError
+from spot_jax.files import reading
 from spot_jax.t5.importing.matching import Source, SourceTensor
 from spot_jax.t5.importing.zarr import PROMPT, kvstore, open_arrays
 
@@ -22,30 +22,27 @@ INDEX = "checkpoint"
 def open_t5x(directory: epath.Path) -> Source:
     """List the tensors of a `checkpoint_STEP` directory; raises `SpotError` if it is broken."""
     index = directory / INDEX
-    try:
-        state = flax.serialization.msgpack_restore(index.read_bytes())
-        state = state.get("optimizer", state)
-        target = state["target"]
-    except OSError as error:
-        raise SpotError(f"{index}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # msgpack raises many kinds for a file that is cut short.
-        raise SpotError(f"{index}: truncated, or not a T5X checkpoint's index") from error
     specs: dict[str, dict[str, Any]] = {}
     tensors: dict[str, SourceTensor] = {}
     source = Source("T5X checkpoint", directory, tensors)
-    for name, leaf in _leaves(target):
-        if PROMPT.match(name):
-            source.ignored.append(name)
-        elif isinstance(leaf, dict):
-            where = directory / str(leaf["kvstore"]["path"]).rstrip("/").split("/")[-1]
-            specs[name] = {"driver": leaf["driver"], "kvstore": kvstore(where)}
-        elif isinstance(leaf, np.ndarray | np.generic):
-            tensors[name] = _inline(name, np.asarray(leaf))
-        else:
-            raise SpotError(f"{index}: {name} is no array but {type(leaf).__name__}")
+    with reading(index, "fetch it again", "truncated, or not a T5X checkpoint's index"):
+        state = flax.serialization.msgpack_restore(index.read_bytes())
+        state = state.get("optimizer", state)
+        for name, leaf in _leaves(state["target"]):
+            if PROMPT.match(name):
+                source.ignored.append(name)
+            elif isinstance(leaf, dict):
+                where = directory / str(leaf["kvstore"]["path"]).rstrip("/").split("/")[-1]
+                if leaf["driver"] != "zarr":
+                    raise ValueError(f"{name} is stored as {leaf['driver']!r}, not as zarr")
+                specs[name] = {"driver": "zarr", "kvstore": kvstore(where)}
+            elif isinstance(leaf, np.ndarray | np.generic):
+                tensors[name] = _inline(name, np.asarray(leaf))
+            else:
+                raise ValueError(f"{name} is no array but {type(leaf).__name__}")
+        others = {key: value for key, value in state.items() if key != "target"}
+        source.ignored += [name for name, leaf in _leaves(others) if leaf is not None]
     tensors.update(open_arrays(specs, directory))
-    others = {key: value for key, value in state.items() if key != "target"}
-    source.ignored += [name for name, leaf in _leaves(others) if leaf is not None]
     return source
 
 

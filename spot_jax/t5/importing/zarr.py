@@ -32,21 +32,22 @@ def open_arrays(
     """
     # A chunk whose file is gone would otherwise read as zeros.
     options = {"fill_missing_data_reads": False}
-    waiting = {
-        name: ts.open({**spec, **options}, read=True, open=True) for name, spec in specs.items()
-    }
+    waiting: dict[str, Any] = {}
     tensors = {}
-    for name, future in waiting.items():
-        try:
+    name = ""
+    try:
+        for name, spec in specs.items():
+            waiting[name] = ts.open({**spec, **options}, read=True, open=True)
+        for name, future in waiting.items():
             array = future.result()
-        except Exception as error:  # Tensorstore raises ValueError, KeyError and its own.
-            raise _unreadable(directory, name, error) from error
-        tensors[name] = SourceTensor(
-            origin=name,
-            shape=tuple(array.shape),
-            dtype=np.dtype(array.dtype.numpy_dtype),
-            read=_reader(array, name, directory),
-        )
+            tensors[name] = SourceTensor(
+                origin=name,
+                shape=tuple(array.shape),
+                dtype=np.dtype(array.dtype.numpy_dtype),
+                read=_reader(array, name, directory),
+            )
+    except Exception as error:  # Tensorstore raises ValueError, KeyError and its own.
+        raise _unreadable(directory, name, error) from error
     return tensors
 
 

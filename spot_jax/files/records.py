@@ -15,14 +15,21 @@ from typing import Any, TypeVar
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, parse_json, write_whole
+from spot_jax.files import (
+    check_digest,
+    check_version,
+    fault_text,
+    parse_object,
+    signed,
+    write_whole,
+)
 
 R = TypeVar("R")
 
 
 def write_record(record: Any, path: epath.Path, version: int) -> None:
     """Write a dataclass in one move; its directory is made if need be."""
-    write_whole(path, _text({"format": version, **plain(record)}))
+    write_whole(path, _text(signed({"format": version, **plain(record)})))
 
 
 def plain(record: Any) -> dict[str, Any]:
@@ -62,17 +69,21 @@ def read_record(kind: type[R], path: epath.Path, version: int, command: str) -> 
             "its directory"
         )
     try:
-        fields = parse_json(path.read_text())
-    except ValueError as error:
-        raise SpotError(f"{path} is truncated or not JSON ({error}); run the study again") from None
-    if not isinstance(fields, dict) or "format" not in fields:
+        fields = parse_object(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SpotError(
+            f"{path} is truncated or not JSON ({fault_text(error)}); run the study again"
+        ) from None
+    if "format" not in fields:
         raise SpotError(
             f"{path} is not a study's results: it has no `format`; give what `{command}` wrote"
         )
-    check_version(path, fields.pop("format"), version)
+    check_version(path, fields["format"], version)
     try:
+        fields = check_digest(fields)
+        del fields["format"]
         return from_plain(kind, fields, "the study")
-    except SpotError as error:
+    except (SpotError, ValueError) as error:
         raise SpotError(f"{path}: {error}") from None
 
 
@@ -100,8 +111,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Read a value of JSON as the type that an annotation names; `SpotError` says what is not."""
+def read_value(kind: Any, value: Any, where: str) -> Any:
+    """Return a value of JSON as the type that an annotation names.
+
+    Args:
+        kind: annotation: int, float, str, bool, a dataclass, tuples and mappings of them, or Any.
+        value: value of JSON's types.
+        where: words for the place in an error.
+
+    Raises:
+        SpotError: a value of another type.
+    """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
@@ -109,19 +129,19 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         (defined,) = [k for k in inner if k is not type(None)]
-        return _read(defined, value, where)
+        return read_value(defined, value, where)
     if dataclasses.is_dataclass(kind):
         return _read_record(kind, value, where, where)
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {name: _read(inner[1], item, f"{where}.{name}") for name, item in value.items()}
+        return tuple(read_value(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (Mapping, dict) and isinstance(value, dict):
+        return {name: read_value(inner[1], item, f"{where}.{name}") for name, item in value.items()}
     if kind is float:
         if value is None:
             return math.nan
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-    elif kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
+    elif kind in (int, str, bool) and type(value) is kind:
         return value
     name = kind.__name__ if origin is None else {tuple: "list"}.get(origin, "object")
     raise SpotError(f"{where} must be a {name}, found {_short(value)}")
@@ -142,10 +162,10 @@ def _read_record(kind: Any, value: Any, where: str, here: str) -> Any:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise SpotError(f"{here} has no `{missing[0]}`: not the results of a study, or damaged")
+        raise SpotError(f"{here} has no `{missing[0]}`: something else, or damaged")
     hints = typing.get_type_hints(kind)
     prefix = f"{where}." if where else ""
-    return kind(**{name: _read(hints[name], v, prefix + name) for name, v in value.items()})
+    return kind(**{name: read_value(hints[name], v, prefix + name) for name, v in value.items()})
 
 
 def _short(value: Any) -> str:
