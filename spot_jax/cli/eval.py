@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from spot_jax.cli.inference_flags import how, inference_parser, opened
+from spot_jax.errors import SpotError
+from spot_jax.files import check_output
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,6 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--json", action="store_true", help="print JSON, not a table")
     values = flags.parse_args(arguments)
     options = how(values, "examples")
+    if not all(name.strip() for name in values.task):
+        raise SpotError("--task is empty; give the name of a task (`spot tasks list`)")
+    if values.output:
+        check_output(values.output)
 
     from spot_jax.inference.scores import score, write_predictions
     from spot_jax.inference.table import table

@@ -40,8 +40,23 @@ EXAMPLES = {
 """A value one might give each macro; shown when it is missing."""
 
 
+T5X_NAMES = {
+    "RANDOM_SEED": "SEEDS",
+    "PROMPT_FILE": "SOURCE_PROMPT, with PROMPT_INIT='prompt'",
+    "CLASS_LABELS": "PROMPT_INIT='class_labels', which takes the task's labels",
+    "num_partitions": "MESH, such as '*x2' for two partitions",
+    "PjitPartitioner": "MESH, such as '*x2' for two partitions",
+    "partitioning.PjitPartitioner": "MESH, such as '*x2' for two partitions",
+    "EVAL_STEPS": "EVAL_EXAMPLES",
+    "CHECKPOINT_PERIOD": "EVAL_PERIOD",
+}
+"""Names here of what T5X's gin files call otherwise."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean X?`, or nothing if no name is near."""
+    if name in T5X_NAMES:
+        return f"; T5X's {name} is {T5X_NAMES[name]} here"
     lower = {item.lower(): item for item in sorted(names)}
     near = difflib.get_close_matches(name.lower(), lower, 2, cutoff=0.5)
     return f"; did you mean {' or '.join(lower[item] for item in near)}?" if near else ""
@@ -213,6 +228,9 @@ def fits(value: Any, hint: Any) -> bool:
         each = inner[0] if inner else Any
         return isinstance(value, list | tuple) and all(fits(item, each) for item in value)
     if origin in (Mapping, dict):
-        return isinstance(value, Mapping)
+        of_key, of_item = inner or (Any, Any)
+        return isinstance(value, Mapping) and all(
+            fits(key, of_key) and fits(item, of_item) for key, item in value.items()
+        )
     # A dataclass or a protocol: a reference makes those, so plain data is none.
     return hint is Any or not inspect.isclass(hint) or isinstance(value, hint)

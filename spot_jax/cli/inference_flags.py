@@ -37,6 +37,10 @@ def inference_parser(verb: str, description: str) -> OneLineParser:
 
 def opened(values: argparse.Namespace, prompts: list[str]) -> "Tuned":
     """Load the backbone and prompts that the flags name."""
+    paths = {"RUN_DIR": [values.run_dir], "--backbone": [values.backbone], "--prompt": prompts}
+    for name, texts in paths.items():
+        if any(text is not None and not text.strip() for text in texts):
+            raise SpotError(f"{name} is empty; give a path")
     import_named(values.module, "--module")
 
     from spot_jax.cli.values import mesh

@@ -31,7 +31,7 @@ VERBS = {
     "demo": "the whole story in minutes, on what ships with the package",
 }
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 PATH_ERRORS = (errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 BAD_INPUT = 2
@@ -158,7 +158,8 @@ def plain_warnings() -> Iterator[None]:
 
 
 def _complain(message: str) -> int:
-    print(f"spot: {message.strip().splitlines()[0]}", file=sys.stderr)
+    line = (message.strip().splitlines() or ["a mistake without a word"])[0]
+    print(f"spot: {line if len(line) <= 1000 else line[:997] + '...'}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -49,6 +49,8 @@ def add(arguments: Sequence[str]) -> int:
     library = _opened(values)
     from pathlib import Path
 
+    if not all(source.strip() for source in values.sources):
+        raise SpotError("a path to add is empty; give a run directory or prompt files")
     for source in values.sources:
         is_run = Path(source).expanduser().is_dir()
         added = library.add_run(source) if is_run else [library.add_file(source)]

@@ -60,7 +60,9 @@ def _show(arguments: list[str]) -> int:
     values = flags.parse_args(arguments)
 
     from spot_jax.data import loading
+    from spot_jax.data.data_source import check_lengths
 
+    check_lengths({"inputs": values.inputs, "targets": values.targets}, "--inputs and --targets")
     loading.import_modules(values.module)
     from spot_jax.data import seqio_samples
     from spot_jax.t5.vocabulary import load_vocabulary

@@ -39,6 +39,43 @@ def is_local(path: epath.PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
+def input_path(path: epath.PathLike, what: str) -> epath.Path:
+    """Return the path of something that has to exist.
+
+    Args:
+        path: path, local or of a bucket.
+        what: words for the thing, for errors.
+
+    Raises:
+        SpotError: an empty path, one of a file system that is none, nothing at it, or a bucket that
+            cannot be reached.
+    """
+    text = os.fspath(path)
+    if not text.strip() or "\0" in text:
+        raise SpotError(f"the path of {what} is {text!r}; give the place of {what}")
+    try:
+        place = epath.Path(text).expanduser()
+        exists = place.exists()
+    except Exception as error:  # each file system has its own
+        raise SpotError(
+            f"{text}: {what} cannot be reached ({fault_text(error)}); give a local path or the "
+            "URL of a bucket (gs://, s3://), and check its rights"
+        ) from error
+    if not exists:
+        raise SpotError(f"{text}: does not exist; give the place of {what}")
+    return place
+
+
+def check_output(path: epath.PathLike) -> None:
+    """Raise `SpotError` for a file that could not be written: before what it will hold is made."""
+    place = epath.Path(path).expanduser()
+    if place.is_dir():
+        raise SpotError(f"{os.fspath(path)}: a directory; give the name of a file to write")
+    above = next((p for p in place.parents if p.exists()), None)
+    if above is not None and not above.is_dir():
+        raise SpotError(f"{os.fspath(path)}: {above} is a file, not a directory; give another path")
+
+
 def write_whole(path: epath.PathLike, content: Content, *, durable: bool = False) -> None:
     """Write a file in one move; its directory is made if need be.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import COUNT, SpotError, check_range
+from spot_jax.errors import COUNT, SpotError, SpotWarning, check_range
 from spot_jax.files import plain_fields, write_object, write_whole
 from spot_jax.files.records import from_plain
 from spot_jax.methods.base import BaseMethod
@@ -40,6 +41,7 @@ from spot_jax.training.validation import Best, Validation
 
 # Metrics of a step as a whole; all others have an entry for each prompt.
 WHOLE = ("grad_norm", "finite")
+T5X_FIRST_STEP = 1_100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,13 @@ def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> N
     if train_steps < 1:
         raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
     check_range("TRAIN_STEPS", train_steps, COUNT)
+    if train_steps > T5X_FIRST_STEP:
+        warnings.warn(
+            f"TRAIN_STEPS is {train_steps:,}: T5X counts on from the {T5X_FIRST_STEP:,} steps of "
+            f"its backbones, here a run begins at 0; was {train_steps - T5X_FIRST_STEP:,} meant?",
+            SpotWarning,
+            stacklevel=3,
+        )
     if not 0 <= embedding_step <= train_steps:
         raise SpotError(
             f"embedding_step is {embedding_step}, but the run's steps are 1 to {train_steps}; "

@@ -7,10 +7,11 @@ from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.data.data_source import DataSource
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.evaluate import evaluate
+from spot_jax.evaluation.evaluate import evaluate, measure
 from spot_jax.evaluation.scored_task import ScoredTask, load_tasks, mean_of_tasks, score_of
 from spot_jax.methods.base import Inference
 from spot_jax.methods.losses import Tree
+from spot_jax.metrics import Outputs
 from spot_jax.training.build import RunParts
 from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.sharding import BatchPlacement
@@ -35,6 +36,20 @@ class Best:
     def is_beaten_by(self, score: float) -> bool:
         """Return whether a later checkpoint of this score is better."""
         return not math.isfinite(self.score) or score > self.score
+
+
+def _check_metric(task: ScoredTask, metric: str) -> None:
+    """Raise `SpotError` for a metric that a task lacks, before anything is trained by it."""
+    texts = Outputs([str(target) for target in task.targets])
+    try:
+        names = measure(task.metrics, task.targets, texts)
+    except Exception:  # metrics of scores, or that take no such predictions; they are asked later
+        return
+    if names and metric not in names:
+        raise SpotError(
+            f"EvaluationPlan.metric is {metric!r}, which {task.name} lacks; it has "
+            f"{', '.join(sorted(names))}"
+        )
 
 
 class Validation:
@@ -77,6 +92,9 @@ class Validation:
             )
             for name in dict.fromkeys(parts.names)
         }
+        if plan.metric is not None:
+            for task in (task for tasks in self.tasks.values() for task in tasks):
+                _check_metric(task, plan.metric)
         self.write = input_writer(
             parts.backbone.config.vocab_size,
             parts.prompt_length,

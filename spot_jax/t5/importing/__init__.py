@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import reading
+from spot_jax.files import input_path, reading
 from spot_jax.t5.backbone import Fingerprint
 from spot_jax.t5.config import T5Config, check_shape
 from spot_jax.t5.importing import hf, orbax, t5x
@@ -112,9 +112,7 @@ def open_source(source: epath.PathLike) -> Source:
     newest is taken), Hugging Face T5 directories, and our stored form. Anything else raises
     `SpotError` saying so.
     """
-    path = epath.Path(source)
-    if not path.exists():
-        raise SpotError(f"{path}: does not exist; expected {_FORMS}")
+    path = input_path(source, _FORMS)
     if not path.is_dir():
         raise SpotError(f"{path}: is a file; expected {_FORMS}")
     if (path / DESCRIPTION).exists():
