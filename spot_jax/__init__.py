@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from spot_jax.library.library import Library
     from spot_jax.methods.base import Adapted, Method, Task
     from spot_jax.methods.fastfood import FastfoodTuning
+    from spot_jax.methods.ia3 import IA3Tuning
+    from spot_jax.methods.lora import LoRATuning
     from spot_jax.methods.model_tuning import ModelTuning
     from spot_jax.methods.p_tuning import PTuning
     from spot_jax.methods.prefix_tuning import PrefixTuning
@@ -64,6 +66,8 @@ _HOMES = {
     "library.library": ("Library",),
     "methods.base": ("Adapted", "Method", "Task"),
     "methods.fastfood": ("FastfoodTuning",),
+    "methods.ia3": ("IA3Tuning",),
+    "methods.lora": ("LoRATuning",),
     "methods.model_tuning": ("ModelTuning",),
     "methods.p_tuning": ("PTuning",),
     "methods.prefix_tuning": ("PrefixTuning",),
@@ -99,7 +103,9 @@ __all__ = [
     "EvaluationPlan",
     "Examples",
     "FastfoodTuning",
+    "IA3Tuning",
     "Library",
+    "LoRATuning",
     "MeshShape",
     "Method",
     "ModelTuning",

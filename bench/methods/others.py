@@ -1,4 +1,4 @@
-"""P-Tuning, prefixes, intrinsic subspaces and label vectors: what of each is tried here."""
+"""P-Tuning, prefixes, LoRA, IA3, intrinsic subspaces, label vectors: what of each is tried here."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,8 @@ from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import MODULES, TASKS, Bench, Task
 from spot_jax.data.data_source import DataSource
 from spot_jax.files.locks import file_lock
+from spot_jax.methods.ia3 import IA3Tuning
+from spot_jax.methods.lora import LoRATuning
 from spot_jax.methods.p_tuning import PTuning
 from spot_jax.methods.prefix_tuning import PrefixTuning
 from spot_jax.methods.subspace_finding import SubspaceFinding
@@ -70,6 +72,22 @@ def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     steps = bench.prefix_steps
     tuning = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "prefix", tuning)
+
+
+def lora(bench: Bench, task: Task, results: MethodResults) -> Cell:
+    """Low-rank updates of queries and values: of rank 1 about as many numbers as a prefix."""
+    candidates = {f"r = {rank}": Candidate(LoRATuning(rank, 2.0 * rank), 0) for rank in (1, 8)}
+    steps = bench.prefix_steps
+    way = Way(candidates, (0.003, 0.01, 0.03), steps, optimizer=falling(steps))
+    return tuned(bench, task, "lora", way)
+
+
+def ia3(bench: Bench, task: Task, results: MethodResults) -> Cell:
+    """Scales of keys, values and hidden units."""
+    steps = bench.prefix_steps
+    candidates = {"IA3": Candidate(IA3Tuning(), 0)}
+    way = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
+    return tuned(bench, task, "ia3", way)
 
 
 def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cell:

@@ -5,7 +5,16 @@ from collections.abc import Callable
 
 from bench.methods.baselines import majority, no_prompt, svm
 from bench.methods.models import model_tuning, multitask
-from bench.methods.others import FOUND_FROM, intrinsic, p_tuning, prefix, prompt_file, y_tuning
+from bench.methods.others import (
+    FOUND_FROM,
+    ia3,
+    intrinsic,
+    lora,
+    p_tuning,
+    prefix,
+    prompt_file,
+    y_tuning,
+)
 from bench.methods.prompts import Candidate, Way, tuned
 from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import TASKS, Bench, Task
@@ -75,6 +84,8 @@ METHODS = {
     ),
     "p_tuning": Method("P-Tuning", p_tuning),
     "prefix": Method("prefix tuning (P-Tuning v2)", prefix),
+    "lora": Method("LoRA", lora),
+    "ia3": Method("IA3", ia3),
     "ist_5": Method(
         "intrinsic prompt tuning, d = 5",
         lambda bench, task, results: intrinsic(bench, task, results, 5),

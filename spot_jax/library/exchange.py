@@ -16,7 +16,7 @@ from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.files import write_whole
-from spot_jax.library.peft import is_adapter, read_adapter, write_adapter
+from spot_jax.library.peft import is_adapter, is_kernels, read_adapter, write_adapter
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.stored import check_virtual
 
@@ -63,12 +63,12 @@ def write_prompt(
         base_model: name by which transformers knows the backbone, for peft.
 
     Raises:
-        SpotError: no such form, a destination that holds something else, or a prompt that is not
-            rows of virtual tokens, which only our own form holds.
+        SpotError: no such form, a destination that holds something else, or a prompt that the form
+            has no place for: T5X's holds rows of virtual tokens, PEFT's LoRA and IA3 too.
     """
     if form not in FORMS:
         raise SpotError(f"no form {form!r}; choose one of {', '.join(FORMS)}")
-    if form != "spot":
+    if form != "spot" and not (form == "peft" and is_kernels(prompt)):
         check_virtual(f"the form {form}", prompt)
     path = epath.Path(destination).expanduser()
     if form == "peft":

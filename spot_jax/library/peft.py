@@ -1,13 +1,14 @@
-"""Hugging Face PEFT's soft prompts: adapter directories, read and written without PEFT.
+"""Hugging Face PEFT's adapters: directories, read and written without PEFT.
 
-A directory holds `adapter_config.json` and `adapter_model.safetensors` with one tensor,
-`prompt_embeddings` [rows, d]. For a T5 (task type SEQ_2_SEQ_LM) PEFT makes and saves 2P rows, one
+A directory holds `adapter_config.json` and `adapter_model.safetensors`. That of a soft prompt has
+one tensor, `prompt_embeddings` [rows, d]; LoRA and IA3 are in `peft_kernels`. For a T5 (task type SEQ_2_SEQ_LM) PEFT makes and saves 2P rows, one
 half for each half of the model, but puts only the first P before the encoder and the others
 nowhere. So of what we read we keep P rows, and what we write says num_transformer_submodules 1,
 with which PEFT expects P rows. An adapter of P-tuning is the same: its encoder is folded away when
 PEFT saves it.
 """
 
+import dataclasses
 import json
 import os
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from jaxtyping import Float
 
 from spot_jax.errors import SpotError
 from spot_jax.files import parse_object, reading, write_whole
+from spot_jax.library import peft_kernels
 from spot_jax.library.entry import FORMAT
 from spot_jax.methods.prompt_file import PromptFile, prompt_of
 from spot_jax.t5.tensor_files import TensorFile
@@ -25,6 +28,7 @@ from spot_jax.t5.tensor_files import TensorFile
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _TENSOR = "prompt_embeddings"
+_ARRAYS = {"prompt", "tensors"}
 _KINDS = ("PROMPT_TUNING", "P_TUNING")
 
 
@@ -37,15 +41,16 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
     """Return the prompt of an adapter directory, with its origin if we wrote it.
 
     Raises:
-        SpotError: no adapter, not of soft prompts, not for an encoder-decoder, weights that are
+        SpotError: no adapter, of another kind, not for an encoder-decoder, weights that are
             missing, damaged or of another shape than the description's.
     """
     path = epath.Path(directory)
     config = _read_config(path)
     kind, task = config.get("peft_type"), config.get("task_type")
-    if kind not in _KINDS:
+    if kind not in (*_KINDS, *peft_kernels.KINDS):
         raise SpotError(
-            f"{path}: an adapter of type {kind}; expected a soft prompt ({' or '.join(_KINDS)})"
+            f"{path}: an adapter of type {kind}; expected a soft prompt "
+            f"({' or '.join(_KINDS)}), {' or '.join(peft_kernels.KINDS)}"
         )
     if task not in ("SEQ_2_SEQ_LM", None):
         raise SpotError(
@@ -54,6 +59,10 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
     if not (path / WEIGHTS).exists():
         raise SpotError(f"{path}: has no {WEIGHTS}; save it with PEFT as safetensors")
     file = TensorFile(path / WEIGHTS)
+    if kind in peft_kernels.KINDS:
+        tensors = {name: file.read(name, dtype=np.dtype(np.float32)) for name in file.shapes}
+        prompt = peft_kernels.read_kernels(os.fspath(path), config, tensors)
+        return dataclasses.replace(prompt, **_own_fields(file))
     rows = _rows(path, config, file)
     table = file.read(_TENSOR, (slice(0, rows),), dtype=np.dtype(np.float32))
     if not np.all(np.isfinite(table)):
@@ -68,7 +77,8 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
 
     Args:
         directory: path of the adapter, made if need be; an earlier adapter is written over.
-        prompt: prompt [P, d]; its other fields go with it, where PEFT does not look.
+        prompt: rows [P, d], or the tensors of LoRA or IA3; its other fields go with it, where
+            PEFT does not look.
         base_model: name or path by which transformers knows the backbone.
 
     Raises:
@@ -77,9 +87,26 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
     path = epath.Path(directory)
     if path.exists() and (not path.is_dir() or (list(path.iterdir()) and not is_adapter(path))):
         raise SpotError(f"{path} holds something that is no adapter; give a new directory")
-    length, width = prompt.rows.shape
+    if is_kernels(prompt):
+        config, tensors = peft_kernels.write_kernels(prompt)
+    else:
+        config, tensors = _prompt_tuning(prompt.rows)
+    config = {"base_model_name_or_path": base_model or None, **config}
+    fields = {name: value for name, value in vars(prompt).items() if name not in _ARRAYS}
+    fields["use"] = prompt.use.fields()
+    metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
+    write_whole(path / WEIGHTS, safetensors.numpy.save(tensors, metadata))
+    write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def is_kernels(prompt: PromptFile) -> bool:
+    """Return whether a prompt is an update of LoRA or scales of IA3."""
+    return prompt.method.get("name") in peft_kernels.KINDS.values()
+
+
+def _prompt_tuning(rows: Float[np.ndarray, "p d"]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    length, width = rows.shape
     config = {
-        "base_model_name_or_path": base_model or None,
         "inference_mode": True,
         "num_transformer_submodules": 1,
         "num_virtual_tokens": length,
@@ -88,12 +115,7 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
         "task_type": "SEQ_2_SEQ_LM",
         "token_dim": width,
     }
-    fields = {name: value for name, value in vars(prompt).items() if name != "prompt"}
-    fields["use"] = prompt.use.fields()
-    table = np.ascontiguousarray(prompt.rows, np.float32)
-    metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
-    write_whole(path / WEIGHTS, safetensors.numpy.save({_TENSOR: table}, metadata))
-    write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    return config, {_TENSOR: np.ascontiguousarray(rows, np.float32)}
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:

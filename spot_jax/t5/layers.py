@@ -94,7 +94,12 @@ class RMSNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """A matrix product without bias; the kernel is 2-D, as T5X stores it."""
+    """A matrix product without bias; the kernel is 2-D, as T5X stores it.
+
+    Four more leaves are read where the tree has them (`spot_jax.t5.kernels` puts them there), with
+    a leading axis n = 1 for what all rows share or n = b for rows with their own: `input_scale`
+    [n, d] and `output_scale` [n, f], `low_rank_in` [n, d, r] and `low_rank_out` [n, r, f].
+    """
 
     features: int
     dtype: str
@@ -104,7 +109,20 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t f"]:
         """Multiply the last axis by `kernel` in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        x = x.astype(self.dtype)
+        if (scale := self._addition("input_scale")) is not None:
+            x = x * scale[:, None]
+        y = jnp.matmul(x, kernel.astype(self.dtype))
+        if (narrow := self._addition("low_rank_in")) is not None:
+            y = y + jnp.matmul(jnp.matmul(x, narrow), self._addition("low_rank_out"))
+        if (scale := self._addition("output_scale")) is not None:
+            y = y * scale[:, None]
+        return y
+
+    def _addition(self, name: str) -> Array | None:
+        if not self.has_variable("params", name):
+            return None
+        return self.get_variable("params", name).astype(self.dtype)
 
 
 def relative_position_buckets(

@@ -141,7 +141,7 @@ def adapter(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"peft_type": "LORA"}, "an adapter of type LORA; expected a soft prompt"),
+        ({"peft_type": "LOHA"}, "an adapter of type LOHA; expected a soft prompt"),
         ({"task_type": "CAUSAL_LM"}, "an adapter for CAUSAL_LM; expected one for a T5"),
         ({"num_virtual_tokens": 4}, r"expected prompt_embeddings of 4 .*found \[5, 8\]"),
         ({"num_virtual_tokens": None}, "expected num_virtual_tokens of 1 or more, found None"),
