@@ -99,7 +99,7 @@ def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) 
         dropout_rate: of(dropout_rate, bench.seeds[0]) for dropout_rate in tuning.dropout_rates
     }
     tried = [
-        {"dropout": dropout_rate, "validation": round(result.last[0]["score"], 2)}
+        {"dropout": dropout_rate, "validation": round(result.best[0].score, 2)}
         for dropout_rate, result in first.items()
     ]
     dropout_rate = max(tried, key=lambda trial: trial["validation"])["dropout"]

@@ -236,6 +236,8 @@ def run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Pat
     for i in range(len(setup.tasks)):
         best, last = (directory / "prompts" / f"{w}-{i}.safetensors" for w in ("best", "last"))
         path = best if which == "best" and best.exists() else last
+        if setup.tunes_backbone and best.exists():
+            path = best  # the only one whose weights are stored
         if not path.exists():
             other = "; --which best has one already" if best.exists() else ""
             raise SpotError(

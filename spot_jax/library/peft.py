@@ -151,4 +151,4 @@ def _own_fields(file: TensorFile) -> dict[str, Any]:
         prompt = prompt_of(None, fields)
     except (KeyError, TypeError, ValueError, SpotError):
         return {}
-    return {name: value for name, value in vars(prompt).items() if name in fields}
+    return {k: v for k, v in vars(prompt).items() if k in fields and k not in _ARRAYS}

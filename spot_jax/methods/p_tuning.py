@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -50,6 +51,9 @@ class PTuning(Method):
             begins as it is, with the encoder "identity". Either way `encoder` plays no part.
         tune_backbone: whether the T5 is tuned jointly, as the paper does for SuperGLUE; with one
             prompt only.
+        row_scale: root mean square that the encoder's rows begin with, as a multiple of the
+            embedding table's; their mean begins at 0. None for PyTorch's defaults as in the
+            authors' code, with which an LSTM's rows are nearly alike and small.
     """
 
     placement: ClassVar[str] = "in_template"
@@ -60,8 +64,11 @@ class PTuning(Method):
     init: str = "normal"
     prompt: str | Sequence[str] | None = None
     tune_backbone: bool = False
+    row_scale: float | None = 1.0
 
     def __post_init__(self) -> None:
+        if self.row_scale is not None and not 0 < self.row_scale < float("inf"):
+            raise SpotError(f"PTuning.row_scale is above 0, or None, not {self.row_scale}")
         if self.init not in INITS:
             raise SpotError(
                 f"unknown initialisation {self.init!r} of the prompt encoder; expected "
@@ -145,7 +152,11 @@ class PTuning(Method):
             embeddings = initialisation.normal(rows, table, shape.length)
         else:
             embeddings = initialisation.sampled_vocabulary(rows, table, shape.length)
-        return shape.init(weights, embeddings)
+        tree = shape.init(weights, embeddings)
+        if self.row_scale is None:
+            return tree
+        size = jnp.sqrt(jnp.mean(jnp.square(table.astype(jnp.float32))))
+        return shape.spread(tree, self.row_scale * size)
 
     def freeze(self, backbone: Backbone, tasks: Sequence[Task]) -> dict[str, Tree]:
         """Return the backbone, unless it is tuned."""
@@ -167,7 +178,9 @@ class PTuning(Method):
         """Return name, length, placement and encoder, and how the task's text is written."""
         forms = [templates.parse(text).form for text in self.templates]
         form = {"form": forms[i if len(forms) > 1 else 0]} if forms else {}
-        return {**super().describe(config=config, tasks=tasks, i=i), **form}
+        settings = super().describe(config=config, tasks=tasks, i=i)
+        settings.pop("row_scale")  # how the encoder began
+        return {**settings, **form}
 
     def companions(
         self,

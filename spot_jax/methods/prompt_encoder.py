@@ -72,6 +72,22 @@ class PromptEncoder:
             }
         return tree
 
+    def spread(self, tree: Tree, size: float | Array) -> Tree:
+        """Return the tree with its last layer moved so that the rows are apart and of a size.
+
+        With PyTorch's defaults the rows of an LSTM are nearly alike, since the biases that they
+        share outweigh what tells them apart, and small beside embeddings. Moved, their mean over
+        positions is 0 and their root mean square is `size`; "identity" is left alone.
+        """
+        if "mlp" not in tree:
+            return tree
+        rows = self(tree)
+        mean = jnp.mean(rows, axis=0, keepdims=True)
+        factor = size / jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(rows - mean))), 1e-12)
+        second = tree["mlp"]["second"]
+        moved = {"kernel": factor * second["kernel"], "bias": factor * (second["bias"] - mean)}
+        return {**tree, "mlp": {**tree["mlp"], "second": moved}}
+
     def __call__(self, tree: Tree) -> Float[Array, "p d"]:
         """Return the rows that one prompt's tree comes to."""
         rows = tree["tokens"]

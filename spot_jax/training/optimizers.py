@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from spot_jax.errors import POSITIVE, SHARE, Range, SpotError, check_choice, check_fields, whole
+from spot_jax.training.layerwise import by_layer, is_stacked, ranks
 
 Schedule = Callable[[Any], Any]
 # Far above what any of ours can be trained with, and below what overflows.
@@ -118,18 +119,20 @@ class Adafactor:
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         """See the class."""
         parts = [
-            optax.scale_by_factored_rms(
-                factored=self.factored,
-                decay_rate=self.decay_rate,
-                step_offset=-self.first_step,
-                min_dim_size_to_factor=128,
-                epsilon=1e-30,
+            by_layer(
+                optax.scale_by_factored_rms(
+                    factored=self.factored,
+                    decay_rate=self.decay_rate,
+                    step_offset=-self.first_step,
+                    min_dim_size_to_factor=128,
+                    epsilon=1e-30,
+                )
             )
         ]
         if self.clipping_threshold is not None:
-            parts.append(optax.clip_by_block_rms(self.clipping_threshold))
+            parts.append(by_layer(optax.clip_by_block_rms(self.clipping_threshold)))
         if self.parameter_scale:
-            parts.append(optax.scale_by_param_block_rms(1e-3))
+            parts.append(by_layer(optax.scale_by_param_block_rms(1e-3)))
         parts.append(optax.scale_by_schedule(lambda step: learning_rate * self.schedule(step)))
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay))
@@ -168,24 +171,31 @@ class AdamW:
         """See the class."""
 
         def matrices(params: Any) -> Any:
-            return jax.tree.map(lambda x: x.ndim > 1, params)
+            return jax.tree.map(lambda rank: rank > 1, ranks(params))
 
         parts = [optax.scale_by_adam(self.b1, self.b2)]
         if self.max_norm is not None:
             parts.insert(0, optax.clip_by_global_norm(self.max_norm))
         if self.parameter_scale:
-            parts.append(optax.scale_by_param_block_rms(1e-3))
+            parts.append(by_layer(optax.scale_by_param_block_rms(1e-3)))
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay, matrices))
         parts.append(optax.scale_by_schedule(lambda step: -learning_rate * self.schedule(step)))
         return optax.chain(*parts)
 
 
-def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformation:
+def build(
+    optimizer: Optimizer, num_prompts: int, shared: bool = False
+) -> optax.GradientTransformation:
     """Return the optimizer of a run.
 
     With one learning rate and one prompt it is `optimizer.transformation` itself. For N prompts
     it is mapped over the leading axis of every leaf, each prompt with its learning rate.
+
+    Args:
+        optimizer: settings.
+        num_prompts: number of parts of the trainable tree that are optimised by themselves, N.
+        shared: whether that is one tree without an axis of N.
 
     Raises:
         SpotError: as many learning rates as prompts, or one, are expected.
@@ -198,9 +208,21 @@ def build(optimizer: Optimizer, num_prompts: int) -> optax.GradientTransformatio
             f"{len(rates)} learning rates were given for {num_prompts} prompts; give one a prompt, "
             "or a single number for all"
         )
-    if num_prompts == 1:
-        return optimizer.transformation(rates[0])
-    return _mapped(optimizer, jnp.asarray(rates, jnp.float32))
+    mapped = _mapped(optimizer, jnp.asarray(rates, jnp.float32))
+    if num_prompts > 1:
+        return mapped
+    alone = optimizer.transformation(rates[0])
+    if shared:
+        return alone
+
+    def chosen(tree: Any) -> optax.GradientTransformation:
+        # An axis of 1 before that of the layers is taken off; others never minded it.
+        return mapped if is_stacked(tree) else alone
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return chosen(grads).update(grads, state, params)
+
+    return optax.GradientTransformation(lambda params: chosen(params).init(params), update)
 
 
 def _mapped(optimizer: Optimizer, rates: Float[Array, " n"]) -> optax.GradientTransformation:

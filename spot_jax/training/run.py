@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,6 +21,7 @@ from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description
+from spot_jax.training.best_weights import BestWeights
 from spot_jax.training.build import AnyBackbone, RunParts
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.config import SEED, EvaluationPlan
@@ -55,7 +57,7 @@ class TrainResult:
         best: best checkpoint by validation, for each prompt.
         last: metrics of the last evaluation, for each prompt; empty if there was none.
         prompts: file of the best checkpoint (the last one's without evaluation), for each prompt;
-            empty for model tuning.
+            empty for model tuning, whose best weights are in `backbone/`.
         embeddings: file of its embedding, for each prompt, once `CheckpointPlan.embedding_step`
             is past; empty if there is none.
         truncated_inputs: number of examples whose inputs were cut, of `examples`.
@@ -179,6 +181,11 @@ class _Run:
         lengths = data.task_feature_lengths
         self.uses = [facts.use(lengths) for facts in task_facts(setup.names)]
         self.last: list[dict[str, float]] = []
+        # Step of the best weights that the newest checkpoint names.
+        self.named = -1
+        self.weights = None
+        if setup.method.tunes_backbone and evaluation.period:
+            self.weights = BestWeights(directory / "best")
         self.validation = None
         if evaluation.period:
             self.validation = Validation(setup, data, evaluation)
@@ -199,6 +206,8 @@ class _Run:
                 "or choose another MODEL_DIR"
             )
         self._check_embeddings(first)
+        if first < steps:
+            self._resume_best_weights()
         self.log = MetricsLog(self.directory)
         self.log.truncate_after(first)
         self.bar = Progress(steps, first, progress)
@@ -222,7 +231,28 @@ class _Run:
             self.bar.close()
             self.log.close()
             self.saved.close()
-        return self.result(state, finished)
+        result = self.result(state, finished)
+        if self.weights is not None:
+            self.weights.close()
+        return result
+
+    def _resume_best_weights(self) -> None:
+        """Hold on to the best weights that the checkpoint names, and to no others.
+
+        Runs of before kept the last weights alone: their best step is forgotten.
+        """
+        if self.weights is None:
+            return
+        self.named = self.best[0].step
+        if self.named >= 0 and not self.weights.holds(self.named):
+            warnings.warn(
+                f"{self.directory} has not kept the weights of step {self.named}, its best so far; "
+                "the best of the steps from here on is kept",
+                SpotWarning,
+                stacklevel=1,
+            )
+            self.best, self.named = [Best() for _ in self.setup.names], -1
+        self.weights.drop_all_but({self.named})
 
     def save(self, state: State) -> None:
         place_in_data = {
@@ -231,6 +261,9 @@ class _Run:
             "last": self.last,
         }
         self.saved.save(state, place_in_data)
+        if self.weights is not None:
+            self.named = self.best[0].step
+            self.weights.drop_all_but({self.named})
 
     def evaluate(self, step: int, state: State) -> dict[str, Any]:
         if self.validation is None:
@@ -244,9 +277,11 @@ class _Run:
         for i, metrics in enumerate(self.last):
             if self.best[i].is_beaten_by(chosen_by[i]):
                 self.best[i] = Best(step, chosen_by[i], metrics)
-                # Of a tuned backbone the last step is kept, so its prompt is the last one too.
-                if not self.setup.method.tunes_backbone:
+                # A prompt on tuned weights is written when they are, at the end.
+                if self.weights is None:
                     self._write_prompt("best", i, step, state, metrics)
+        if self.weights is not None and self.best[0].step == step:
+            self.weights.save(step, state.trainable, self.named)
         for name in dict.fromkeys(name for metrics in self.last for name in metrics):
             each = [metrics.get(name, float("nan")) for metrics in self.last]
             scalars[f"validation/{name}"] = each[0] if len(each) == 1 else each
@@ -331,13 +366,21 @@ class _Run:
         paths = []
         if finished:
             tuned = setup.method.tunes_backbone
-            mark = self._write_backbone(state, step) if tuned and self.lead else ""
+            stored = self._best_state(state)
+            which = "best" if self.weights is not None else "last"
+            mark = self._write_backbone(stored) if tuned and self.lead else ""
             for i in range(len(setup.names)):
                 metrics = self.last[i] if self.last else {}
-                last = self._write_prompt("last", i, step, state, metrics, mark)
-                best = self._prompt_path("best", i)
-                if last is not None:
-                    paths.append(best if self.best[i].step >= 0 and not tuned else last)
+                if which == "best":
+                    metrics = self.best[i].metrics
+                path = self._write_prompt(which, i, int(stored.step), stored, metrics, mark)
+                if path is None:
+                    continue
+                best, last = (self._prompt_path(name, i) for name in ("best", "last"))
+                if tuned and self.lead:
+                    # The other one was on weights that are stored no more.
+                    (last if which == "best" else best).unlink(missing_ok=True)
+                paths.append(path if tuned or self.best[i].step < 0 else best)
         result = TrainResult(
             self.directory,
             step,
@@ -356,7 +399,15 @@ class _Run:
             write_object(self.directory / "result.json", plain_fields(result))
         return result
 
-    def _write_backbone(self, state: State, step: int) -> str:
+    def _best_state(self, state: State) -> State:
+        """Return the state whose weights are stored at the end: the best one's if it is on disk."""
+        step = self.best[0].step
+        if self.weights is None or step == int(state.step) or not self.weights.holds(step):
+            return state
+        trainable = self.weights.restore(step, state.trainable)
+        return state.replace(step=jnp.asarray(step, jnp.int32), trainable=trainable)
+
+    def _write_backbone(self, state: State) -> str:
         """Store the tuned weights unless they are stored already, and return their fingerprint."""
         config, loaded = self.setup.backbone.config, self.setup.backbone
         params = self.setup.program.infer(state.trainable, self.frozen, 0).params
@@ -366,7 +417,7 @@ class _Run:
         destination, mark = self.directory / "backbone", fingerprint(config, params)
         if destination.exists() and read_description(epath.Path(destination)).fingerprint == mark:
             return mark
-        source = f"{loaded.source}; then {step} steps on {', '.join(self.setup.names)}"
+        source = f"{loaded.source}; then {int(state.step)} steps on {', '.join(self.setup.names)}"
         # A run that goes on after its end has other weights: they are whole before the old go.
         new = self.directory / "backbone.new"
         shutil.rmtree(new, ignore_errors=True)

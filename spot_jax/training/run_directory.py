@@ -118,8 +118,9 @@ def _as_written_today(
     stored: dict[str, Any], description: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a run.json of an earlier version as this one would have written it."""
-    # Runs of before the vocabulary was written down are taken on trust.
-    stored = {"vocabulary": description.get("vocabulary"), **stored}
+    # Runs of before these were written down are taken on trust.
+    trusted = ("vocabulary", "parameter_dtype", "scan_layers")
+    stored = {**{name: description.get(name) for name in trusted}, **stored}
     method = str(stored.get("method", "")).removesuffix("Recipe")
     settings = {**defaults, **(stored.get("method_settings") or {})}
     return {**stored, "method": method, "method_settings": settings}

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -45,7 +46,7 @@ def logits(files):
     @jax.jit
     def forward(params, tokens, inputs):
         encoded = encode(params, config, tokens)
-        return decode(params, config, encoded, tokens, inputs, np.ones_like(inputs))
+        return decode(params, config, encoded, tokens, inputs, jnp.ones_like(inputs))
 
     def of(prompt, expected):
         tokens = expected["encoder_input_tokens"].astype(np.int32)
