@@ -48,7 +48,14 @@ if TYPE_CHECKING:
     from spot_jax.t5.config import T5Config
     from spot_jax.training.checkpoints import CheckpointPlan
     from spot_jax.training.config import EvaluationPlan, RandomBackbone, StoredBackbone
-    from spot_jax.training.optimizers import Adafactor, AdamW, Constant, WarmupDecay
+    from spot_jax.training.optimizers import (
+        Adafactor,
+        AdamW,
+        Constant,
+        RsqrtDecay,
+        StepDecay,
+        WarmupDecay,
+    )
     from spot_jax.training.run import TrainResult, train
     from spot_jax.training.sharding import MeshShape
     from spot_jax.transfer.transfer import transfer
@@ -81,7 +88,14 @@ _HOMES = {
     "t5.config": ("T5Config",),
     "training.checkpoints": ("CheckpointPlan",),
     "training.config": ("EvaluationPlan", "RandomBackbone", "StoredBackbone"),
-    "training.optimizers": ("Adafactor", "AdamW", "Constant", "WarmupDecay"),
+    "training.optimizers": (
+        "Adafactor",
+        "AdamW",
+        "Constant",
+        "RsqrtDecay",
+        "StepDecay",
+        "WarmupDecay",
+    ),
     "training.run": ("TrainResult", "train"),
     "training.sharding": ("MeshShape",),
     "transfer.transfer": ("transfer",),
@@ -117,7 +131,9 @@ __all__ = [
     "PromptTuning",
     "PromptUse",
     "RandomBackbone",
+    "RsqrtDecay",
     "Score",
+    "StepDecay",
     "StoredBackbone",
     "SubspaceFinding",
     "SubspaceTuning",

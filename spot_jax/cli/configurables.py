@@ -34,6 +34,8 @@ CONFIGURABLES = {
     "AdamW": "spot_jax.training.optimizers:AdamW",
     "Constant": "spot_jax.training.optimizers:Constant",
     "WarmupDecay": "spot_jax.training.optimizers:WarmupDecay",
+    "RsqrtDecay": "spot_jax.training.optimizers:RsqrtDecay",
+    "StepDecay": "spot_jax.training.optimizers:StepDecay",
     # Data, evaluation, checkpoints, devices.
     "DataSource": "spot_jax.data.data_source:DataSource",
     "EvaluationPlan": "spot_jax.training.config:EvaluationPlan",

@@ -50,6 +50,7 @@ def load_task(
     lengths: Mapping[str, int] | None,
     decoding: str = "auto",
     beams: int = 4,
+    alpha: float = 0.6,
     limit: int | None = None,
 ) -> ScoredTask:
     """Read a split of a task, with verbalizers or without, or held-back text without metrics.
@@ -62,6 +63,7 @@ def load_task(
         lengths: feature lengths, which examples made of text depend on.
         decoding: name among `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
         beams: number of beams of "beam".
+        alpha: length penalty of "beam".
         limit: number of examples at most; of text without metrics 256 by default.
 
     Raises:
@@ -96,7 +98,7 @@ def load_task(
         loaded.examples,
         loaded.targets,
         list(loaded.metrics),
-        search_of(name, decoding, labels, beams),
+        search_of(name, decoding, labels, beams, alpha=alpha),
         labels,
     )
 

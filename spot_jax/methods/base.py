@@ -352,7 +352,7 @@ class Method(BaseMethod):
     Attributes:
         z_loss: weight of the squared log normaliser; 1e-4 in T5X.
         per_token: whether the loss is averaged over target tokens; T5X sums.
-        label_smoothing: share of the target's weight that all ids have alike.
+        label_smoothing: share of the target's weight that all other ids have alike, as in T5X.
     """
 
     z_loss: float = dataclasses.field(default=1e-4, kw_only=True)
@@ -520,7 +520,7 @@ def virtual_token_inference(file: PromptFile, params: Tree, config: T5Config) ->
 
 
 # Settings that a stored prompt needs no more: how it began, and its loss.
-_DONE = {"init", "prompt", "text", "template", *(f.name for f in dataclasses.fields(Method))}
+_DONE = {"init", "prompt", "text", "template", "class_words", *(f.name for f in dataclasses.fields(Method))}
 
 
 def methods() -> Mapping[str, type[BaseMethod]]:

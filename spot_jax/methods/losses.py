@@ -1,5 +1,6 @@
 """The sequence-to-sequence loss of N prompts in one batch, each normalised by itself."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,18 +38,22 @@ def token_losses(
         logits: scores of all ids, float32.
         targets: ids.
         z_loss: weight of the squared log normaliser, which keeps logits from drifting.
-        label_smoothing: share of the target's weight that all ids have alike.
+        label_smoothing: share of the target's weight that all other ids have alike. As in T5X
+            the loss of a prediction that is right by that measure is taken off, so that 0 is best.
 
     Returns:
         The loss of each position, and the part of it that is the z-loss.
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    least = 0.0
     if label_smoothing:
-        mean = jnp.mean(logits, axis=-1)
-        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * mean
+        sure, others = 1.0 - label_smoothing, logits.shape[-1] - 1
+        share = label_smoothing / others
+        chosen = (sure - share) * chosen + share * jnp.sum(logits, axis=-1)
+        least = -(sure * math.log(sure or 1.0) + label_smoothing * math.log(share))
     penalty = z_loss * jnp.square(log_z)
-    return log_z - chosen + penalty, penalty
+    return log_z - chosen - least + penalty, penalty
 
 
 def seq2seq_loss(
@@ -68,13 +73,15 @@ def seq2seq_loss(
     Args:
         params: tree of the T5.
         config: shape of the T5.
-        batch: T5X's features; `row_prompt` and `row_number` when there are several prompts.
+        batch: T5X's features; `row_prompt` and `row_number` when there are several prompts. In
+            part of a batch `whole_tokens` [n] is each prompt's number of target tokens in all of
+            it, and losses and metrics of the parts add up to those of the whole.
         keys: dropout keys, one a prompt; None for no dropout.
         table: rows of the virtual tokens.
         z_loss: weight of the squared log normaliser, see `token_losses`.
         per_token: whether each prompt's sum is divided by its number of target tokens.
         num_prompts: number of prompts, N.
-        label_smoothing: share of all ids, see `token_losses`.
+        label_smoothing: share of the other ids, see `token_losses`.
 
     Returns:
         The scalar to differentiate: the sum over prompts of each one's loss, so that a prompt's
@@ -112,7 +119,7 @@ def seq2seq_loss(
     else:
         sums = jnp.sum(per_row, axis=0, keepdims=True)
     loss, penalty, hits, count = jnp.moveaxis(sums, 1, 0)
-    mean = jnp.maximum(count, 1.0)
+    mean = jnp.maximum(batch.get("whole_tokens", count), 1.0)
     metrics = {
         "loss": (loss - penalty) / mean,
         "z_loss": penalty / mean,

@@ -18,6 +18,11 @@ from spot_jax.methods.stored import check_virtual
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
 
+# Lester's words for tasks that write free text (footnote 7), by a part of the task's name.
+CLASS_WORDS = {
+    "super_glue_record": ("commonsense", "reasoning", "reading", "comprehension"),
+    "super_glue_wsc": ("commonsense", "pronoun", "resolution"),
+}
 INITS = ("class_labels", "sampled_vocabulary", "uniform", "text", "prompt")
 
 
@@ -27,18 +32,25 @@ class PromptTuning(Method):
 
     Attributes:
         length: number of rows, P; 1 to 150 in the paper, 100 by default.
-        init: "class_labels" (the paper's default; sampled vocabulary where a task has no labels),
-            "sampled_vocabulary", "uniform", "text", or "prompt".
+        init: "class_labels" (the paper's default; sampled vocabulary where a task has no labels,
+            and the paper's words for ReCoRD and WSC), "sampled_vocabulary", "uniform", "text", or
+            "prompt".
         text: words whose embeddings "text" takes.
         prompt: path of the file that "prompt" begins from, or one for each prompt of the run.
+        class_words: words that "class_labels" takes instead of the tasks' labels.
     """
 
     length: int = 100
     init: str = "class_labels"
     text: str | None = None
     prompt: str | Sequence[str] | None = None
+    class_words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.class_words, str):
+            raise SpotError(
+                f"PromptTuning.class_words is a list of words, found the text {self.class_words!r}"
+            )
         if self.length < 1:
             raise SpotError(f"a prompt has at least 1 virtual token, not {self.length}")
         check_fields(self, length=TOKENS)
@@ -65,10 +77,16 @@ class PromptTuning(Method):
         if self.init == "text":
             ids = task.pieces(self.text or "", self.init)
             return {"prompt": initialisation.text(key, table, self.length, ids)}
-        if self.init == "class_labels" and task.labels:
-            labels = [task.pieces(label, self.init) for label in task.labels]
+        words = self._words(task) if self.init == "class_labels" else ()
+        if words:
+            labels = [task.pieces(word, self.init) for word in words]
             return {"prompt": initialisation.class_labels(key, table, self.length, labels)}
         return {"prompt": initialisation.sampled_vocabulary(key, table, self.length)}
+
+    def _words(self, task: Task) -> Sequence[str]:
+        if self.class_words or task.labels:
+            return self.class_words or task.labels
+        return next((words for name, words in CLASS_WORDS.items() if name in task.name), ())
 
     def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         """Return the prompt as rows of virtual tokens."""

@@ -168,6 +168,10 @@ class EvaluationPlan:
         decoding: "rank" (the best of the task's verbalizers), "greedy", "beam", or "auto": rank
             where the task has verbalizers, greedy elsewhere.
         metric: name of the metric that the best is chosen by; None for the mean of the task's.
+        beams: number of sequences of "beam"; 4 in T5X.
+        alpha: length penalty of "beam"; 0.6 in T5X.
+        patience: number of evaluations in a row without a better score of any prompt after which
+            the run is finished; None to do all steps.
     """
 
     period: int = 1000
@@ -176,7 +180,15 @@ class EvaluationPlan:
     batch_size: int | None = None
     decoding: str = "auto"
     metric: str | None = None
+    beams: int = 4
+    alpha: float = 0.6
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, period=whole(0, 10**9), examples=COUNT, batch_size=ROWS)
+        check_fields(self, period=whole(0, 10**9), examples=COUNT, batch_size=ROWS, patience=COUNT)
         check_choice("EvaluationPlan.decoding", self.decoding, DECODINGS)
+        if self.patience is not None and self.period < 1:
+            raise SpotError(
+                "EvaluationPlan.patience counts evaluations, but EvaluationPlan.period = 0 makes "
+                "none; set a period, or leave patience out"
+            )

@@ -74,6 +74,7 @@ class Hooks:
         keep: function of step and state, called at `keep_step` before that step is saved, so that
             it has been called in every run that goes on from there.
         keep_step: step of `keep`; 0 for none.
+        is_over: function of a step that was evaluated, whether the run ends there.
     """
 
     save: Callable[[State], None]
@@ -83,6 +84,7 @@ class Hooks:
     evaluation_period: int
     keep: Callable[[int, State], None] = lambda step, state: None
     keep_step: int = 0
+    is_over: Callable[[int], bool] = lambda step: False
 
 
 def fit(
@@ -136,9 +138,12 @@ def fit(
             if step == hooks.keep_step:
                 fetch()
                 hooks.keep(step, state)
-            if step % hooks.save_period == 0 or step == steps:
+            over = measured and hooks.is_over(step)
+            if step % hooks.save_period == 0 or step == steps or over:
                 fetch()
                 hooks.save(state)
+            if over:
+                break
     fetch()
     return state, True
 

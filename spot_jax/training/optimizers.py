@@ -6,6 +6,7 @@ sees another's.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -59,6 +60,47 @@ class WarmupDecay:
         done = jnp.clip((step - self.warmup_steps) / span, 0.0, 1.0)
         left = 0.5 * (1 + jnp.cos(jnp.pi * done)) if self.shape == "cosine" else 1.0 - done
         return warm * (self.final + (1.0 - self.final) * left)
+
+
+@dataclasses.dataclass(frozen=True)
+class RsqrtDecay:
+    """T5X's rsqrt decay: 1 / sqrt(step), constant over the first steps.
+
+    Attributes:
+        warmup_steps: number of steps over which the factor is constant; 10,000 in T5.
+        normalized: whether the factor is 1 there, as T5X's "rsqrt_normalized_decay" has it, and
+            not 1 / sqrt(warmup_steps).
+    """
+
+    warmup_steps: int = 10_000
+    normalized: bool = False
+
+    def __call__(self, step: Any) -> Any:
+        """Return the factor at a step."""
+        first = max(self.warmup_steps, 1)
+        scale = math.sqrt(first) if self.normalized else 1.0
+        return scale * jax.lax.rsqrt(jnp.maximum(jnp.asarray(step, jnp.float32), first))
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDecay:
+    """T5X's "decay_every": a factor after every so many steps.
+
+    Attributes:
+        steps_per_decay: number of steps between falls; 20,000 in T5X.
+        factor: factor of each fall; 0.5 in T5X.
+        warmup_steps: number of steps of a linear warm-up before; 0 for none.
+    """
+
+    steps_per_decay: int = 20_000
+    factor: float = 0.5
+    warmup_steps: int = 0
+
+    def __call__(self, step: Any) -> Any:
+        """Return the factor at a step."""
+        warm = jnp.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
+        falls = jnp.asarray(step // self.steps_per_decay, jnp.float32)
+        return warm * jnp.power(jnp.float32(self.factor), falls)
 
 
 class Optimizer(Protocol):

@@ -28,6 +28,7 @@ from spot_jax.training.config import SEED, EvaluationPlan
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
 from spot_jax.training.optimizers import Optimizer
+from spot_jax.training.profiler import Profiled
 from spot_jax.training.progress import Progress
 from spot_jax.training.run_directory import (
     check_same_run,
@@ -37,7 +38,7 @@ from spot_jax.training.run_directory import (
 )
 from spot_jax.training.run_info import task_facts
 from spot_jax.training.sharding import MeshShape, make_mesh
-from spot_jax.training.step import State, train_step
+from spot_jax.training.step import State, check_divisible_loss, train_step
 from spot_jax.training.step_timer import StepTimer
 from spot_jax.training.validation import Best, Validation
 
@@ -97,6 +98,8 @@ def train(
     progress: bool | None = None,
     operative_config: str = "",
     init_by_task: bool = False,
+    num_microbatches: int = 1,
+    profile_steps: int = 0,
 ) -> TrainResult:
     """Train, or go on training, in a run directory.
 
@@ -118,6 +121,10 @@ def train(
         operative_config: text to keep in the run directory.
         init_by_task: whether initial values depend on the task's name beside the seed, so that
             prompts of one seed and several tasks do not begin alike and find each other.
+        num_microbatches: number of parts that a batch is taken in, where memory is short: gradients
+            are added up, and a step is the same as with the whole batch.
+        profile_steps: number of steps of each start, from its third, whose profile is written to
+            `profile/` in the run directory, for TensorBoard or xprof; 0 for none.
 
     Raises:
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
@@ -128,6 +135,7 @@ def train(
     _check_steps(train_steps, plans[1].embedding_step, method)
     check_range("SEEDS", seeds, SEED)
     method.check_source()
+    _check_parts(num_microbatches, data.batch_size, method, profile_steps)
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
     with owned(directory):
         setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
@@ -137,7 +145,8 @@ def train(
             if operative_config:
                 write_whole(directory / "config.gin", operative_config)
             setup.for_inference(backbone, data, plans[0]).save(directory)
-        return _Run(directory, setup, data, *plans).go(train_steps, progress)
+        run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps)
+        return run.go(train_steps, progress)
 
 
 def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> None:
@@ -163,6 +172,17 @@ def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> N
         )
 
 
+def _check_parts(count: int, rows: int, method: BaseMethod, profile_steps: int) -> None:
+    if profile_steps < 0:
+        raise SpotError(f"train.profile_steps is 0 or more, found {profile_steps}")
+    if count < 1 or rows % count:
+        raise SpotError(
+            f"train.num_microbatches is {count}, but a batch has {rows} rows; give a number that "
+            "divides BATCH_SIZE"
+        )
+    check_divisible_loss(method, count)
+
+
 class _Run:
     """One start of a run: resumes, trains, evaluates, saves."""
 
@@ -173,8 +193,11 @@ class _Run:
         data: DataSource,
         evaluation: EvaluationPlan,
         checkpoints: CheckpointPlan,
+        microbatches: int,
+        profile_steps: int,
     ):
         self.directory, self.setup, self.plan = directory, setup, evaluation
+        self.microbatches, self.profile_steps = microbatches, profile_steps
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
         self.best = [Best() for _ in setup.names]
@@ -220,14 +243,23 @@ class _Run:
             self.plan.period,
             self.timer.untimed(self.keep_embeddings),
             self.saved.plan.embedding_step,
+            self.is_over,
         )
         setup = self.setup
-        step = train_step(setup.program, setup.tx, setup.backbone.config.dropout_rate > 0)
+        dropout = setup.backbone.config.dropout_rate > 0
+        step = Profiled(
+            train_step(setup.program, setup.tx, dropout, self.microbatches),
+            self.directory / "profile",
+            self.profile_steps,
+        )
+        if self.is_over(first):
+            steps = first
         try:
             state, finished = fit(
                 state, self.frozen, step, setup.batches, setup.placement, steps, hooks
             )
         finally:
+            step.close()
             self.bar.close()
             self.log.close()
             self.saved.close()
@@ -253,6 +285,13 @@ class _Run:
             )
             self.best, self.named = [Best() for _ in self.setup.names], -1
         self.weights.drop_all_but({self.named})
+
+    def is_over(self, step: int) -> bool:
+        """Whether no prompt's score has been better for as long as the plan has patience."""
+        best = max(each.step for each in self.best)
+        if self.plan.patience is None or best < 0:
+            return False
+        return (step - best) // self.plan.period >= self.plan.patience
 
     def save(self, state: State) -> None:
         place_in_data = {

@@ -88,6 +88,8 @@ class Validation:
                 parts.vocabulary,
                 lengths=lengths,
                 decoding=plan.decoding,
+                beams=plan.beams,
+                alpha=plan.alpha,
                 limit=plan.examples,
             )
             for name in dict.fromkeys(parts.names)

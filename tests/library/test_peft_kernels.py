@@ -157,7 +157,9 @@ def test_peft_loads_what_we_write(name, files, logits, tmp_path):
     expected = np.load(files / name / "expected.npz")
     prompt = read_prompt(files / name)
     rng = np.random.default_rng(0)
-    tensors = {n: x + rng.normal(0, 0.1, x.shape).astype(x.dtype) for n, x in prompt.tensors.items()}
+    tensors = {
+        n: x + rng.normal(0, 0.1, x.shape).astype(x.dtype) for n, x in prompt.tensors.items()
+    }
     prompt = dataclasses.replace(prompt, tensors=tensors)
     write_prompt(prompt, tmp_path / "ours", "peft")
     shutil.copytree(files / "t5_1_1", tmp_path / "t5")
@@ -166,9 +168,7 @@ def test_peft_loads_what_we_write(name, files, logits, tmp_path):
     tokens = torch.tensor(expected["encoder_input_tokens"])
     inputs = torch.tensor(expected["decoder_input_tokens"])
     with torch.no_grad():
-        out = model(
-            input_ids=tokens, attention_mask=(tokens > 0).long(), decoder_input_ids=inputs
-        )
+        out = model(input_ids=tokens, attention_mask=(tokens > 0).long(), decoder_input_ids=inputs)
     np.testing.assert_allclose(logits(prompt, expected), out.logits.numpy(), atol=1e-4, rtol=0)
     # Out of PEFT again: the same numbers.
     model.save_pretrained(tmp_path / "theirs")

@@ -185,5 +185,3 @@ def test_impossible_settings_are_refused(params):
     other = dataclasses.replace(CONFIG, num_decoder_layers=2)
     with pytest.raises(SpotError, match="do not go with this backbone"):
         inference_of(params, other, file)
-
-

@@ -1,5 +1,6 @@
 """The loop with steps that are no model: when it saves, measures, reports and stops."""
 
+import dataclasses
 import os
 import signal
 
@@ -65,6 +66,14 @@ def test_order_of_everything():
     for i, call in enumerate(recorder.calls):
         if call[0] != "report":
             assert ("report", call[1], call[1] - 1.0) in recorder.calls[:i]
+
+
+def test_it_ends_with_a_save_where_it_is_over():
+    recorder = Recorder()
+    hooks = dataclasses.replace(recorder.hooks(100, 2), is_over=lambda step: step >= 4)
+    end, finished = fit(state(), {}, stepping(), batches(), dict, 9, hooks)
+    assert finished and end.step == 4
+    assert recorder.calls[-2:] == [("evaluate", 4, 4), ("save", 4)]
 
 
 def test_it_goes_on_from_the_states_step():

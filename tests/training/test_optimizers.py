@@ -7,7 +7,15 @@ import optax
 import pytest
 
 from spot_jax.errors import SpotError
-from spot_jax.training.optimizers import Adafactor, AdamW, Constant, WarmupDecay, build
+from spot_jax.training.optimizers import (
+    Adafactor,
+    AdamW,
+    Constant,
+    RsqrtDecay,
+    StepDecay,
+    WarmupDecay,
+    build,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -183,6 +191,16 @@ def test_adamw_clips_the_whole_gradient_and_decays_matrices_only():
         (WarmupDecay(10, 110, final=0.2), 60, 0.6),
         (WarmupDecay(10, 110, "cosine"), 35, 0.5 * (1 + np.cos(np.pi / 4))),
         (WarmupDecay(0, 100), 0, 1.0),
+        (RsqrtDecay(100), 0, 0.1),
+        (RsqrtDecay(100), 100, 0.1),
+        (RsqrtDecay(100), 10_000, 0.01),
+        (RsqrtDecay(100, normalized=True), 7, 1.0),
+        (RsqrtDecay(100, normalized=True), 400, 0.5),
+        (RsqrtDecay(0), 0, 1.0),
+        (StepDecay(10, 0.5), 9, 1.0),
+        (StepDecay(10, 0.5), 10, 0.5),
+        (StepDecay(10, 0.5), 35, 0.125),
+        (StepDecay(10, 0.5, warmup_steps=4), 0, 0.25),
     ],
 )
 def test_learning_rate_factors(schedule, step, factor):

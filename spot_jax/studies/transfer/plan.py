@@ -139,7 +139,11 @@ class TransferPlan(Plan):
         plain["mixture_steps"] = self.mixture_steps or self.source.steps
         plain |= {"embedding_step": self.embedding_step, "similarity": self.similarity}
         if self.method is not None:
-            plain["method"] = {"type": type(self.method).__name__, **plain_fields(self.method)}
+            fields = plain_fields(self.method)
+            # Studies of before the field was there are the same without it.
+            if not fields.get("class_words", True):
+                del fields["class_words"]
+            plain["method"] = {"type": type(self.method).__name__, **fields}
         for name in dict.fromkeys((*self.sources, *self.targets)):
             for key, value in self.task(name).items():
                 plain[f"task {name}.{key}"] = value

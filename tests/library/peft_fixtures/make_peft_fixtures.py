@@ -57,7 +57,7 @@ def main(archive_name: str) -> None:
             model = get_peft_model(model, config).eval()
             for parameter in model.parameters() if archive_name == "kernels" else ():
                 if parameter.requires_grad:
-                    parameter.data += 0.3 * torch.randn_like(parameter)
+                    parameter.data += 0.1 * torch.randn_like(parameter)
             out = Path(folder) / "out" / name
             model.save_pretrained(out)
             (out / "README.md").unlink()

@@ -1,0 +1,50 @@
+"""A batch in parts: the step of the whole batch, whatever the loss divides by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spot_jax.errors import SpotError
+from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
+from spot_jax.methods.subspace_finding import SubspaceFinding
+from spot_jax.training.optimizers import AdamW
+from spot_jax.training.step import _parts, check_divisible_loss
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(("per_token", "count"), [(False, 1), (True, 2)])
+def test_a_step_in_parts_is_that_of_the_whole_batch(tiny, tmp_path, pack, per_token, count):
+    packed = {"pack": True, "packed_lengths": {"inputs": 32, "targets": 6}} if pack else {}
+    options = {
+        "data": tiny.data(**packed),
+        "method": PromptTuning(4, "sampled_vocabulary", per_token=per_token),
+        # Its update is not of the gradient's direction alone, so that its size counts too.
+        "optimizer": AdamW(0.1, weight_decay=0.0, max_norm=0.5),
+        "seeds": list(range(count)),
+    }
+    whole = tiny.train(tmp_path / "whole", 3, **options)
+    parts = tiny.train(tmp_path / "parts", 3, **options, num_microbatches=4)
+    for a, b in zip(whole.prompts, parts.prompts, strict=True):
+        np.testing.assert_allclose(load_prompt(a).rows, load_prompt(b).rows, atol=1e-5)
+
+
+def test_parts_hold_every_row_once_and_as_many_of_each_prompt():
+    rows = np.arange(12)
+    batch = {"encoder_input_tokens": jnp.asarray(rows[:, None]), "row_prompt": rows // 6}
+    parts = jax.tree.map(np.asarray, _parts(batch, 2, 3))
+    assert parts["encoder_input_tokens"].shape == (3, 4, 1)
+    assert sorted(parts["encoder_input_tokens"].ravel()) == list(rows)
+    for part in range(3):
+        prompts = parts["row_prompt"][part].tolist()
+        assert prompts == [0, 0, 1, 1]
+        numbers = parts["encoder_input_tokens"][part, :, 0] % 6
+        np.testing.assert_array_equal(parts["row_number"][part], numbers)
+
+
+def test_what_cannot_be_parted_is_refused(tiny, tmp_path):
+    with pytest.raises(SpotError, match="num_microbatches is 3, but a batch has 8 rows"):
+        tiny.train(tmp_path / "run", 1, num_microbatches=3)
+    with pytest.raises(SpotError, match="the loss of SubspaceFinding is of a whole batch"):
+        check_divisible_loss(SubspaceFinding(["a", "b"], dim=3), 2)
