@@ -20,11 +20,11 @@ GROUPS = {
     "Backbones": ("load_backbone", "Backbone", "StoredBackbone", "RandomBackbone", "T5Config"),
     "Methods": (
         *("PromptTuning", "PTuning", "PrefixTuning", "SubspaceFinding", "SubspaceTuning"),
-        *("FastfoodTuning", "YTuning", "ModelTuning"),
+        *("FastfoodTuning", "YTuning", "LoRATuning", "IA3Tuning", "ModelTuning"),
     ),
     "Methods of your own": ("Method", "Adapted", "Task"),
     "Data": ("DataSource", "Examples"),
-    "Optimizers": ("Adafactor", "AdamW", "Constant", "WarmupDecay"),
+    "Optimizers": ("Adafactor", "AdamW", "Constant", "WarmupDecay", "RsqrtDecay", "StepDecay"),
     "Predictions and scores": (
         *("load", "Predictor", "Prediction", "open_tuned", "Tuned", "score", "Score"),
     ),

@@ -83,7 +83,7 @@ def lora(bench: Bench, task: Task, results: MethodResults) -> Cell:
 
 
 def ia3(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """Scales of keys, values and hidden units."""
+    """Tune scales of keys, values and hidden units."""
     steps = bench.prefix_steps
     candidates = {"IA3": Candidate(IA3Tuning(), 0)}
     way = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))

@@ -3,9 +3,9 @@
 A directory holds `adapter_config.json` and `adapter_model.safetensors`. That of a soft prompt has
 one tensor, `prompt_embeddings` [rows, d]; LoRA and IA3 are in `peft_kernels`. For a T5 (task type
 SEQ_2_SEQ_LM) PEFT makes and saves 2P rows, one half for each half of the model, but puts only the
-first P before the encoder and the others nowhere. So of what we read we keep P rows, and what we write says num_transformer_submodules 1,
-with which PEFT expects P rows. An adapter of P-tuning is the same: its encoder is folded away when
-PEFT saves it.
+first P before the encoder and the others nowhere. So of what we read we keep P rows, and what we
+write says num_transformer_submodules 1, with which PEFT expects P rows. An adapter of P-tuning is
+the same: its encoder is folded away when PEFT saves it.
 """
 
 import dataclasses

@@ -39,7 +39,7 @@ def read_kernels(path: str, config: Mapping[str, Any], tensors: Tensors) -> Prom
     Args:
         path: path of the adapter, for errors.
         config: content of its description.
-        tensors: its tensors by PEFT's names.
+        tensors: tensors by PEFT's names.
 
     Raises:
         SpotError: a variant such as DoRA, tensors of no T5, of other shapes than the description

@@ -520,7 +520,8 @@ def virtual_token_inference(file: PromptFile, params: Tree, config: T5Config) ->
 
 
 # Settings that a stored prompt needs no more: how it began, and its loss.
-_DONE = {"init", "prompt", "text", "template", "class_words", *(f.name for f in dataclasses.fields(Method))}
+_DONE = {"init", "prompt", "text", "template", "class_words"}
+_DONE |= {f.name for f in dataclasses.fields(Method)}
 
 
 def methods() -> Mapping[str, type[BaseMethod]]:

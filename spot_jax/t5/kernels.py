@@ -61,9 +61,9 @@ def with_additions(
     Args:
         params: parameter tree of the model, stacked if `config.scan_layers`.
         config: shape of the model.
-        additions: by path of the kernel: `low_rank_in` [n, layers, inputs, r] and `low_rank_out`
-            [n, layers, r, outputs], or scales [n, layers, inputs or outputs]; n is 1 for what all
-            rows of a batch share, or the number of rows, each with its own.
+        additions: leaves by path of the kernel: `low_rank_in` [n, layers, inputs, r] and
+            `low_rank_out` [n, layers, r, outputs], or scales [n, layers, inputs or outputs]; n is
+            1 for what all rows of a batch share, or the number of rows, each with its own.
     """
     leaves: dict[tuple[str, ...], Array] = {}
     for path, arrays in additions.items():
