@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int
 
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.data.sources import Source, State
@@ -220,11 +221,20 @@ def evaluation_batches(
     write: InputWriter | None = None,
     *,
     host_rows: slice | None = None,
+    candidates: Int[np.ndarray, "n c u"] | None = None,
 ) -> Iterator[Batch]:
     """Yield padded batches of all examples in order; the last one is filled with rows of padding.
 
     Batches carry `row_valid` [B] bool, false in the rows that only fill. `shape.pack` plays no
     part: each example has a row of its own.
+
+    Args:
+        examples: tokens of text.
+        shape: rows and lengths.
+        write: writer of virtual tokens; None for none.
+        host_rows: rows of this process; None for all.
+        candidates: tokens of each example's answers to choose among, which the batches carry as
+            `candidate_tokens` [B, c, u]; None for none.
     """
     room = write.room if write else 0
     lengths = shape.inputs_length, shape.targets_length
@@ -236,6 +246,10 @@ def evaluation_batches(
         here = rows[host_rows or slice(None)]
         batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
         batch["row_valid"] = np.array([bool(row.segments) for row in here])
+        if candidates is not None:
+            filled = np.zeros((shape.batch_size, *candidates.shape[1:]), np.int32)
+            filled[: stop - start] = candidates[start:stop]
+            batch["candidate_tokens"] = filled[host_rows or slice(None)]
         yield batch
 
 

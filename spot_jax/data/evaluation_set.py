@@ -16,8 +16,11 @@ class EvaluationSet:
         examples: token ids, in order.
         targets: target of each example as the metrics compare it.
         metrics: metrics of (targets, predicted texts), or of all that a model returns.
+        choices: answers to choose among, of each example; empty where they do not differ from
+            example to example.
     """
 
     examples: Examples
     targets: list[Any]
     metrics: Sequence[Metric | OutputMetric]
+    choices: list[tuple[str, ...]] = dataclasses.field(default_factory=list, kw_only=True)

@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 FEATURES = ("inputs", "targets")
+# Field of an example with the texts that its answer is chosen among.
+CHOICES = "choices"
 Fields = dict[str, Any]
 Lengths = Mapping[str, int]
 
@@ -158,7 +160,25 @@ def load_evaluation(
         targets,
         seqio_metrics.bound(_exchanged(tasks[0], vocabulary), features, vocabulary),
         [row.fields for _, row in read],
+        choices=_choices(name, [row for _, row in read]),
     )
+
+
+def _choices(name: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Each example's field `choices`; none where the task has no such field, or only some have."""
+    if not all(CHOICES in row.fields for row in rows):
+        return []
+    choices = []
+    for row in rows:
+        texts = tuple(bytes(raw).decode("utf-8", "replace") for raw in row.fields[CHOICES])
+        if len({*texts}) < 2 or row.text not in texts:
+            raise SpotError(
+                f"expected choices of {name} that differ and have the target {row.text[:60]!r} "
+                f"among them, found {', '.join(map(repr, texts[:4])) or 'none'}; correct the data, "
+                f"or leave the field {CHOICES!r} out"
+            )
+        choices.append(texts)
+    return choices
 
 
 def _features(row: Row, lengths: Lengths | None) -> Fields:

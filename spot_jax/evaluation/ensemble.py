@@ -94,6 +94,7 @@ def evaluate_ensemble(
     members: int,
     search: Search | None = None,
     place: Callable[[Batch], Batch] = dict,
+    choices: Sequence[Sequence[str]] = (),
 ) -> EnsembleEvaluation:
     """Evaluate N prompts and their vote in one pass; other arguments as in `evaluate`.
 
@@ -114,7 +115,14 @@ def evaluate_ensemble(
     check_targets(targets, search.labels)
     repeated = (repeat_for_members(batch, config.vocab_size, members, rows) for batch in batches)
     texts, loss, *_ = predict(
-        params, config, repeated, vocabulary, table=table, search=search, place=place
+        params,
+        config,
+        repeated,
+        vocabulary,
+        table=table,
+        search=search,
+        place=place,
+        choices=[texts for texts in choices for _ in range(members)],
     )
     each = [texts[member::members] for member in range(members)]
     vote = ensemble_predictions(each)

@@ -19,13 +19,18 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 
 from spot_jax.errors import SpotError
-from spot_jax.evaluation.label_scores import choices, score_batch, scored_features
+from spot_jax.evaluation.label_scores import known_labels, score_batch, scored_features
 from spot_jax.methods.base import Scorer
 from spot_jax.metrics import Metric, OutputMetric, Outputs, split_numbers
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.decoding import beam_search, greedy
 from spot_jax.t5.model import Params, encode
-from spot_jax.t5.scoring import choose_label, label_matrix, token_log_likelihoods
+from spot_jax.t5.scoring import (
+    choose_label,
+    label_matrix,
+    rank_candidates,
+    token_log_likelihoods,
+)
 from spot_jax.t5.vocabulary import EOS, TextCodec
 
 Batch = Mapping[str, Any]
@@ -92,6 +97,7 @@ def evaluate(
     search: Search | None = None,
     scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
+    choices: Sequence[Sequence[str]] = (),
 ) -> Evaluation:
     """Predict every example and compare with the targets; arguments as in `predict`.
 
@@ -114,6 +120,7 @@ def evaluate(
         search=search,
         scorer=scorer,
         place=place,
+        choices=choices,
         with_aux=any(isinstance(m, OutputMetric) and m.needs_aux for m in metrics),
     )
     values = measure(metrics, targets, predictions.outputs)
@@ -130,6 +137,7 @@ def predict(
     search: Search | None = None,
     scorer: Scorer | None = None,
     place: Callable[[Batch], Batch] = dict,
+    choices: Sequence[Sequence[str]] = (),
     with_aux: bool = False,
 ) -> Predictions:
     """Predict every example of `batches`, one prediction a valid row.
@@ -144,11 +152,13 @@ def predict(
         scorer: scorer of a method that writes no text: it takes `params`, and chooses among
             `search`'s labels, or its own if those are none.
         place: function that puts a batch on the devices, such as sharded over a mesh's `data` axis.
+        choices: answers of each example that batches carry as `candidate_tokens`, of which the
+            most likely one is the prediction; empty where the batches carry none.
         with_aux: whether to return the log-likelihood of each prediction too, which generated text
             is scored once more for.
     """
     search = search or Search()
-    labels = search.labels if scorer is None else choices(search.labels, scorer)
+    labels = search.labels if scorer is None else known_labels(search.labels, scorer)
     choosable = labels if scorer is None else scorer.labels
     label_tokens = label_matrix(vocabulary, choosable) if choosable else None
     rows: dict[str, list[np.ndarray]] = {"output": [], "score": [], "likelihood": []}
@@ -178,7 +188,9 @@ def predict(
             if name in host:
                 values.extend(host[name][host["valid"]])
         loss, weight = loss + float(host["loss"]), weight + float(host["weight"])
-    if labels:
+    if choices and scorer is None:
+        texts = [texts[int(number)] for texts, number in zip(choices, rows["output"], strict=True)]
+    elif labels:
         texts = [labels[int(number)] for number in rows["output"]]
     else:
         texts = [vocabulary.decode(tokens.tolist()) for tokens in rows["output"]]
@@ -231,6 +243,7 @@ _FEATURES = (
     "decoder_input_tokens",
     "decoder_target_tokens",
     "decoder_loss_weights",
+    "candidate_tokens",
 )
 
 
@@ -266,7 +279,13 @@ def _predict_batch(
         likelihoods = token_log_likelihoods(params, config, scored, **model)
         loss, weight = -jnp.sum(likelihoods), jnp.sum(weights)
         result["score"] = jnp.sum(likelihoods, axis=1)
-    if label_tokens is not None:
+    if "candidate_tokens" in batch:
+        candidates, each = batch["candidate_tokens"], {"normalise": search.normalise, **model}
+        ranked = rank_candidates(params, config, tokens, candidates, **each)
+        output = jnp.argmax(ranked, axis=1).astype(jnp.int32)
+        if with_aux:
+            result["likelihood"] = jnp.max(ranked, axis=1)
+    elif label_tokens is not None:
         choice = {"normalise": search.normalise, "valid": valid}
         output, likelihood = choose_label(params, config, tokens, label_tokens, **choice, **model)
         if with_aux:

@@ -18,7 +18,7 @@ UNKNOWN = -1  # a row without a label, or whose target is none
 _FEATURES = ("encoder_input_tokens", "features", "feature_lengths", "label", "row_valid")
 
 
-def choices(asked: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
+def known_labels(asked: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
     """Return the labels to choose among: those asked for, all the scorer's if none are.
 
     Raises:

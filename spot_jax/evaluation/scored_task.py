@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spot_jax.data import loading
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.metrics import Metric, OutputMetric, mean_of_metrics, not_numbers
+from spot_jax.t5.scoring import candidate_tokens
 from spot_jax.t5.vocabulary import Vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ class ScoredTask:
         metrics: metrics that score predictions.
         search: way to predict.
         labels: verbalizers of the task, ranked or not; empty without.
+        choices: answers that each example is ranked by; empty where it has none of its own.
+        candidates: tokens of the choices, int32 [n, c, u]; None without.
     """
 
     name: str
@@ -40,6 +45,8 @@ class ScoredTask:
     metrics: list[Metric | OutputMetric]
     search: Search
     labels: tuple[str, ...] = ()
+    choices: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    candidates: np.ndarray | None = None
 
 
 def load_task(
@@ -61,7 +68,8 @@ def load_task(
             `validation[::2]` and `validation[1::2]` are two halves that share none.
         vocabulary: vocabulary of the backbone.
         lengths: feature lengths, which examples made of text depend on.
-        decoding: name among `DECODINGS`; "auto" ranks the task's labels, or is greedy without.
+        decoding: name among `DECODINGS`; "auto" ranks the task's labels, or the choices that its
+            examples have, or is greedy without.
         beams: number of beams of "beam".
         alpha: length penalty of "beam".
         limit: number of examples at most; of text without metrics 256 by default.
@@ -92,6 +100,10 @@ def load_task(
         rows=slice(first, None, step),
     )
     labels = loading.labels_of(name) or ()
+    ranked = bool(loaded.choices) and not labels and decoding in ("auto", "rank")
+    choices = loaded.choices if ranked else []
+    if ranked:
+        decoding = "auto"
     return ScoredTask(
         name,
         split,
@@ -100,6 +112,8 @@ def load_task(
         list(loaded.metrics),
         search_of(name, decoding, labels, beams, alpha=alpha),
         labels,
+        choices,
+        candidate_tokens(vocabulary, choices) if choices and vocabulary is not None else None,
     )
 
 

@@ -170,7 +170,7 @@ def _lengths(task: ScoredTask, limits: Mapping[str, int], *, fitted: bool) -> tu
 
 
 def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) -> Score:
-    batches, place = tuned.batches(task.examples, shape, prompt)
+    batches, place = tuned.batches(task.examples, shape, prompt, candidates=task.candidates)
     inference = tuned.inference(prompt)
     result = evaluate(
         inference.params,
@@ -183,6 +183,7 @@ def _alone(tuned: Tuned, task: ScoredTask, prompt: Prompt, shape: BatchShape) ->
         search=task.search,
         scorer=inference.scorer,
         place=place,
+        choices=task.choices,
     )
     cut = truncated(task.examples, shape, tuned.writer(prompt))
     return _score(tuned, task, cut, prompt.name, result.metrics, result.loss, result.predictions)
@@ -194,7 +195,7 @@ def _vote(
     """Return the members' scores, and that of their vote; ties go to the best by validation."""
     prompts = sorted(prompts, key=lambda prompt: -prompt.score)
     inference = tuned.ensemble(prompts, shape.batch_size)
-    batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts))
+    batches, place = tuned.batches(task.examples, shape, prompts[0], len(prompts), task.candidates)
     result = evaluate_ensemble(
         inference.params,
         tuned.backbone.config,
@@ -206,6 +207,7 @@ def _vote(
         members=len(prompts),
         search=task.search,
         place=place,
+        choices=task.choices,
     )
     members = zip(prompts, result.members, result.member_predictions, strict=True)
     rows = [(prompt.name, metrics, texts) for prompt, metrics, texts in members]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -153,7 +154,12 @@ class Tuned:
         return input_writer(size, prompt.length, placement=placement, vocabulary=self.vocabulary)
 
     def batches(
-        self, examples: Examples, shape: BatchShape, prompt: Prompt, members: int = 1
+        self,
+        examples: Examples,
+        shape: BatchShape,
+        prompt: Prompt,
+        members: int = 1,
+        candidates: np.ndarray | None = None,
     ) -> tuple[Iterator[Batch], Callable[..., dict[str, jax.Array]]]:
         """Return padded batches with a prompt's virtual tokens, and a function that places them.
 
@@ -162,10 +168,11 @@ class Tuned:
             shape: rows and lengths in tokens of text.
             prompt: prompt of the virtual tokens; any of those that are stacked in one table.
             members: number of times that each row will be repeated.
+            candidates: tokens of each example's choices; None without.
         """
         write = self.writer(prompt)
         rows = BatchPlacement(self.mesh, shape.batch_size).host_rows
-        batches = evaluation_batches(examples, shape, write, host_rows=rows)
+        batches = evaluation_batches(examples, shape, write, host_rows=rows, candidates=candidates)
         return batches, BatchPlacement(self.mesh, shape.batch_size * members)
 
 

@@ -130,6 +130,40 @@ def rank_labels(
     return jax.lax.map(score, label_tokens, batch_size=chunk).T
 
 
+def rank_candidates(
+    params: Params,
+    config: T5Config,
+    encoder_tokens: Int[Array, "b t"],
+    candidates: Int[Array, "b c u"],
+    *,
+    table: Float[Array, "r d"] | None = None,
+    encoded: Float[Array, "b t d"] | None = None,
+    normalise: bool = False,
+) -> Float[Array, "b c"]:
+    """Score the answers that each input has to itself by log p; the largest in a row is chosen.
+
+    Args:
+        params: parameter tree of the model.
+        config: shape of the model.
+        encoder_tokens: ids; 0 is padding, `config.vocab_size` and above are virtual tokens.
+        candidates: tokens of every answer with its eos, 0 is padding; one of padding only is no
+            answer, and scores -inf.
+        table: rows of the virtual tokens.
+        encoded: output of the encoder; None computes it here.
+        normalise: whether to divide by an answer's number of tokens, for unlike lengths.
+    """
+    candidates = jnp.asarray(candidates)
+    cache = _encoder_cache(params, config, encoder_tokens, table, encoded)
+
+    def score(targets: Int[Array, "b u"]) -> Float[Array, " b"]:
+        logits = decode_cached(params, config, cache, _shifted(targets), targets)
+        total = jnp.sum(_log_probs(logits, targets) * (targets > 0), axis=1)
+        total = total / _divisors(targets, normalise)
+        return jnp.where(jnp.any(targets > 0, axis=1), total, -jnp.inf)
+
+    return jax.lax.map(score, jnp.moveaxis(candidates, 1, 0)).T
+
+
 @struct.dataclass
 class _Race:
     """Bounds and scores of each row's labels.
@@ -246,6 +280,21 @@ def label_matrix(vocabulary: TextCodec, labels: Sequence[str]) -> Int[np.ndarray
     for number, row in enumerate(rows):
         matrix[number, : len(row)] = row
     return matrix
+
+
+def candidate_tokens(
+    vocabulary: TextCodec, choices: Sequence[Sequence[str]]
+) -> Int[np.ndarray, "n c u"]:
+    """Return each example's answers as tokens with eos, padded with 0 to the most and longest.
+
+    Raises `SpotError` when two answers of an example have the same tokens.
+    """
+    matrices = [label_matrix(vocabulary, texts) for texts in choices]
+    shape = tuple(max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
+    tokens = np.zeros((len(matrices), *shape), np.int32)
+    for number, matrix in enumerate(matrices):
+        tokens[number, : matrix.shape[0], : matrix.shape[1]] = matrix
+    return tokens
 
 
 def _encoder_cache(

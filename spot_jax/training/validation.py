@@ -122,7 +122,9 @@ class Validation:
         here = self.place.host_rows
         source = self.parts.batch_source
         if source is None:
-            batches = evaluation_batches(task.examples, self.shape, self.write, host_rows=here)
+            batches = evaluation_batches(
+                task.examples, self.shape, self.write, host_rows=here, candidates=task.candidates
+            )
         else:
             split = task.name, task.split, task.examples
             batches = source.evaluation(*split, self.shape, here)
@@ -137,6 +139,7 @@ class Validation:
             search=task.search,
             scorer=inference.scorer,
             place=self.place,
+            choices=task.choices,
         )
         values = dict(result.metrics)
         loss = float("nan") if result.loss is None else result.loss

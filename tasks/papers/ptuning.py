@@ -71,6 +71,7 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
             row["joint"] = tf.where(tf.equal(row["question"], "cause"), "because", "so")
             target = text.word(row["label"], labels)
             target = tf.where(tf.equal(target, labels[0]), row["choice1"], row["choice2"])
+            extra = {"choices": tf.stack([row["choice1"], row["choice2"]])}
         elif name == "super_glue_wsc":
             row["marked"] = mark_pronoun(row)
             target, extra = row["span1_text"], {"label": row["label"]}
