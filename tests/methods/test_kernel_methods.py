@@ -32,8 +32,14 @@ CONFIG = T5Config(
     dropout_rate=0.0,
 )
 EVERY = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
-LORA = LoRATuning(3, 6.0, EVERY)
-METHODS = [LORA, IA3Tuning(), IA3Tuning(("query", "wo"), ("out", "wi_0"))]
+LORA = LoRATuning(3, 6.0, ("query", "out", "wi_0", "wo"))
+EVERY_KERNEL = LoRATuning(3, 6.0, EVERY)
+METHODS = [
+    LORA,
+    IA3Tuning(),
+    pytest.param(EVERY_KERNEL, marks=pytest.mark.slow),
+    pytest.param(IA3Tuning(("query", "wo"), ("out", "wi_0")), marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +115,14 @@ def test_training_begins_at_the_frozen_model_and_goes_where_the_formula_says(met
     assert np.abs(adapted - plain).max() > 0.1
 
 
-@pytest.mark.parametrize(("method", "scan"), [(LORA, False), (LORA, True), (IA3Tuning(), True)])
+@pytest.mark.parametrize(
+    ("method", "scan"),
+    [
+        (LORA, False),
+        pytest.param(LORA, True, marks=pytest.mark.slow),
+        pytest.param(IA3Tuning(), True, marks=pytest.mark.slow),
+    ],
+)
 def test_prompts_in_one_program_are_as_alone(method, scan, params):
     config = dataclasses.replace(CONFIG, scan_layers=scan, remat=scan)
     tree = stack_layers(params, config) if scan else params
