@@ -79,10 +79,15 @@ def test_each_example_is_ranked_among_its_own_answers(params):
     assert task.choices == [tuple(choices) for _, choices, _ in ROWS]
     assert task.candidates.shape[:2] == (3, 3)
     shape = BatchShape(2, 16, 12)
+    rank = jax.jit(rank_labels, static_argnums=1)
     expected = []
     for (ids, _), choices in zip(task.examples, task.choices, strict=True):
-        alone = rank_labels(params, CONFIG, ids[None], label_matrix(VOCABULARY, choices))
-        expected.append(choices[int(np.argmax(alone))])
+        row, labels = np.zeros((1, 16), np.int32), np.zeros((3, 12), np.int32)
+        row[0, : len(ids)] = ids
+        matrix = label_matrix(VOCABULARY, choices)
+        labels[: len(matrix), : matrix.shape[1]] = matrix
+        scores = rank(params, CONFIG, row, labels)[0, : len(choices)]
+        expected.append(choices[int(np.argmax(scores))])
     batches = list(evaluation_batches(task.examples, shape, candidates=task.candidates))
     assert batches[1]["candidate_tokens"][1].sum() == 0
     result = evaluate(
@@ -104,7 +109,8 @@ def test_an_answer_of_padding_is_none(params):
     tokens = np.array([[5, 6, 1]])
     candidates = np.zeros((1, 3, 2), np.int32)
     candidates[0, 1] = [900, 1]
-    scores = np.asarray(rank_candidates(params, CONFIG, tokens, candidates))
+    rank = jax.jit(rank_candidates, static_argnums=1)
+    scores = np.asarray(rank(params, CONFIG, tokens, candidates))
     assert np.isneginf(scores[0, [0, 2]]).all() and np.isfinite(scores[0, 1])
 
 
