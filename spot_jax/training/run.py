@@ -287,7 +287,7 @@ class _Run:
         self.weights.drop_all_but({self.named})
 
     def is_over(self, step: int) -> bool:
-        """Whether no prompt's score has been better for as long as the plan has patience."""
+        """Return whether no score has been better for as long as the plan has patience."""
         best = max(each.step for each in self.best)
         if self.plan.patience is None or best < 0:
             return False
