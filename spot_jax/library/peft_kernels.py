@@ -29,8 +29,10 @@ _KERNELS |= {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
 _LEAVES = {"lora_A.weight": "a", "lora_B.weight": "b", "ia3_l": "scale"}
 _PREFIX = "base_model.model."
 # Settings with which an adapter is more than its tensors, or is no such update.
-_VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "modules_to_save")
-_VARIANTS += ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices")
+_VARIANTS = (
+    *("use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "modules_to_save"),
+    *("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices"),
+)
 
 
 def read_kernels(path: str, config: Mapping[str, Any], tensors: Tensors) -> PromptFile:
@@ -64,11 +66,12 @@ def read_kernels(path: str, config: Mapping[str, Any], tensors: Tensors) -> Prom
             scaled_inputs.add(name.split("/")[-2])
         leaves[name] = np.stack([x.reshape(-1) if not lora else x.T for x in arrays])
     targets = _targets(path, leaves)
+    method: dict[str, Any]
     if not lora:
         outputs = [name for name in targets if name not in scaled_inputs]
         method = {"outputs": outputs, "inputs": sorted(scaled_inputs)}
     else:
-        rank = config.get("r")
+        rank = int(config.get("r") or 0)
         ranks = {x.shape[2 if name.endswith("/a") else 1] for name, x in leaves.items()}
         if ranks != {rank}:
             raise SpotError(

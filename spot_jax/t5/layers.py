@@ -113,8 +113,9 @@ class Dense(nn.Module):
         if (scale := self._addition("input_scale")) is not None:
             x = x * scale[:, None]
         y = jnp.matmul(x, kernel.astype(self.dtype))
-        if (narrow := self._addition("low_rank_in")) is not None:
-            y = y + jnp.matmul(jnp.matmul(x, narrow), self._addition("low_rank_out"))
+        low_rank = self._addition("low_rank_in"), self._addition("low_rank_out")
+        if low_rank[0] is not None and low_rank[1] is not None:
+            y = y + jnp.matmul(jnp.matmul(x, low_rank[0]), low_rank[1])
         if (scale := self._addition("output_scale")) is not None:
             y = y * scale[:, None]
         return y

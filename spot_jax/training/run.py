@@ -444,7 +444,7 @@ class _Run:
         if self.weights is None or step == int(state.step) or not self.weights.holds(step):
             return state
         trainable = self.weights.restore(step, state.trainable)
-        return state.replace(step=jnp.asarray(step, jnp.int32), trainable=trainable)
+        return State(jnp.asarray(step, jnp.int32), trainable, state.opt_state, state.keys)
 
     def _write_backbone(self, state: State) -> str:
         """Store the tuned weights unless they are stored already, and return their fingerprint."""
