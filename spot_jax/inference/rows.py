@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from spot_jax.data.batches import InputWriter
 from spot_jax.data.examples import cut
 from spot_jax.evaluation.evaluate import Search, one_behind, predict, to_host
-from spot_jax.evaluation.label_scores import choices
+from spot_jax.evaluation.label_scores import known_labels
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.methods.base import Inference
@@ -83,7 +83,7 @@ class ReadyPrompt:
         inference = tuned.inference(prompt)
         scorer, labels = inference.scorer, search.labels
         if scorer is not None:
-            labels = choices(labels, scorer)
+            labels = known_labels(labels, scorer)
         tree = None
         if labels and scorer is None:
             tree = label_tree(label_matrix(tuned.vocabulary, labels))
