@@ -415,10 +415,12 @@ class _Run:
                 path = self._write_prompt(which, i, int(stored.step), stored, metrics, mark)
                 if path is None:
                     continue
-                best, last = (self._prompt_path(name, i) for name in ("best", "last"))
                 if tuned and self.lead:
-                    # The other one was on weights that are stored no more.
-                    (last if which == "best" else best).unlink(missing_ok=True)
+                    # The others were on weights that are stored no more.
+                    other = "last" if which == "best" else "best"
+                    for stale in path.parent.glob(f"*{other}-{i}.safetensors"):
+                        stale.unlink()
+                best = self._prompt_path("best", i)
                 paths.append(path if tuned or self.best[i].step < 0 else best)
         result = TrainResult(
             self.directory,

@@ -2,15 +2,12 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spot_jax.errors import SpotWarning
-from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.p_tuning import PTuning
 from spot_jax.t5.stored import read_description
 from spot_jax.training import run as run_module
 from spot_jax.training.best_weights import BestWeights
@@ -63,7 +60,8 @@ def test_the_stored_model_is_the_best_one_and_so_after_a_stop(
     plan = {"checkpoints": CheckpointPlan(period=period)}
     result = worded.train(tmp_path / "run", 5, **OPTIONS, **plan)
     step = result.best[0].step
-    assert step < 5 and result.best[0].score > result.last[0]["score"]
+    # The weights are ruined after two steps.
+    assert step < 5 and result.best[0].metrics["loss"] < result.last[0]["loss"]
     until = worded.train(tmp_path / "until", step, **OPTIONS, **plan)
     assert fingerprint(result) == fingerprint(until)
     held = sorted(path.name for path in (tmp_path / "run" / "best").iterdir() if path.is_dir())
@@ -98,17 +96,3 @@ def test_a_run_that_kept_the_last_weights_alone_goes_on_with_a_word(worded, tmp_
     with pytest.warns(SpotWarning, match="has not kept the weights of step"):
         result = worded.train(tmp_path / "run", 4, **options)
     assert result.best[0].step == 4
-
-
-@pytest.mark.slow
-def test_a_prompt_on_tuned_weights_is_the_best_ones_too(worded, tmp_path):
-    method = PTuning(length=1, encoder="identity", tune_backbone=True)
-    options = {**OPTIONS, "method": method}
-    result = worded.train(tmp_path / "run", 5, **options)
-    assert result.best[0].step < 5
-    assert [path.name for path in result.prompts] == ["best-0.safetensors"]
-    tuned = open_tuned(result.directory)
-    (prompt,) = tuned.prompts
-    assert prompt.file.step == result.best[0].step
-    assert prompt.file.backbone == tuned.backbone.fingerprint == fingerprint(result)
-    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), tuned.backbone.params))

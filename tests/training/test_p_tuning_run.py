@@ -84,14 +84,15 @@ def test_resumed_is_uninterrupted_and_several_are_each_as_alone(run, worded, mon
 def test_a_tuned_backbone_is_kept_with_its_prompt(run, worded):
     recipe = dataclasses.replace(RECIPE, tune_backbone=True)
     directory = run("joint", 2, recipe, evaluation=EvaluationPlan(period=1))
-    assert not list(directory.glob("prompts/*best*"))
-    file = load_prompt(directory / "prompts" / "last-0.safetensors")
+    # The best weights are stored, and of prompts only those that are on them.
+    assert not list(directory.glob("prompts/*last*"))
+    file = load_prompt(directory / "prompts" / "best-0.safetensors")
     assert file.backbone == load_backbone(directory / "backbone").fingerprint
     assert file.backbone != load_backbone(worded.backbone).fingerprint
     (found,) = score(open_tuned(directory), split="validation")
     assert found.loss == pytest.approx(file.metrics["loss"], rel=1e-5)
     with pytest.raises(SpotError, match="tuned on another backbone"):
-        open_tuned(backbone=worded.backbone, prompts=[directory / "prompts/last-0.safetensors"])
+        open_tuned(backbone=worded.backbone, prompts=[directory / "prompts/best-0.safetensors"])
 
 
 def test_nothing_left_of_the_text_is_found_before_training(run):
