@@ -26,6 +26,7 @@ from spot_jax.version import __version__
 if TYPE_CHECKING:
     from spot_jax.data.data_source import DataSource
     from spot_jax.data.examples import Examples
+    from spot_jax.data.table.description import Table
     from spot_jax.inference.prediction import Prediction
     from spot_jax.inference.predictor import Predictor, load
     from spot_jax.inference.scores import Score, score
@@ -66,6 +67,7 @@ shipped.make_importable()
 _HOMES = {
     "data.data_source": ("DataSource",),
     "data.examples": ("Examples",),
+    "data.table.description": ("Table",),
     "inference.prediction": ("Prediction",),
     "inference.predictor": ("Predictor", "load"),
     "inference.scores": ("Score", "score"),
@@ -138,6 +140,7 @@ __all__ = [
     "SubspaceFinding",
     "SubspaceTuning",
     "T5Config",
+    "Table",
     "Task",
     "TrainResult",
     "Tuned",

@@ -1,13 +1,18 @@
 """`spot eval`: metrics of a run's prompts, or of prompt files, on a split."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from spot_jax.cli.flags import add_seqio_flags, use_seqio_flags
 from spot_jax.cli.inference_flags import how, inference_parser, opened
 from spot_jax.errors import SpotError
 from spot_jax.files import check_output
+
+if TYPE_CHECKING:
+    from spot_jax.inference.tuned import Tuned
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,11 +27,13 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--split", default="test", help="default: test")
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     flags.add_argument("--task", **many, metavar="NAME", help="default: the prompts'")
+    flags.add_argument("--data", metavar="FILE", help="all rows of a file like the run's, as test")
     flags.add_argument("--prompt", **many, metavar="FILE", help="default: the run's")
     flags.add_argument("--ensemble", action="store_true", help="the prompts of a task also vote")
     flags.add_argument("--examples", type=int, metavar="N", help="the first N only")
     flags.add_argument("--output", metavar="FILE", help="write predictions, a JSON object a line")
     flags.add_argument("--json", action="store_true", help="print JSON, not a table")
+    add_seqio_flags(flags)
     values = flags.parse_args(arguments)
     options = how(values, "examples")
     if not all(name.strip() for name in values.task):
@@ -37,8 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     from spot_jax.inference.scores import score, write_predictions
     from spot_jax.inference.table import table
 
+    tuned = opened(values, values.prompt)
+    if values.data is not None:
+        tuned = _with_data(tuned, values.data)
+    use_seqio_flags(values)
     scores = score(
-        opened(values, values.prompt),
+        tuned,
         split=values.split,
         tasks=values.task,
         ensemble=values.ensemble,
@@ -49,3 +60,14 @@ def main(arguments: Sequence[str]) -> int:
         write_predictions(Path(values.output), scores)
     print(json.dumps([s.summary() for s in scores], indent=1) if values.json else table(scores))
     return 0
+
+
+def _with_data(tuned: "Tuned", file: str) -> "Tuned":
+    """Put another file in the place of the one that a run was trained on; all its rows are test."""
+    from spot_jax.data.table import as_test
+
+    setup = tuned.setup
+    if setup is None or len(setup.tables) != 1:
+        raise SpotError("--data is for a run that was trained on one file of rows; use --task NAME")
+    tables = {name: as_test(facts, file) for name, facts in setup.tables.items()}
+    return dataclasses.replace(tuned, setup=dataclasses.replace(setup, tables=tables))

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from spot_jax.errors import SpotError
 
+NO_RUN_FILE = ("data", "model_dir")
+
 GIN_HELP = """\
 settings (as in T5X; any order):
   --gin_file=FILE          a run: one file in gin_configs/runs/, or your own; repeatable
@@ -76,7 +78,8 @@ def gin_flags(
     """
     others, flags = split_gin(arguments)
     values = command.parse_args(others)
-    if not values.gin_file:
+    # A file of the user's own, or a run that goes on, brings the run file with it.
+    if not values.gin_file and not any(getattr(values, name, None) for name in NO_RUN_FILE):
         raise SpotError(
             f"{command.prog} needs a run to do: add --gin_file=gin_configs/runs/{run}.gin, or "
             f"another file of gin_configs/runs; see {command.prog} --help"
@@ -84,6 +87,28 @@ def gin_flags(
     lines = [(f"--gin_bindings={line!r}", line) for line in values.gin_bindings]
     paths = [path for group in values.gin_search_paths for path in group.split(",") if path]
     return values, {"files": values.gin_file, "flags": [*flags, *lines], "search_paths": paths}
+
+
+def add_seqio_flags(command: OneLineParser) -> None:
+    """Add T5X's flags that say where seqio finds data."""
+    group = command.add_argument_group("where seqio finds data, as in T5X")
+    group.add_argument("--tfds_data_dir", metavar="DIR", help="prepared TFDS data sets")
+    group.add_argument(
+        "--seqio_additional_cache_dirs",
+        action="append",
+        default=[],
+        metavar="DIRS",
+        help="caches of tasks, comma-separated",
+    )
+
+
+def use_seqio_flags(values: argparse.Namespace) -> None:
+    """Point seqio to the directories of `add_seqio_flags`; import it only where one is named."""
+    caches = [d for group in values.seqio_additional_cache_dirs for d in group.split(",") if d]
+    if values.tfds_data_dir or caches:
+        from spot_jax.data import loading
+
+        loading.set_directories(values.tfds_data_dir, caches)
 
 
 def import_named(modules: Iterable[str], what: str) -> None:

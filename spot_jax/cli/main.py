@@ -27,6 +27,7 @@ VERBS = {
     "infer": "predictions for lines of text or JSON, from a file or standard input",
     "serve": "the same over HTTP: many prompts behind one backbone, mixed in one batch",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
+    "data": "what a file of your own holds: labels, missing values, splits, lengths",
     "tasks": "list the tasks that can be trained on",
     "demo": "the whole story in minutes, on what ships with the package",
 }

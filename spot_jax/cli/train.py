@@ -1,18 +1,26 @@
-"""`spot train`: one run, as a gin file describes it."""
+"""`spot train`: one run, as a gin file describes it, or as a file of one's own suggests."""
 
 import math
 from collections.abc import Sequence
 
-from spot_jax.cli.flags import gin_flags, parser
+from spot_jax.cli.flags import add_seqio_flags, gin_flags, parser, use_seqio_flags
+from spot_jax.cli.own_data import CONFIG, add_data_flags, fill
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see `spot train --help`."""
     flags = parser(
         "train",
-        "Tune a prompt, or a whole model, as a run file says. The same command again goes on\n"
-        "where the run stopped.",
+        "Tune a prompt, or a whole model, as a run file says, or on a file of your own. The same\n"
+        "command again goes on where the run stopped.\n\n"
+        "  spot train --data tickets.csv --text subject,body --label queue \\\n"
+        "    --backbone backbones/mini --model_dir runs/tickets",
         settings=True,
+    )
+    add_data_flags(flags)
+    add_seqio_flags(flags)
+    flags.add_argument(
+        "--dry_run", action="store_true", help="check the settings, print them, and do not train"
     )
     together = flags.add_argument_group(
         "several processes (a TPU pod or SLURM needs none of these)"
@@ -23,11 +31,17 @@ def main(arguments: Sequence[str]) -> int:
         "--process_index", "--process_id", dest="process_id", type=int, metavar="I", help="0 to N-1"
     )
     values, settings = gin_flags(flags, arguments)
+    for line in fill(values, settings):
+        print(line, flush=True)
 
     from spot_jax.cli.configurables import configured
     from spot_jax.metrics import not_numbers
 
     train, fields, text = configured("train", **settings)
+    use_seqio_flags(values)
+    if values.dry_run:
+        print(text, end="")
+        return 0
 
     from spot_jax.training.distributed import start
 
@@ -49,4 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"no score was a number ({failed}), so step {best.step}, the last, is chosen")
     for path in result.prompts or [result.directory / "backbone"]:
         print(path)
+    if values.data is not None:
+        print(f"the same again: spot train --gin_file={result.directory / CONFIG}")
+        print(f"next: spot eval {result.directory}; spot infer {result.directory} --input FILE")
     return 0

@@ -86,7 +86,7 @@ class CachedFeatures:
             host_rows: rows of a batch that this process needs.
         """
         self.store, self.vocabulary, self.labels = store, vocabulary, labels
-        self.length = data.task_feature_lengths["inputs"]
+        self.length = data.lengths["inputs"]
         self._labelled: dict[tuple[str, str], LabelledFeatures] = {}
         runs = [self._read(name, data) for name in names]
         self.training = FeatureBatches(runs, seeds, data.batch_size, host_rows=host_rows)
@@ -127,7 +127,7 @@ class CachedFeatures:
                 self.vocabulary,
                 0,
                 split=data.split,
-                lengths=data.task_feature_lengths,
+                lengths=data.lengths,
                 use_cached=data.use_cached_tasks,
             )
             if not isinstance(source, Shuffled):

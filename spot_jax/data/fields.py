@@ -3,6 +3,7 @@
 A template is the text with fields in braces, such as "text1: {text1} text2: {text2}".
 """
 
+import re
 import string
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,18 +35,24 @@ def template_from(names: tuple[str, ...]) -> str:
 
 
 def names_in(template: str) -> tuple[str, ...]:
-    """Return the names of a template's fields; `SpotError` when it has none or odd ones."""
+    """Return the names of a template's fields; `SpotError` when it has none or odd ones.
+
+    A name may have spaces and signs, as columns of a table have, but a letter too.
+    """
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise SpotError(f"{template!r} is no template ({error}); write {{field}}") from error
-    if not names or not all(name.isidentifier() for name in names):
+    named = [part for part in parts if part[1] is not None]
+    plain = all(re.search(r"[^\W\d_]", str(part[1])) and part[2:] == ("", None) for part in named)
+    if not named or not plain:
         raise SpotError(
             f"expected a template with named fields, such as 'text: {{text}}', found {template!r}"
         )
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(str(part[1]) for part in named))
 
 
 def write(template: str, row: Mapping[str, Any]) -> str:
     """Return the text of one example; `KeyError` for a field that is missing."""
-    return template.format_map({name: row[name] for name in names_in(template)})
+    parts = string.Formatter().parse(template)
+    return "".join(words + ("" if name is None else str(row[name])) for words, name, _, _ in parts)

@@ -1,28 +1,35 @@
-"""Data by name, for a run: arrays in files without seqio, everything else through it.
+"""Data by name, for a run: files without seqio, everything else through it.
 
-`FILE.npz` is what `Examples.save` wrote; `{split}` in a file's name stands for the split.
-`FILE.npy:span_corruption` and `FILE.npy:prefix_lm` are flat tokens of text with an objective. Any
-other name is a seqio task or mixture. Only the last imports seqio and TensorFlow.
+`FILE.csv?text=A,B&label=C`, and JSON lines, Parquet and so on, are rows of one's own
+(`spot_jax.data.table`). `FILE.npz` is what `Examples.save` wrote; `{split}` in a file's name stands
+for the split. `FILE.npy:span_corruption` and `FILE.npy:prefix_lm` are flat tokens of text with an
+objective. Any other name is a seqio task or mixture. Only the last imports seqio and TensorFlow.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
+from typing import Any
 
 from spot_jax.data import fields, templates, verbalizers
 from spot_jax.data.denoising import TokenSource, objective
 from spot_jax.data.evaluation_set import EvaluationSet
+from spot_jax.data.example_cache import cached
 from spot_jax.data.examples import Examples
-from spot_jax.data.sources import JOIN, Shuffled, Source
+from spot_jax.data.sources import JOIN, Mixture, Shuffled, Source, mixing_rates
+from spot_jax.data.table import description, task
 from spot_jax.data.text_tokens import load_tokens
 from spot_jax.errors import SpotError
 from spot_jax.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
 Lengths = Mapping[str, int]
+LARGEST = 2**19
+"""Size that a task without an end counts as in a mixture (SPoT section 2.1.3)."""
 ALL = slice(None)
 
 
@@ -31,15 +38,35 @@ def is_arrays(name: str) -> bool:
     return name.endswith(".npz") or ".npy:" in name
 
 
+def is_table(name: str) -> bool:
+    """Return whether `name` is a file of rows, which needs no seqio either."""
+    return task.is_registered(name) or (description.is_table(name) and not _with_tables(name))
+
+
+def _with_tables(name: str) -> list[str]:
+    """The parts of a mixture `a+b` that has a file of rows among them; none for other names."""
+    parts = _parts(name)
+    if len(parts) == 1 or task.is_registered(name) or description.exists(name):
+        return []
+    return parts if any(map(is_table, parts)) else []
+
+
 def constituents(name: str) -> tuple[str, ...]:
     """Return the tasks that a mixture consists of, mixtures within it too; of a task itself."""
-    if is_arrays(name):
+    if is_arrays(name) or is_table(name):
         return (name,)
+    if parts := _with_tables(name):
+        return tuple(dict.fromkeys(each for part in parts for each in constituents(part)))
     return tuple(task.name for task in _seqio().tasks_of(name))
 
 
 def with_split(name: str, split: str) -> tuple[str, ...]:
     """Return the tasks of a mixture that have a split; `SpotError` if none has."""
+    if parts := _with_tables(name):
+        tables = [part for part in parts if is_table(part)]
+        having = [part for part in tables if task.open_table(part).splits.get(split)]
+        others = JOIN.join(part for part in parts if part not in tables)
+        return (*having, *(with_split(others, split) if others else ()))
     return tuple(task.name for task in _seqio().require_split(name, split))
 
 
@@ -47,7 +74,7 @@ def has_metrics(name: str) -> bool:
     """Return whether predictions on `name` are scored; text without labels has only a loss."""
     if is_arrays(name):
         return name.endswith(".npz")
-    return _seqio().has_metrics(name)
+    return is_table(name) or _seqio().has_metrics(name)
 
 
 def metric_fns(name: str) -> list[Metric]:
@@ -55,6 +82,8 @@ def metric_fns(name: str) -> list[Metric]:
 
     Metrics that take scores or auxiliary values are not among them. Arrays are compared as text.
     """
+    if is_table(name):
+        return task.open_table(name).metrics
     return [accuracy] if is_arrays(name) else _seqio().metric_fns(name)
 
 
@@ -79,6 +108,8 @@ def load_examples(
         source = training_source(name, vocabulary, 0, split=split, lengths=lengths)
         return Examples.from_lists([source.next() for _ in range(limit)], task=name)
     needed = _needed(vocabulary, name)
+    if is_table(name):
+        return task.open_table(name).examples(split, needed, limit)
     return _seqio().load_examples(name, split, needed, limit=limit, lengths=lengths)
 
 
@@ -102,6 +133,11 @@ def load_evaluation(
         rows: slice of the examples read that are evaluated on.
     """
     needed = _needed(vocabulary, name)
+    if is_table(name):
+        table = task.open_table(name)
+        pairs = list(table.examples(split, needed, limit))[rows]
+        golds = [item.gold for item in table.items(split)[:limit][rows]]
+        return EvaluationSet(Examples.from_lists(pairs, task=name), golds, table.metrics)
     if not is_arrays(name):
         return _seqio().load_evaluation(
             name, split, needed, limit=limit, lengths=lengths, rows=rows
@@ -131,6 +167,23 @@ def training_source(
         needed = _needed(vocabulary, name)
         text_objective = objective(kind, needed.size, lengths.get("targets"))
         return TokenSource(load_tokens(path, needed), text_objective, lengths["inputs"], seed)
+    if is_table(name):
+        table, needed = task.open_table(name), _needed(vocabulary, name)
+        key = (table.table, table.sha256, split, needed.sha256)
+        examples = cached(key, lambda: table.examples(split, needed))
+        assert examples is not None
+        return Shuffled(examples, seed)
+    if parts := _with_tables(name):
+        options: Any = {"split": split, "lengths": lengths, "use_cached": use_cached}
+        sources = {
+            part: training_source(part, vocabulary, seed + number, **options)
+            for number, part in enumerate(sorted(parts), start=1)
+        }
+        sizes = {
+            part: len(source.examples) if isinstance(source, Shuffled) else LARGEST
+            for part, source in sources.items()
+        }
+        return Mixture(sources, mixing_rates(sizes), seed)
     return _seqio().training_source(
         name,
         _needed(vocabulary, name),
@@ -200,6 +253,15 @@ def import_modules(modules: Iterable[str]) -> None:
     _seqio().import_all(modules)
 
 
+def set_directories(tfds_data: str | None, caches: Iterable[str]) -> None:
+    """Point seqio to prepared TFDS data, and to caches of tasks beside those it knows.
+
+    Raises:
+        SpotError: a local directory that does not exist.
+    """
+    _seqio().set_directories(tfds_data, caches)
+
+
 def register_text(directory: str) -> None:
     """Register `span_corruption` and `prefix_lm` over the plain text in a directory."""
     _seqio().register_text(directory)
@@ -209,6 +271,10 @@ def labels_of(name: str) -> tuple[str, ...] | None:
     """Return the label words of a task, or None where none are registered."""
     if is_arrays(name):
         return None
+    if is_table(name):
+        return task.labels_of(name) or None
+    if _with_tables(name):
+        return None
     _seqio().require(name)  # what ships registers its labels with its tasks
     return verbalizers.of(name)
 
@@ -217,6 +283,11 @@ def template_of(name: str) -> str | None:
     """Return the template of a task's inputs (`spot_jax.data.fields`), or None where unknown."""
     if is_arrays(name):
         return None
+    if is_table(name):
+        return task.template_of(name)
+    if parts := _with_tables(name):
+        forms = {template_of(part) for part in parts}
+        return forms.pop() if len(forms) == 1 else None
     _seqio().require(name)
     forms = {fields.template_of(part) for part in _parts(name)}
     return forms.pop() if len(forms) == 1 else None
@@ -224,6 +295,8 @@ def template_of(name: str) -> str | None:
 
 def keeps_eos(name: str) -> bool:
     """Return whether a task's text keeps its end of sequence where it is cut."""
+    if is_table(name) or _with_tables(name):
+        return True
     return not is_arrays(name) and _seqio().keeps_eos(name)
 
 
@@ -235,6 +308,8 @@ def in_template(name: str, template: str) -> str:
     """
     if is_arrays(name):
         raise SpotError(f"{name} is tokens already, no template can be written around them")
+    if is_table(name):
+        return _table_in_form(name, _checked_form(name, template))
     _seqio()
     from spot_jax.data.seqio_templates import add_template_task
 
@@ -243,6 +318,12 @@ def in_template(name: str, template: str) -> str:
 
 def again_in_template(name: str, form: str | None) -> None:
     """Register a name of `in_template` anew, in a process that only has its form."""
+    if is_table(name):
+        return
+    whole = templates.base_of(name)
+    if form and whole and is_table(whole):
+        _table_in_form(whole, form)
+        return
     for part in _parts(name):
         base = templates.base_of(part)
         if form and base:
@@ -250,6 +331,35 @@ def again_in_template(name: str, form: str | None) -> None:
             from spot_jax.data.seqio_templates import add_form
 
             add_form(base, form, part)
+
+
+def _checked_form(name: str, template: str) -> str:
+    """The form of a template of P-Tuning's, whose fields are columns of a file."""
+    parsed, table = templates.parse(template), task.open_table(name)
+    templates.check_fields(parsed, (*table.columns, "inputs"), table.table.file)
+    return parsed.form
+
+
+def _table_in_form(name: str, form: str) -> str:
+    """Register a file of rows whose text is written in a form, and return its name."""
+    table = task.open_table(name).table
+    template = form.replace("{inputs}", table.template) if "inputs" not in table.text else form
+    in_form = templates.name_of(name, form)
+    if not task.is_registered(in_form):
+        task.register(in_form, dataclasses.replace(table, template=template))
+    return in_form
+
+
+def table_facts(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what a run keeps of each file of rows among its tasks, by name."""
+    parts = dict.fromkeys(part for name in names for part in constituents(name))
+    return {part: task.open_table(part).facts() for part in parts if is_table(part)}
+
+
+def restore_tables(facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let names stand for the files that a run was trained on; see `task.restore`."""
+    for name, each in facts.items():
+        task.restore(name, each)
 
 
 def _parts(name: str) -> list[str]:

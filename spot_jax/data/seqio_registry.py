@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Iterable
 
 import seqio
+from etils import epath
 
 from spot_jax import shipped
 from spot_jax.data.sources import JOIN
@@ -25,6 +26,25 @@ def import_module(name: str) -> None:
             f"expected a module {name} that registers tasks, found {type(error).__name__}: {line}; "
             "check the name, PYTHONPATH and what the module needs"
         ) from error
+
+
+def set_directories(tfds_data: str | None, caches: Iterable[str]) -> None:
+    """Point seqio to prepared TFDS data, and to caches of tasks beside those it knows.
+
+    Args:
+        tfds_data: directory of prepared data sets; None leaves seqio's own.
+        caches: directories of seqio's offline caches.
+
+    Raises:
+        SpotError: a directory that does not exist.
+    """
+    caches = list(caches)
+    for directory in [*([tfds_data] if tfds_data else []), *caches]:
+        if not epath.Path(directory).is_dir():
+            raise SpotError(f"expected a directory of data at {directory}, found none; check it")
+    if tfds_data:
+        seqio.set_tfds_data_dir_override(tfds_data)
+    seqio.add_global_cache_dirs(caches)
 
 
 def require(name: str) -> seqio.Task | seqio.Mixture:

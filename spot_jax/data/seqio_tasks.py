@@ -23,6 +23,7 @@ from spot_jax.data.seqio_registry import (
     names,
     require,
     require_split,
+    set_directories,
     splits,
     tasks_of,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "names",
     "register_text",
     "require",
+    "set_directories",
     "splits",
     "target_texts",
     "tasks_of",

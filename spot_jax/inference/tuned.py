@@ -138,6 +138,7 @@ class Tuned:
         """
         setup = self.setup
         if setup is not None:
+            loading.restore_tables(setup.tables)
             if setup.modules:
                 _check_trust(setup.modules, self.allow_modules)
                 loading.import_modules(setup.modules)

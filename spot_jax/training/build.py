@@ -16,6 +16,7 @@ from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.multi_prompt import MultiPromptBatches
 from spot_jax.data.sources import Shuffled, Source
+from spot_jax.data.table.lengths import suited_lengths
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.files import plain_fields
@@ -157,7 +158,7 @@ class RunParts:
             "method": type(self.method).__name__,
             "method_settings": plain_fields(self.method),
             "tasks": self.names,
-            "lengths": dict(data.task_feature_lengths),
+            "lengths": dict(data.lengths),
             "batch_size": data.batch_size,
             "pack": data.pack,
             "packed_lengths": data.packed_lengths,
@@ -184,11 +185,12 @@ class RunParts:
             prompt_length=self.prompt_length,
             tunes_backbone=self.method.tunes_backbone,
             tasks=task_facts(self.names),
-            lengths=dict(data.task_feature_lengths),
+            lengths=dict(data.lengths),
             batch_size=evaluation.batch_size or data.batch_size,
             metric=evaluation.metric,
             modules=tuple(data.modules),
             text_directory=absolute(data.text_directory),
+            tables=loading.table_facts(self.names),
         )
 
     def first_state(self) -> tuple[State, Tree]:
@@ -200,6 +202,22 @@ class RunParts:
         shardings = tree_shardings(self.mesh, state)
         make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
         return make(place(trainable, tree_shardings(self.mesh, trainable)), keys), frozen
+
+
+def with_lengths(data: DataSource, backbone: AnyBackbone) -> DataSource:
+    """Return the data with feature lengths: those that suit its files where it has none."""
+    tables = [part for name in data.names for part in loading.constituents(name)]
+    if data.task_feature_lengths is not None or not all(map(loading.is_table, tables)):
+        return data
+    if isinstance(backbone, StoredBackbone):
+        vocabulary = backbone.vocabulary()
+    else:
+        path = backbone.vocabulary if isinstance(backbone, RandomBackbone) else None
+        path = path or getattr(backbone, "vocabulary_path", None)
+        if path is None:
+            return data
+        vocabulary = Vocabulary(path)
+    return dataclasses.replace(data, task_feature_lengths=suited_lengths(tables, vocabulary))
 
 
 def _loaded(backbone: AnyBackbone, mesh: Mesh) -> Backbone:
@@ -283,7 +301,7 @@ def _tuning(
         settings["learning_rate"] = rates[i if len(rates) > 1 else 0]
     return {
         "init": getattr(method, "init", ""),
-        "lengths": dict(data.task_feature_lengths),
+        "lengths": dict(data.lengths),
         "batch_size": data.batch_size,
         "pack": data.pack,
         "dropout_rate": backbone.config.dropout_rate,
@@ -307,7 +325,7 @@ def _sources(
             vocabulary,
             seed,
             split=data.split,
-            lengths=data.task_feature_lengths,
+            lengths=data.lengths,
             use_cached=data.use_cached_tasks,
         )
         if isinstance(source, Shuffled):
@@ -322,7 +340,7 @@ def _batches(
     writers: Sequence[InputWriter | None],
     host_rows: slice,
 ) -> MultiPromptBatches | Batches:
-    lengths, packed = data.task_feature_lengths, data.packed_lengths or {}
+    lengths, packed = data.lengths, data.packed_lengths or {}
     shape = BatchShape(
         data.batch_size,
         lengths["inputs"],

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.data.data_source import DataSource
+from spot_jax.data.table.description import Table
 from spot_jax.errors import COUNT, SpotError, SpotWarning, check_range
 from spot_jax.files import plain_fields, write_object, write_whole
 from spot_jax.files.records import from_plain
@@ -22,7 +23,7 @@ from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description
 from spot_jax.training.best_weights import BestWeights
-from spot_jax.training.build import AnyBackbone, RunParts
+from spot_jax.training.build import AnyBackbone, RunParts, with_lengths
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.config import SEED, EvaluationPlan
 from spot_jax.training.loop import Hooks, fit
@@ -36,7 +37,7 @@ from spot_jax.training.run_directory import (
     run_path,
     write_environment,
 )
-from spot_jax.training.run_info import task_facts
+from spot_jax.training.run_info import check_tables, task_facts
 from spot_jax.training.sharding import MeshShape, make_mesh
 from spot_jax.training.step import State, check_divisible_loss, train_step
 from spot_jax.training.step_timer import StepTimer
@@ -88,7 +89,7 @@ def train(
     model_dir: str,
     backbone: AnyBackbone,
     method: BaseMethod,
-    data: DataSource,
+    data: DataSource | Table | str,
     optimizer: Optimizer,
     train_steps: int,
     seeds: int | Sequence[int] = 0,
@@ -110,7 +111,8 @@ def train(
         model_dir: run directory; a run that is there is resumed exactly, its data order too.
         backbone: T5, loaded or to be loaded.
         method: hyper-parameters of what is trained.
-        data: tasks to train on; a list of tasks gives each prompt its own.
+        data: tasks to train on; a list of tasks gives each prompt its own. A `Table`, or the path
+            of a file of rows, is a task whose feature lengths follow from its texts.
         optimizer: optimizer of the trainable tree.
         train_steps: number of the run's last step.
         seeds: seed of initialisation, data order and dropout; a list for several prompts.
@@ -129,12 +131,16 @@ def train(
     Raises:
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
     """
+    if isinstance(data, Table | str):
+        data = DataSource(data)
     directory = run_path(model_dir)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
     plans[1].check()
     _check_steps(train_steps, plans[1].embedding_step, method)
     check_range("SEEDS", seeds, SEED)
     method.check_source()
+    check_tables(directory, data.names)
+    data = with_lengths(data, backbone)
     _check_parts(num_microbatches, data.batch_size, method, profile_steps)
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
     with owned(directory):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spot_jax.errors import SpotError
 from spot_jax.files import read_versioned, write_object
@@ -60,6 +61,7 @@ class RunSetup:
         modules: modules that register the tasks.
         text_directory: directory of plain text, for pre-training tasks.
         tunes_backbone: whether the run stores a tuned T5, not prompts.
+        tables: facts of each file of rows that the run was trained on (`TableTask.facts`), by name.
     """
 
     backbone: str | None
@@ -74,10 +76,13 @@ class RunSetup:
     modules: tuple[str, ...] = ()
     text_directory: str | None = None
     tunes_backbone: bool = False
+    tables: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Write setup.json."""
         fields = {"format": FORMAT, **dataclasses.asdict(self)}
+        if not self.tables:
+            del fields["tables"]  # as runs without such files have always been written
         write_object(directory / "setup.json", fields, PLACES)
 
 
@@ -96,6 +101,17 @@ def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
             f"{directory} holds no run (no setup.json in it); give the MODEL_DIR of a `spot train`"
         )
     return setup
+
+
+def check_tables(directory: Path, names: Sequence[str]) -> None:
+    """Raise `SpotError` when a file of rows is not the one that the run here began with."""
+    if not (directory / "setup.json").exists():
+        return
+    from spot_jax.data.table import check_unchanged
+
+    for name, facts in read_setup(directory).tables.items():
+        if name in names:
+            check_unchanged(name, facts)
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -78,7 +78,7 @@ class Validation:
             )
         self.parts, self.vocabulary, self.plan = parts, parts.vocabulary, plan
         rows = plan.batch_size or data.batch_size
-        lengths = data.task_feature_lengths
+        lengths = data.lengths
         self.shape = BatchShape(rows, lengths["inputs"], lengths["targets"])
         self.place = BatchPlacement(parts.mesh, rows)
         self.tasks = {

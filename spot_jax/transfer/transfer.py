@@ -153,7 +153,7 @@ def _splits(request: Request) -> Splits:
     return splits_of(
         tuning.target,
         tuning.backbone.vocabulary(),
-        lengths=tuning.data.task_feature_lengths,
+        lengths=tuning.data.lengths,
         choosing=tuning.evaluation.split,
         reporting=request.report_split,
     )
