@@ -1,44 +1,44 @@
-"""Tune a prompt on pairs of texts of your own, with no task registered and no seqio.
+"""Tune a prompt on a file of your own: no task is registered, and seqio is not needed.
 
 python examples/your_own_data.py
 """
 
+import csv
 import sys
 from pathlib import Path
 
 import spot_jax as spot
 
-PAIRS = [
-    ("the train leaves at nine", "travel"),
-    ("a pinch of salt and two eggs", "cooking"),
-    ("which platform is it today", "travel"),
-    ("let the dough rest for an hour", "cooking"),
-] * 8
+TEXTS = {
+    "travel": ("the train leaves at nine", "which platform is it today", "two tickets to the sea"),
+    "cooking": ("a pinch of salt and two eggs", "let the dough rest", "the soup needs more pepper"),
+}
 
 
 def main(
     directory: str = "runs/own_data", backbone: str = "backbones/mini", steps: int = 20
 ) -> None:
-    """Write the pairs as files of token ids, and train on them."""
-    vocabulary = spot.StoredBackbone(backbone).vocabulary()
-    examples = spot.Examples.from_lists(
-        [([*vocabulary.encode(text), 1], [*vocabulary.encode(label), 1]) for text, label in PAIRS]
-    )
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    for split in ("train", "validation"):
-        examples.save(Path(directory) / f"pairs-{split}.npz")
+    """Write texts with their topics as a CSV file, train on it, and predict."""
+    file = Path(directory) / "texts.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["text", "topic"])
+        for topic, texts in TEXTS.items():
+            rows.writerows([f"{text}, {day}", topic] for text in texts for day in range(1, 8))
     run = spot.train(
         model_dir=f"{directory}/run",
         backbone=spot.StoredBackbone(backbone),
         method=spot.PromptTuning(length=8),
-        data=spot.DataSource(f"{directory}/pairs-{{split}}.npz", {"inputs": 16, "targets": 4}),
+        # Splits, lengths and labels are found; a pandas or polars frame may stand for the file.
+        data=spot.Table(str(file), text=("text",), label="topic"),
         optimizer=spot.Adafactor(0.3),
         train_steps=steps,
-        evaluation=spot.EvaluationPlan(period=steps, decoding="greedy"),
+        evaluation=spot.EvaluationPlan(period=steps),
     )
     texts = ["how long is the journey", "slice the onions"]
-    predictor = spot.load(run.directory, labels=("travel", "cooking"))
-    for text, prediction in zip(texts, predictor.predict(texts), strict=True):
+    predictions = spot.load(run.directory).predict(texts)
+    for text, prediction in zip(texts, predictions, strict=True):
         print(f"{text}: {prediction} ({prediction.probability:.0%})")
 
 

@@ -23,7 +23,7 @@ GROUPS = {
         *("FastfoodTuning", "YTuning", "LoRATuning", "IA3Tuning", "ModelTuning"),
     ),
     "Methods of your own": ("Method", "Adapted", "Task"),
-    "Data": ("DataSource", "Examples"),
+    "Data": ("DataSource", "Table", "Examples"),
     "Optimizers": ("Adafactor", "AdamW", "Constant", "WarmupDecay", "RsqrtDecay", "StepDecay"),
     "Predictions and scores": (
         *("load", "Predictor", "Prediction", "open_tuned", "Tuned", "score", "Score"),

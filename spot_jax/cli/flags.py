@@ -9,6 +9,8 @@ from typing import NoReturn
 from spot_jax.errors import SpotError
 
 NO_RUN_FILE = ("data", "model_dir")
+OF_RUNS = ("train", "transfer")
+"""Commands whose help shows the settings of a run file that ships."""
 
 GIN_HELP = """\
 settings (as in T5X; any order):
@@ -65,10 +67,12 @@ def gin_flags(
 ) -> tuple[argparse.Namespace, dict[str, list]]:
     """Parse a verb's own flags, and what `configurables.configured` takes from the rest.
 
+    `--help` prints the settings of the run file too, and leaves.
+
     Args:
         command: parser of the verb.
         arguments: words typed after the verb.
-        run: file in gin_configs/runs that a complaint about a missing one names.
+        run: file in gin_configs/runs that a complaint about a missing one, or help, names.
 
     Returns:
         The verb's own flags, and arguments of `configurables.configured`.
@@ -77,6 +81,8 @@ def gin_flags(
         SpotError: no file of settings, or a flag that is malformed or unknown.
     """
     others, flags = split_gin(arguments)
+    if {"-h", "--help"} & set(others):
+        _print_help(command, others, run)
     values = command.parse_args(others)
     # A file of the user's own, or a run that goes on, brings the run file with it.
     if not values.gin_file and not any(getattr(values, name, None) for name in NO_RUN_FILE):
@@ -87,6 +93,23 @@ def gin_flags(
     lines = [(f"--gin_bindings={line!r}", line) for line in values.gin_bindings]
     paths = [path for group in values.gin_search_paths for path in group.split(",") if path]
     return values, {"files": values.gin_file, "flags": [*flags, *lines], "search_paths": paths}
+
+
+def _print_help(command: OneLineParser, arguments: Sequence[str], run: str) -> NoReturn:
+    """Print the flags of a command and the settings of the run files that are named, and leave."""
+    from spot_jax.cli.settings_help import settings_help
+
+    rest = [word for word in arguments if word not in ("-h", "--help")]
+    values = command.parse_known_args(rest)[0]
+    root = command.prog.split()[1]
+    files = values.gin_file or ([f"gin_configs/runs/{run}.gin"] if root in OF_RUNS else [])
+    paths = [path for group in values.gin_search_paths for path in group.split(",") if path]
+    command.print_help()
+    if files:
+        print(f"\n{settings_help(root, files, paths)}")
+    if not values.gin_file:
+        print("\nthe settings of another file: --gin_file=FILE --help")
+    raise SystemExit(0)
 
 
 def add_seqio_flags(command: OneLineParser) -> None:

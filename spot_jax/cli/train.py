@@ -17,6 +17,9 @@ def main(arguments: Sequence[str]) -> int:
         "    --backbone backbones/mini --model_dir runs/tickets",
         settings=True,
     )
+    flags.usage = (
+        f"{flags.usage}\n       spot train --data FILE --backbone DIR --model_dir DIR [...]"
+    )
     add_data_flags(flags)
     add_seqio_flags(flags)
     flags.add_argument(

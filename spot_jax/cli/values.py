@@ -10,9 +10,11 @@ from spot_jax.shipped import ROOT
 
 
 def mesh(shape: str = "1x1") -> Any:
-    """Return the `MeshShape` of "DATAxMODEL": batches in DATA parts, each weight in MODEL parts.
+    """Return the `MeshShape` of a text.
 
-    "*xMODEL" gives `data` all the devices that `model` leaves.
+    Args:
+        shape: "DATAxMODEL": batches in DATA parts, each weight in MODEL parts; "*xMODEL" gives
+            `data` all the devices that `model` leaves.
     """
     from spot_jax.training.sharding import MeshShape
 
@@ -24,11 +26,19 @@ def mesh(shape: str = "1x1") -> Any:
 
 
 def shipped(path: str) -> str:
-    """Return the path, or the file of that name that ships with us: `tasks/t5_spiece.model`."""
+    """Return the path, or the file of that name that ships with us: `tasks/t5_spiece.model`.
+
+    Args:
+        path: path as it is, or from the root of what ships.
+    """
     ours = ROOT / path
     return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)
 
 
 def modules(names: str | Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the names of modules, of which T5X gives one as a text."""
+    """Return the names of modules, of which T5X gives one as a text.
+
+    Args:
+        names: names of Python modules that register tasks.
+    """
     return (names,) if isinstance(names, str) else tuple(names)

@@ -127,7 +127,15 @@ def test_tasks_lists_what_ships(capsys):
     assert "bundled_sms_spam" in capsys.readouterr().out.split()
 
 
-def test_python_m_spot_jax_train_is_spot_train():
-    command = [sys.executable, "-m", "spot_jax.train", "--gin_file=none.gin"]
+@pytest.mark.parametrize(
+    ("verb", "argument", "complaint"),
+    [
+        ("train", "--gin_file=none.gin", "no gin file none.gin"),
+        ("eval", "--beams=0", "--beams is at least 1"),
+        ("infer", "--beams=0", "--beams is at least 1"),
+    ],
+)
+def test_python_m_spot_jax_verb_is_the_verb(verb, argument, complaint):
+    command = [sys.executable, "-m", f"spot_jax.{verb}", argument]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "no gin file none.gin" in done.stderr
+    assert done.returncode == 2 and complaint in done.stderr
