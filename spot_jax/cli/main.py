@@ -28,6 +28,7 @@ VERBS = {
     "serve": "the same over HTTP: many prompts behind one backbone, mixed in one batch",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
     "data": "what a file of your own holds: labels, missing values, splits, lengths",
+    "doctor": "why a run does not learn, and what to do",
     "tasks": "list the tasks that can be trained on",
     "demo": "the whole story in minutes, on what ships with the package",
 }

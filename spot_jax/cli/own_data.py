@@ -1,7 +1,7 @@
 """`spot train --data FILE`: a run file, with what it leaves open filled in from the file's rows."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ METHODS = ("prompt_tuning", "prefix_tuning", "model_tuning")
 # Run files whose settings were found on `mini`, for backbones as narrow as that.
 FOR_SMALL = {"model_tuning": "model_tuning_mini"}
 CONFIG = "config.gin"
+RATES = (0.1, 0.3, 1.0, 3.0)
+"""Learning rates of `--tune`, in units of the run file's."""
 
 
 def add_data_flags(command: OneLineParser) -> None:
@@ -31,6 +33,11 @@ def add_data_flags(command: OneLineParser) -> None:
         help="short for MODEL_DIR; alone it goes on with the run there",
     )
     group.add_argument("--method", choices=METHODS, help="default: prompt_tuning")
+    group.add_argument(
+        "--tune",
+        action="store_true",
+        help="tune at several learning rates in one program; the best on validation predicts",
+    )
 
 
 def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
@@ -89,6 +96,8 @@ def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
             method = FOR_SMALL.get(method, method)
         settings["files"] = [f"gin_configs/runs/{method}.gin"]
     macros = gin_files.read(settings["files"], [], settings["search_paths"]).macros
+    if values.tune:
+        chosen["LEARNING_RATE"] = _rates(macros, settings["files"])
     chosen = {n: v for n, v in chosen.items() if n in macros and n not in typed_macros}
     for name, value in {**fixed, **chosen}.items():
         if name not in typed_macros:
@@ -99,12 +108,25 @@ def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
         yield f"          {name} = {value!r}{f'  # {reason}' if reason else ''}"
 
 
+def _rates(macros: Mapping[str, Any], files: Sequence[str]) -> list[float]:
+    """The learning rates of `--tune`: the run file's and others around it."""
+    rate = macros["LEARNING_RATE"].value if "LEARNING_RATE" in macros else None
+    several = "PROMPT_LENGTH" in macros or "PREFIX_LENGTH" in macros
+    if not several or not isinstance(rate, int | float):
+        raise SpotError(
+            f"--tune compares prompts at several learning rates, which {', '.join(files)} does not "
+            "take; leave it out"
+        )
+    return [float(f"{rate * factor:.2g}") for factor in RATES]
+
+
 def _without_data(values: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Take the run file that a run directory keeps, or the flags as short forms of macros."""
     if typed(values):
         raise SpotError(f"--{typed(values)[0]} is of a file of your own; add --data FILE")
-    if values.method is not None:
-        raise SpotError("--method is for --data FILE; a run file has its own: --gin_file=FILE")
+    if values.method is not None or values.tune:
+        flag = "tune" if values.method is None else "method"
+        raise SpotError(f"--{flag} is for --data FILE; a run file says it itself: --gin_file=FILE")
     if not settings["files"] and values.model_dir is not None:
         config = Path(values.model_dir).expanduser() / CONFIG
         if not config.exists():

@@ -100,8 +100,9 @@ def parameters_of(name: str) -> dict[str, Setting]:
     if node is None:
         return {}
     words = dict(_described(ast.get_docstring(node) or ""))
+    fields: dict[str, tuple[ast.expr | None, ast.expr | None]]
     if isinstance(node, ast.ClassDef):
-        found = {
+        fields = {
             item.target.id: (item.annotation, item.value)
             for item in node.body
             if isinstance(item, ast.AnnAssign)
@@ -109,14 +110,14 @@ def parameters_of(name: str) -> dict[str, Setting]:
             and "ClassVar" not in ast.unparse(item.annotation)
         }
     else:
-        found = dict(_arguments(node.args))
+        fields = dict(_arguments(node.args))
     return {
         parameter: Setting(
             "" if annotation is None else ast.unparse(annotation),
             None if value is None else _default(value),
             words.get(parameter, ""),
         )
-        for parameter, (annotation, value) in found.items()
+        for parameter, (annotation, value) in fields.items()
     }
 
 

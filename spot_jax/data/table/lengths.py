@@ -1,7 +1,7 @@
 """Lengths in tokens of a file's texts and targets, and the feature lengths that suit them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -39,7 +39,7 @@ class Lengths:
             "targets": min(LONGEST_TARGETS, -(-targets // 2) * 2),
         }
 
-    def cut(self, lengths: dict[str, int]) -> dict[str, int]:
+    def cut(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Return how many texts and targets are longer than feature lengths."""
         return {
             "inputs": int((self.inputs > lengths["inputs"]).sum()),

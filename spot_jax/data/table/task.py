@@ -327,7 +327,8 @@ def _files(table: Table) -> Iterator[tuple[str, Rows]]:
         return
     if table.file.endswith(FRAME):
         raise SpotError(
-            "the run was trained on a table in memory, which is not stored; give rows as a file"
+            "the run was trained on a table in memory, which is not stored; give rows as a file: "
+            "spot eval RUN --data FILE"
         )
     options: Any = {
         "columns": table.columns,
@@ -473,8 +474,8 @@ def _named_split(table: Table, row: Mapping[str, str]) -> str:
 
 
 def _count_repeated(items: Sequence[tuple[str, str, Item]], counts: Counts) -> None:
-    labels = collections.defaultdict(set)
-    pairs = collections.Counter()
+    labels: dict[str, set[str]] = collections.defaultdict(set)
+    pairs = collections.Counter[tuple[str, str]]()
     for _, text, item in items:
         key = splitting.key_of(text)
         labels[key].add(item.gold)
