@@ -27,8 +27,8 @@ class Finding:
     """Something that may keep a run from learning.
 
     Attributes:
-        seen: what was seen, with its numbers.
-        remedy: what to do.
+        seen: sentence with the numbers that were seen.
+        remedy: advice on what to do.
     """
 
     seen: str

@@ -17,7 +17,7 @@ def predict_file(
     """Return the columns, the rows with their predictions, and the number of rows without text.
 
     Args:
-        predictor: what predicts; its task says which columns are read.
+        predictor: predictor whose task says which columns are read.
         rows: rows of the file. One without any text has no prediction.
         name: name of the file, for errors.
 

@@ -94,12 +94,12 @@ class Table:
     def parse(cls, name: str) -> "Table":
         """Read a name; `SpotError` for a field that no table has."""
         file, _, query = name.partition("?")
-        known = [field.name for field in dataclasses.fields(cls)[1:]]
+        settings = [field.name for field in dataclasses.fields(cls)[1:]]
         values: dict[str, Any] = {}
         for pair in query.split("&") if query else []:
             field, _, value = pair.partition("=")
-            if field not in known:
-                near = difflib.get_close_matches(field, known, 1) or known
+            if field not in settings:
+                near = difflib.get_close_matches(field, settings, 1) or settings
                 raise SpotError(
                     f"a file has no setting {field!r} ({name}); did you mean {', '.join(near)}?"
                 )

@@ -92,14 +92,14 @@ class TableTask:
     """A file of rows that was read.
 
     Attributes:
-        table: its description, with all that was found from the file.
+        table: description of the file, with all that was found from it.
         labels: label words, in order; empty where nothing is classified.
         splits: rows of each split.
         bounds: bounds of the hashed split; None where the file names all of its splits.
         sha256: digest of the file.
         form: words that say how the file was read.
         columns: names of all columns.
-        counts: what was left out or is odd.
+        counts: numbers of rows that were left out or are odd.
     """
 
     table: Table
@@ -114,10 +114,10 @@ class TableTask:
     def items(self, split: str) -> list[Item]:
         """Return the rows of a split; `SpotError` for one that the file lacks."""
         if not self.splits.get(split):
-            there = ", ".join(name for name, items in self.splits.items() if items)
+            existing = ", ".join(name for name, items in self.splits.items() if items)
             raise SpotError(
-                f"expected a split of {self.table.file} ({there}), found {split!r}; choose one of "
-                "them"
+                f"expected a split of {self.table.file} ({existing}), found {split!r}; choose "
+                "one of them"
             )
         return self.splits[split]
 
@@ -206,7 +206,7 @@ def as_test(facts: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Return the facts of another file like a run's, all of whose rows are of test.
 
     Args:
-        facts: what `TableTask.facts` said of the run's file.
+        facts: facts of the run's file, by `TableTask.facts`.
         file: path or URL of the other file.
     """
     labels = facts["labels"] or ("",)
@@ -255,7 +255,7 @@ def check_unchanged(name: str, facts: Mapping[str, Any]) -> None:
 
     Args:
         name: name of the table.
-        facts: what `TableTask.facts` said when the run began.
+        facts: facts of the file when the run began, by `TableTask.facts`.
     """
     if not exists(name) and exists(str(facts.get("file"))):
         # The command was typed elsewhere than when the run began.
@@ -409,7 +409,7 @@ def _text_among(columns: Sequence[str], label: str, table: Table) -> tuple[str, 
 
 
 def _items(
-    table: Table, files: Mapping[str, Rows], counts: Counts, known: Sequence[str]
+    table: Table, files: Mapping[str, Rows], counts: Counts, labels: Sequence[str]
 ) -> tuple[list[tuple[str, str, Item]], Table]:
     """The rows in use, each with its named split or "" and its key, and the table with its kind."""
     kept: list[tuple[str, dict[str, str], str]] = []
@@ -451,7 +451,7 @@ def _items(
                 counts.without_label += 1
                 continue
             target = f"{number:.4g}"
-        elif kind == "classification" and known and label not in known:
+        elif kind == "classification" and labels and label not in labels:
             counts.unknown_label += 1
             continue
         for column in columns:
