@@ -107,11 +107,15 @@ def check_tables(directory: Path, names: Sequence[str]) -> None:
     """Raise `SpotError` when a file of rows is not the one that the run here began with."""
     if not (directory / "setup.json").exists():
         return
+    from spot_jax.data.sources import JOIN
     from spot_jax.data.table import check_unchanged
+    from spot_jax.data.templates import base_of
 
+    parts = {*names, *(part for name in names for part in name.split(JOIN))}
     for name, facts in read_setup(directory).tables.items():
-        if name in names:
-            check_unchanged(name, facts)
+        plain = base_of(name) or name
+        if plain in parts:
+            check_unchanged(plain, facts)
 
 
 def absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -259,7 +259,7 @@ def check_unchanged(name: str, facts: Mapping[str, Any]) -> None:
     """
     if not exists(name) and exists(str(facts.get("file"))):
         # The command was typed elsewhere than when the run began.
-        restore(name, facts)
+        register(name, dataclasses.replace(table_of(name), file=str(facts["file"])))
     task = open_table(name)
     if task.sha256 != facts.get("sha256"):
         raise SpotError(
