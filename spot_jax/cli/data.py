@@ -37,12 +37,13 @@ def _check(arguments: list[str]) -> int:
     values = flags.parse_args(arguments)
 
     from spot_jax.cli.values import shipped
-    from spot_jax.data.table import open_table
+    from spot_jax.data.table import forget, open_table
     from spot_jax.data.table.lengths import measure
     from spot_jax.data.table.summary import summary
     from spot_jax.training.config import StoredBackbone
 
     table = table_of(values.file, values)
+    forget([table.name])
     task = open_table(table.name)
     lengths = measure(task, StoredBackbone(shipped(values.backbone)).vocabulary())
     chosen = lengths.suited()

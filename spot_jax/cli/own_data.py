@@ -67,13 +67,14 @@ def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
         raise SpotError("a run needs a directory: add --model_dir runs/NAME")
     backbone = shipped(backbone)
 
-    from spot_jax.data.table import open_table
+    from spot_jax.data.table import forget, open_table
     from spot_jax.data.table.lengths import measure
     from spot_jax.data.table.summary import summary
     from spot_jax.training.config import StoredBackbone
     from spot_jax.training.suited import SMALL_WIDTH, suited
 
     stored = StoredBackbone(backbone)
+    forget([table.name])
     task = open_table(table.name)
     lengths = measure(task, stored.vocabulary())
     yield from summary(task, lengths)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.data.data_source import DataSource
-from spot_jax.data.table.description import Table
+from spot_jax.data.table import Table, forget
 from spot_jax.errors import COUNT, SpotError, SpotWarning, check_range
 from spot_jax.files import plain_fields, write_object, write_whole
 from spot_jax.files.records import from_plain
@@ -139,6 +139,7 @@ def train(
     _check_steps(train_steps, plans[1].embedding_step, method)
     check_range("SEEDS", seeds, SEED)
     method.check_source()
+    forget(data.names)
     check_tables(directory, data.names)
     data = with_lengths(data, backbone)
     _check_parts(num_microbatches, data.batch_size, method, profile_steps)

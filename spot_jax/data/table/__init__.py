@@ -4,6 +4,22 @@
 """
 
 from spot_jax.data.table.description import Table, is_table
-from spot_jax.data.table.task import TableTask, as_test, check_unchanged, open_table, restore
+from spot_jax.data.table.task import (
+    TableTask,
+    as_test,
+    check_unchanged,
+    forget,
+    open_table,
+    restore,
+)
 
-__all__ = ["Table", "TableTask", "as_test", "check_unchanged", "is_table", "open_table", "restore"]
+__all__ = [
+    "Table",
+    "TableTask",
+    "as_test",
+    "check_unchanged",
+    "forget",
+    "is_table",
+    "open_table",
+    "restore",
+]

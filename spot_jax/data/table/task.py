@@ -6,7 +6,7 @@ import datetime
 import difflib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from etils import epath
 from spot_jax import metrics
 from spot_jax.data import fields
 from spot_jax.data.examples import Example, Examples
+from spot_jax.data.sources import JOIN
 from spot_jax.data.table import splitting
 from spot_jax.data.table.description import FRAME, Table, exists, frame_of
 from spot_jax.data.table.reading import Rows, read_rows
@@ -200,6 +201,14 @@ def restore(name: str, facts: Mapping[str, Any]) -> None:
     if _stored.get(name) != stored:
         _stored[name] = stored
         _tasks.pop(name, None)
+
+
+def forget(names: Iterable[str]) -> None:
+    """Let names of files, and of mixtures of them, mean what they say, not what a run restored."""
+    for name in (part for joint in names for part in (joint, *joint.split(JOIN))):
+        if name in _stored and _stored[name].fixed:
+            del _stored[name]
+            _tasks.pop(name, None)
 
 
 def as_test(facts: Mapping[str, Any], file: str) -> dict[str, Any]:
