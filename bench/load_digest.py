@@ -18,7 +18,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -65,12 +67,12 @@ def seconds(directory: Path, way: str) -> float:
         class Unchecked(Description):
             """A description whose files are opened, and nothing of them is compared."""
 
-            def open_files(self):
+            def open_files(self) -> Iterator[tuple[Any, None]]:
                 """Yield the files without their digests."""
                 for name in self.files:
                     yield module.TensorFile(self.directory / name), None
 
-        def unchecked(path):
+        def unchecked(path: Any) -> Unchecked:
             described = read_description(path)
             fields = {f.name: getattr(described, f.name) for f in dataclasses.fields(described)}
             return Unchecked(**fields)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spot_jax.t5.config import T5Config
-from spot_jax.t5.model import Params, decode_tree, encode, start_cache
+from spot_jax.t5.model import Cache, Params, decode_tree, encode, start_cache
 
 # Bytes of logits that scoring holds at a time.
 _LOGITS_BYTES = 2**28
@@ -95,7 +95,7 @@ def score_labels(
     trees = LabelTrees(*(jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in trees))
     nodes, length = trees.tokens.shape[1], trees.targets.shape[2]
 
-    def score(trees: LabelTrees, cache) -> Float[Array, "b c"]:
+    def score(trees: LabelTrees, cache: Cache) -> Float[Array, "b c"]:
         # Each node's path to the root, one step a depth; the root is its own parent.
         row = jnp.arange(trees.tokens.shape[0])[:, None]
         here = jnp.broadcast_to(jnp.arange(nodes)[None], trees.tokens.shape)

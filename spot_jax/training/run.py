@@ -208,7 +208,7 @@ class _Run:
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
         self.best = [Best() for _ in setup.names]
-        lengths = data.task_feature_lengths
+        lengths = data.lengths
         self.uses = [facts.use(lengths) for facts in task_facts(setup.names)]
         self.last: list[dict[str, float]] = []
         # Step of the best weights that the newest checkpoint names.
