@@ -8,6 +8,7 @@ mistake, not a race. Nothing here imports JAX, so that a misspelt name costs no 
 import dataclasses
 import difflib
 import importlib
+import math
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -237,11 +238,22 @@ def _parse(text: str, where: str, imports: list[str]) -> tuple[dict[str, Binding
             elif isinstance(statement, config_parser.BindingStatement):
                 scope, selector, parameter, value, place = statement
                 line = where if where.startswith("--") else f"{where}:{place.line_num}"
+                if not _is_finite(value):
+                    raise SpotError(f"{line}: {value!r} is no number to compute with; give another")
                 new = Binding(scope, selector, parameter, value, line)
                 _join(bindings, {new.key: new}, "lines" if line != where else "flags")
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         raise SpotError(_syntax(error, text, where)) from error
     return bindings, includes
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether every number in a value is finite: 1e400 is none that a float can hold."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(item) for item in (*value.keys(), *value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _importable(statement: config_parser.ImportStatement, where: str) -> str:

@@ -30,7 +30,7 @@ def complaint(capsys):
     [
         ("LEARNING_RATE", "0", "above 0"),
         ("LEARNING_RATE", "-1", "above 0"),
-        ("LEARNING_RATE", "1e400", "Adafactor.learning_rate is inf"),
+        ("LEARNING_RATE", "1e400", "inf is no number to compute with"),
         ("DROPOUT_RATE", "-0.1", "from 0 below 1"),
         ("DROPOUT_RATE", "1.0", "from 0 below 1"),
         ("DROPOUT_RATE", "2", "from 0 below 1"),
