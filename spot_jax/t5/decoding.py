@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
@@ -20,6 +20,8 @@ from spot_jax.t5.layers import KeyValue
 from spot_jax.t5.model import Cache, Params, decode_step, encode, start_cache
 
 START = 0
+# Keys and values of self-attention, of every beam.
+_BeamsKeyValue = tuple[Float[Array, "b k _s h d"], Float[Array, "b k _s h d"]]
 
 
 def greedy(
@@ -75,11 +77,11 @@ class _Beams:
     """
 
     position: Int[Array, ""]
-    live: Int[Array, "b k l+1"]
+    live: Int[Array, "b k m"]  # m: the start token and the longest length
     log_probs: Float[Array, "b k"]
-    finished: Int[Array, "b k l+1"]
+    finished: Int[Array, "b k m"]
     scores: Float[Array, "b k"]
-    cache: list[KeyValue]  # self-attention's, each [b, k, l, heads, head_dim]
+    cache: list[_BeamsKeyValue]
 
 
 def beam_search(
@@ -186,7 +188,7 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
 
 def _step_beams(
     params: Params, config: T5Config, cache: Cache, state: _Beams
-) -> tuple[Float[Array, "b k v"], list[KeyValue]]:
+) -> tuple[Float[Array, "b k v"], list[_BeamsKeyValue]]:
     """Return logits [b, k, v] after the live sequences, and their cache with this position."""
 
     # Mapped over beams with the encoder's keys and values held still: the matrix products get k
@@ -202,7 +204,7 @@ def _step_beams(
 
 def _extend(
     state: _Beams,
-    cache: list[KeyValue],
+    cache: list[_BeamsKeyValue],
     log_probs: Float[Array, "b k v"],
     alpha: float,
     eos_id: int,
@@ -234,5 +236,5 @@ def _extend(
     )
 
 
-def _take(x: Float[Array, "b n ..."], index: Int[Array, "b m"]) -> Float[Array, "b m ..."]:
+def _take(x: Shaped[Array, "b n ..."], index: Int[Array, "b m"]) -> Shaped[Array, "b m ..."]:
     return jax.vmap(lambda row, i: row[i])(x, index)
