@@ -139,7 +139,8 @@ def clients(port: int, jobs: list[dict], count: int) -> list[dict]:
                 return
             begin = time.perf_counter()
             try:
-                connection.request("POST", "/predict", json.dumps(jobs[number]))
+                kind = {"Content-Type": "application/json"}
+                connection.request("POST", "/predict", json.dumps(jobs[number]), kind)
                 response = connection.getresponse()
                 body = json.loads(response.read())
             except (OSError, http.client.HTTPException) as error:

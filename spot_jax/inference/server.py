@@ -175,7 +175,7 @@ def app_of(
 
 def _add_predictions(app: FastAPI, prompts: LoadedPrompts, metrics: Metrics) -> None:
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 401, 404, 413, 422, 503)
+        status: {"model": Problem} for status in (400, 401, 404, 413, 415, 422, 503)
     }
 
     @app.post("/predict", response_model=PredictResponse, responses=problems)
@@ -361,6 +361,13 @@ class _Gate:
             sent = headers.get(b"authorization", b"")
             if not hmac.compare_digest(sent, self.expected):
                 return _problem(401, "send the token: Authorization: Bearer TOKEN")
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if (
+            scope["method"] == "POST"
+            and scope["path"] == "/predict"
+            and kind != b"application/json"
+        ):
+            return _problem(415, "send a JSON object with Content-Type: application/json")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > LARGEST_BODY:
             return _problem(
