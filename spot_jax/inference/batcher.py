@@ -49,7 +49,8 @@ class Batcher:
 
         Args:
             prompts: prompts of the service.
-            max_wait: seconds that a first request waits for others to join it.
+            max_wait: seconds without another request after which those that wait begin; ten times
+                as long at most.
             max_rows: number of rows that may wait.
             observe: function that is told each round's rows, prompts and seconds.
         """
@@ -104,10 +105,11 @@ class Batcher:
             self._round()
 
     def _gather(self) -> None:
-        deadline = time.monotonic() + self.max_wait
+        """Wait as long as requests keep coming: those that a round has answered ask again."""
+        deadline = time.monotonic() + 10 * self.max_wait
         with self._changed:
             while self.waiting < self.prompts.batch_size and not self._closing:
-                left = deadline - time.monotonic()
+                left = min(self.max_wait, deadline - time.monotonic())
                 if left <= 0 or not self._changed.wait(left):
                     return
 
