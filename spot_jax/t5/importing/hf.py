@@ -99,6 +99,10 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         names = ", ".join(_ACTIVATIONS)
         raise SpotError(f"{path}: feed_forward_proj is {activation!r}, expected one of {names}")
+    needed = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+    for name in needed:
+        if name not in data:
+            raise SpotError(f"{path}: lacks {name}; fetch it again")
     with reading(path, "fetch it again", "broken configuration"):
         decoder_layers = data.get("num_decoder_layers")
         fields = {
