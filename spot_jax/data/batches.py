@@ -1,11 +1,10 @@
 """Batches of fixed shape from a stream of examples: padded or packed, prompts written in."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int
 
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.data.sources import Source, State
@@ -98,23 +97,8 @@ class BatchShape:
         return min(self.inputs_length, inputs - room), min(self.targets_length, targets)
 
 
-@dataclass
-class Row:
-    """The segments of one row and the room that is left in it."""
-
-    inputs_left: int
-    targets_left: int
-    segments: list[Pair] = field(default_factory=list)
-
-    def has_room(self, inputs: int, targets: int) -> bool:
-        """Return whether a segment of these lengths still goes in."""
-        return inputs <= self.inputs_left and targets <= self.targets_left
-
-    def add(self, pair: Pair) -> None:
-        """Put a segment behind the others."""
-        self.segments.append(pair)
-        self.inputs_left -= len(pair[0])
-        self.targets_left -= len(pair[1])
+Row = list[Pair]
+"""The segments of one row, in order."""
 
 
 class Batches:
@@ -153,31 +137,37 @@ class Batches:
 
     def __next__(self) -> Batch:
         rows = self._packed_plan() if self.shape.pack else self._padded_plan()
-        here = rows[self.host_rows]
+        # Other hosts' examples are planned and counted, but neither cut nor written.
+        here = [
+            [_prepare(pair, self._text_lengths, self.write) for pair in row]
+            for row in rows[self.host_rows]
+        ]
         inputs_length, targets_length = self.row_lengths
         return materialise(here, inputs_length, targets_length, packed=self.shape.pack)
 
-    def _row(self) -> Row:
-        return Row(*self.row_lengths)
-
     def _padded_plan(self) -> list[Row]:
-        rows = [self._row() for _ in range(self.shape.batch_size)]
-        for row in rows:
-            row.add(self._prepare(self.source.next()))
+        rows = [[self.source.next()] for _ in range(self.shape.batch_size)]
+        for (pair,) in rows:
+            self._count(pair)
         return rows
 
     def _packed_plan(self) -> list[Row]:
-        rows = [self._row() for _ in range(self.shape.batch_size)]
+        rows: list[Row] = [[] for _ in range(self.shape.batch_size)]
+        inputs_left, targets_left = (np.full(len(rows), n, np.int32) for n in self.row_lengths)
         while True:
             if self._pending is None:
                 self._pending_state = self.source.state()
                 self._pending = self.source.next()
-            # Looked at first and prepared after: an example is counted in the batch that holds it.
-            lengths = self._lengths(self._pending)
-            row = next((row for row in rows if row.has_room(*lengths)), None)
-            if row is None:
+            # Looked at first and counted after: an example belongs to the batch that holds it.
+            inputs, targets = self._lengths(self._pending)
+            has_room = (inputs_left >= inputs) & (targets_left >= targets)
+            first = int(has_room.argmax())
+            if not has_room[first]:
                 return rows
-            row.add(self._prepare(self._pending))
+            rows[first].append(self._pending)
+            inputs_left[first] -= inputs
+            targets_left[first] -= targets
+            self._count(self._pending)
             self._pending = None
 
     def _lengths(self, pair: Pair) -> tuple[int, int]:
@@ -187,14 +177,11 @@ class Batches:
     def _text_length(self, inputs: Ids) -> int:
         return self.write.text_length(inputs) if self.write else len(inputs)
 
-    def _prepare(self, pair: Pair) -> Pair:
-        """Cut and count one example, and write its prompt."""
-        inputs, targets = pair
+    def _count(self, pair: Pair) -> None:
         inputs_length, targets_length = self._text_lengths
         self.examples += 1
-        self.truncated_inputs += self._text_length(inputs) > inputs_length
-        self.truncated_targets += len(targets) > targets_length
-        return _prepare(pair, self._text_lengths, self.write)
+        self.truncated_inputs += self._text_length(pair[0]) > inputs_length
+        self.truncated_targets += len(pair[1]) > targets_length
 
     def state(self) -> State:
         """Return the place of the next batch's first example, and the counts so far."""
@@ -221,35 +208,22 @@ def evaluation_batches(
     write: InputWriter | None = None,
     *,
     host_rows: slice | None = None,
-    candidates: Int[np.ndarray, "n c u"] | None = None,
 ) -> Iterator[Batch]:
     """Yield padded batches of all examples in order; the last one is filled with rows of padding.
 
     Batches carry `row_valid` [B] bool, false in the rows that only fill. `shape.pack` plays no
     part: each example has a row of its own.
-
-    Args:
-        examples: tokens of text.
-        shape: rows and lengths.
-        write: writer of virtual tokens; None for none.
-        host_rows: rows of this process; None for all.
-        candidates: tokens of each example's answers to choose among, which the batches carry as
-            `candidate_tokens` [B, c, u]; None for none.
     """
     room = write.room if write else 0
     lengths = shape.inputs_length, shape.targets_length
     for start in range(0, len(examples), shape.batch_size):
-        rows = [Row(lengths[0] + room, lengths[1]) for _ in range(shape.batch_size)]
-        stop = min(start + shape.batch_size, len(examples))
-        for row, number in zip(rows, range(start, stop), strict=False):
-            row.add(_prepare(examples[number], lengths, write))
-        here = rows[host_rows or slice(None)]
+        numbers = range(start, start + shape.batch_size)[host_rows or slice(None)]
+        here = [
+            [_prepare(examples[number], lengths, write)] if number < len(examples) else []
+            for number in numbers
+        ]
         batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
-        batch["row_valid"] = np.array([bool(row.segments) for row in here])
-        if candidates is not None:
-            filled = np.zeros((shape.batch_size, *candidates.shape[1:]), np.int32)
-            filled[: stop - start] = candidates[start:stop]
-            batch["candidate_tokens"] = filled[host_rows or slice(None)]
+        batch["row_valid"] = np.array([bool(row) for row in here])
         yield batch
 
 
@@ -295,7 +269,7 @@ def materialise(rows: list[Row], inputs_length: int, targets_length: int, *, pac
             batch[f"{side}_positions"] = np.zeros(size, np.int32)
     for number, row in enumerate(rows):
         first = first_target = 0
-        for segment, (inputs, targets) in enumerate(row.segments, start=1):
+        for segment, (inputs, targets) in enumerate(row, start=1):
             inputs_at = slice(first, first := first + len(inputs))
             targets_at = slice(first_target, first_target := first_target + len(targets))
             batch["encoder_input_tokens"][number, inputs_at] = inputs
