@@ -10,6 +10,7 @@ and remedy. JSON objects of ours carry a digest of their fields (`write_object`,
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -266,8 +267,10 @@ def read_versioned(
         except FileNotFoundError:
             return None
         check_version(path, fields["format"], version)
+        # What is wrong with a field says more than a digest, so it comes first; on a copy, as
+        # `read` may take fields apart.
         content = {name: fields[name] for name in fields if name not in (FIELD, "format")}
-        value = read(content)  # what is wrong with a field says more than a digest
+        value = read(copy.deepcopy(content))
         check_digest(fields, places)
         return value
 
