@@ -141,10 +141,10 @@ def test_two_processes_share_the_jobs_and_both_see_the_end(world, tmp_path):
     workers = [context.Process(target=work, args=(plan, barrier, done)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [done.get() for _ in names(plan)]
     for worker in workers:
-        worker.join(30)
+        worker.join(60)
         assert worker.exitcode == 0
+    found = [done.get() for _ in names(plan)]
     assert sorted(name for _, name in found) == sorted(names(plan)) and done.empty()
     assert len({pid for pid, _ in found}) == 2
 
