@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int
 
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.data.sources import Source, State
@@ -208,11 +209,20 @@ def evaluation_batches(
     write: InputWriter | None = None,
     *,
     host_rows: slice | None = None,
+    candidates: Int[np.ndarray, "n c u"] | None = None,
 ) -> Iterator[Batch]:
     """Yield padded batches of all examples in order; the last one is filled with rows of padding.
 
     Batches carry `row_valid` [B] bool, false in the rows that only fill. `shape.pack` plays no
     part: each example has a row of its own.
+
+    Args:
+        examples: tokens of text.
+        shape: rows and lengths.
+        write: writer of virtual tokens; None for none.
+        host_rows: rows of this process; None for all.
+        candidates: tokens of each example's answers to choose among, which the batches carry as
+            `candidate_tokens` [B, c, u]; None for none.
     """
     room = write.room if write else 0
     lengths = shape.inputs_length, shape.targets_length
@@ -224,6 +234,12 @@ def evaluation_batches(
         ]
         batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
         batch["row_valid"] = np.array([bool(row) for row in here])
+        if candidates is not None:
+            filled = np.zeros((len(here), *candidates.shape[1:]), np.int32)
+            for row, number in zip(filled, numbers, strict=True):
+                if number < len(examples):
+                    row[:] = candidates[number]
+            batch["candidate_tokens"] = filled
         yield batch
 
 

@@ -22,6 +22,8 @@ Schedule = Callable[[Any], Any]
 # Far above what any of ours can be trained with, and below what overflows.
 RATE = Range(0, 1e6, "low")
 STEP = whole(0, 10**9)
+# AdamW scales its decay by the learning rate, so it may be above 1.
+DECAY = Range(0, 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +208,7 @@ class AdamW:
     max_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        check_fields(self, learning_rate=RATE, weight_decay=SHARE, max_norm=POSITIVE)
+        check_fields(self, learning_rate=RATE, weight_decay=DECAY, max_norm=POSITIVE)
         check_fields(self, b1=Range(0, 1, "high"), b2=Range(0, 1, "high"))
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:

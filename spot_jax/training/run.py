@@ -141,10 +141,10 @@ def train(
     method.check_source()
     forget(data.names)
     check_tables(directory, data.names)
-    data = with_lengths(data, backbone)
     _check_parts(num_microbatches, data.batch_size, method, profile_steps)
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
     with owned(directory):
+        data = with_lengths(data, backbone)
         setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
         check_same_run(directory, setup.description(data, optimizer), method.defaults())
         if jax.process_index() == 0:

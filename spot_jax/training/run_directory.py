@@ -122,7 +122,9 @@ def _as_written_today(
     trusted = ("vocabulary", "parameter_dtype", "scan_layers")
     stored = {**{name: description.get(name) for name in trusted}, **stored}
     method = str(stored.get("method", "")).removesuffix("Recipe")
-    settings = {**defaults, **(stored.get("method_settings") or {})}
+    settings = stored.get("method_settings") or {}
+    if isinstance(settings, Mapping):  # what else a damaged file has there is seen to differ
+        settings = {**defaults, **settings}
     return {**stored, "method": method, "method_settings": settings}
 
 

@@ -64,8 +64,6 @@ def make_mesh(shape: MeshShape) -> Mesh:
         SpotError: more devices asked for than there are, or a number that does not fit.
     """
     devices = jax.device_count()
-    if shape.model < 1 or (shape.data is not None and shape.data < 1):
-        raise SpotError(f"mesh axes are at least 1, found data={shape.data}, model={shape.model}")
     data = max(devices // shape.model, 1) if shape.data is None else shape.data
     if data * shape.model > devices:
         raise SpotError(

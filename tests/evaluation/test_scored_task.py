@@ -81,7 +81,7 @@ def test_a_task_without_a_score_is_left_out_of_the_mean_by_name(caplog):
     assert math.isnan(mean_of_tasks(tasks[1:2], results[1:2])["score"])
 
 
-@pytest.mark.parametrize("template", ["no field", "{}", "{a.b}", "{open"])
+@pytest.mark.parametrize("template", ["no field", "{}", "{1}", "{a!r}", "{open"])
 def test_templates_that_are_refused(template):
     with pytest.raises(SpotError, match="template"):
         fields.register("t", template)

@@ -65,7 +65,7 @@ def minimal(**changes) -> str:
 BAD = {
     "truncated": (minimal()[:-20], "truncated or not JSON"),
     "empty": ("", "truncated or not JSON"),
-    "a list": ("[1, 2]", "not a study's results"),
+    "a list": ("[1, 2]", "a JSON object is expected, found list"),
     "another file": ('{"backbone": "x"}', "not a study's results"),
     "newer": (minimal(format=2), "newer spot-jax"),
     "no scores": (minimal(scores="gone"), "has no `scores`"),

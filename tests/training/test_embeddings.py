@@ -50,7 +50,7 @@ def test_the_prompts_at_the_embedding_step_are_kept_by_runs_that_go_on_too(tiny,
     ("step", "method", "match"),
     [
         (6, None, "embedding_step is 6, but the run's steps are 1 to 5; raise TRAIN_STEPS"),
-        (-1, None, "embedding_step is -1, but the run's steps are 1 to 5"),
+        (-1, None, "embedding_step is -1; give a whole number from 0"),
         (2, ModelTuning(), "model tuning has no prompt to embed a task by"),
     ],
 )

@@ -186,11 +186,9 @@ def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
 )
 def test_settings_that_do_not_fit_are_one_line(options, match, tiny, tmp_path):
     options = dict(options)
-    if "lengths" in options:
-        options["data"] = dataclasses.replace(
-            tiny.data(), task_feature_lengths=options.pop("lengths")
-        )
+    lengths = options.pop("lengths", tiny.data().task_feature_lengths)
     with pytest.raises(SpotError, match=match) as caught:
+        options["data"] = dataclasses.replace(tiny.data(), task_feature_lengths=lengths)
         tiny.train(tmp_path, options.pop("steps", 5), **options)
     assert "\n" not in str(caught.value)
 
@@ -199,7 +197,7 @@ def test_a_prompt_begins_from_a_file_and_names_its_ancestors(tiny, tmp_path):
     first = tiny.train(tmp_path / "first", 3, seeds=4)
     path = str(first.prompts[0])
     method = PromptTuning(length=4, init="prompt", prompt=path)
-    frozen_rate = Adafactor(0.0, weight_decay=0.0)
+    frozen_rate = Adafactor(1e-30, weight_decay=0.0)
     second = tiny.train(tmp_path / "second", 1, method=method, optimizer=frozen_rate)
     found = load_prompt(second.prompts[0])
     np.testing.assert_array_equal(found.prompt, load_prompt(path).prompt)

@@ -130,13 +130,17 @@ def test_moments_live_with_their_parameters_and_reduced_ones_everywhere(layers, 
     assert count.spec == PartitionSpec()
 
 
+@pytest.mark.parametrize(("data", "model"), [(0, 1), (1, -2)])
+def test_an_axis_has_one_device_or_more(data, model):
+    with pytest.raises(SpotError, match="give a whole number from 1"):
+        MeshShape(data, model)
+
+
 @pytest.mark.parametrize(
     ("shape", "match"),
     [
         (MeshShape(3, 4), "data=3 x model=4 needs 12 devices, found 8"),
         (MeshShape(None, 16), "data=1 x model=16 needs 16 devices, found 8"),
-        (MeshShape(0, 1), "at least 1, found data=0"),
-        (MeshShape(1, -2), "at least 1, found data=1, model=-2"),
     ],
 )
 def test_meshes_that_cannot_be(shape, match):

@@ -72,7 +72,9 @@ def test_a_method_that_cannot_be_transferred_is_one_line(world, tmp_path, method
     assert "\n" not in str(caught.value)
     if method.__class__ is not PromptTuning:
         with pytest.raises(SpotError, match=message):
-            Tuning(StoredBackbone(world.backbone), DataSource("a", {}), method)
+            Tuning(
+                StoredBackbone(world.backbone), DataSource("a", {"inputs": 8, "targets": 2}), method
+            )
 
 
 def test_a_beginning_keeps_the_rest():

@@ -254,8 +254,9 @@ def test_not_a_checkpoint(golden, tmp_path, dest):
     (other / "notes.txt").write_text("nothing")
     forms = "expected a T5X checkpoint_STEP .* Hugging Face .* stored backbone"
     refused(other, dest, f"not a checkpoint; {forms}")
-    refused(tmp_path / "nowhere", dest, f"does not exist; {forms}")
     refused(other / "notes.txt", dest, f"is a file; {forms}")
+    forms = "give the place of a T5X checkpoint_STEP .* Hugging Face"
+    refused(tmp_path / "nowhere", dest, f"does not exist; {forms}")
 
 
 def test_nothing_is_overwritten(golden, dest):
