@@ -336,7 +336,7 @@ def test_a_run_directory_that_another_start_has_is_refused_before_anything_is_re
             train(**options)
     left = run / f".best-0.safetensors.{machine_mark()}.{dead_process()}.0123abcd.part"
     left.write_bytes(b"half")
-    with pytest.raises(SpotError, match="no stored backbone"):
+    with pytest.raises(SpotError, match="found 'task'"):
         train(**options)
     assert {path.name for path in run.iterdir()} == {".owner"}
 

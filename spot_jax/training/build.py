@@ -208,6 +208,7 @@ def with_lengths(data: DataSource, backbone: AnyBackbone) -> DataSource:
     """Return the data with feature lengths: those that suit its files where it has none."""
     tables = [part for name in data.names for part in loading.constituents(name)]
     if data.task_feature_lengths is not None or not all(map(loading.is_table, tables)):
+        _ = data.lengths  # that there are some is known before anything is compiled
         return data
     if isinstance(backbone, StoredBackbone):
         vocabulary = backbone.vocabulary()

@@ -171,8 +171,9 @@ def _embed(
     """Return the file of the task's embedding, tuned unless it exists."""
     tuning = tuning_of(library, task, backbone, wanted)
     fingerprint = tuning.backbone.description().fingerprint
-    alike = dataclasses.replace(tuning, backbone=dataclasses.replace(tuning.backbone, path=""))
-    settings = {"task": task, "backbone": fingerprint, "tuning": plain_fields(alike)}
+    fields = plain_fields(tuning)
+    fields["backbone"]["path"] = ""  # it may be moved
+    settings = {"task": task, "backbone": fingerprint, "tuning": fields}
     directory = Path(output_dir or Path("runs") / "embeddings" / _folder(task, settings))
     mark = directory / MARK
     path = directory / "prompts" / "embedding-0.safetensors"
@@ -207,7 +208,7 @@ def tuning_of(library: Library, task: str, backbone: str, wanted: EmbeddingSetti
         SpotError: nothing on this backbone, or a setting that nobody says.
     """
     stored = StoredBackbone(backbone)
-    bare = Tuning(stored, DataSource(task, {}))
+    bare = Tuning(stored, DataSource(task))
     entry, like = _example(library, bare.backbone.description().fingerprint)
     lengths = dict(like.tuning.get("lengths", {}))
     for name in ("inputs", "targets"):
