@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot_jax.cli.flags import add_seqio_flags, use_seqio_flags
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         **options,
     )
     if values.output:
-        write_predictions(Path(values.output), scores)
+        write_predictions(values.output, scores)
     print(json.dumps([s.summary() for s in scores], indent=1) if values.json else table(scores))
     return 0
 

@@ -39,6 +39,14 @@ def parser(verb: str, description: str, *, settings: bool = False) -> OneLinePar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    together = command.add_argument_group(
+        "several processes (a TPU pod, SLURM, MPI or an indexed Kubernetes job needs none of these)"
+    )
+    together.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    together.add_argument("--process_count", type=int, metavar="N", help="processes")
+    together.add_argument(
+        "--process_index", "--process_id", dest="process_id", type=int, metavar="I", help="0 to N-1"
+    )
     if settings:
         command.usage = f"spot {verb} --gin_file=FILE [--gin.NAME=VALUE ...]"
         hidden = argparse.SUPPRESS

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from gin import config_parser
 
 from spot_jax import shipped
 from spot_jax.errors import SpotError
+from spot_jax.files import absolute, as_path, is_local, resolved
 
 INSTALLED = shipped.ROOT
 """Holds the `gin_configs/` that ships, so that `gin_configs/runs/x.gin` works anywhere."""
@@ -141,22 +143,25 @@ def parts(value: Any) -> Iterator[Macro | Reference]:
             yield from parts(item)
 
 
-def find(name: str, search_paths: Iterable[str | Path]) -> Path:
+def find(name: str, search_paths: Iterable[str | Path]) -> epath.Path:
     """Return the file of this name: as it is, below a search path, or among the installed ones."""
-    roots = [Path(), *map(Path, search_paths), INSTALLED]
-    for root in roots:
-        if (root / name).is_file():
-            return root / name
-    looked = ", ".join(str(root.absolute()) for root in dict.fromkeys(roots))
+    roots = [epath.Path(), *map(as_path, search_paths), epath.Path(INSTALLED)]
+    candidates = [root / name for root in roots] if is_local(name) else [as_path(name)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    if not is_local(name):
+        raise SpotError(f"there is no gin file {name}; check the path and your rights")
+    looked = ", ".join(str(absolute(root)) for root in dict.fromkeys(roots))
     nearby = {near for root in roots for near in _near(root, name)}
     near = difflib.get_close_matches(name, sorted(nearby), 3, cutoff=0.5)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
     raise SpotError(f"there is no gin file {name}, looked for in {looked}{hint}")
 
 
-def _near(root: Path, name: str) -> list[str]:
+def _near(root: epath.Path, name: str) -> list[str]:
     """Return gin files that a misspelt name might have meant: its directory's and gin_configs'."""
-    folders = [root / Path(name).parent, *sorted((root / "gin_configs").glob("*"))]
+    folders = [(root / name).parent, *sorted((root / "gin_configs").glob("*"))]
     paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.gin")]
     return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
 
@@ -192,19 +197,19 @@ def read(
 
 
 def _read_file(
-    name: str, search_paths: Sequence[str], imports: list[str], within: tuple[Path, ...]
+    name: str, search_paths: Sequence[str], imports: list[str], within: tuple[epath.Path, ...]
 ) -> dict[str, Binding]:
     path = find(name, search_paths)
-    if path.resolve() in within:
+    if resolved(path) in within:
         raise SpotError(f"gin file {path} includes itself by way of {within[-1]}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise SpotError(f"gin file {path} is not text in UTF-8: {error.reason}") from error
     direct, includes = _parse(text, str(path), imports)
     bindings: dict[str, Binding] = {}
     for include in includes:
-        below = _read_file(include, search_paths, imports, (*within, path.resolve()))
+        below = _read_file(include, search_paths, imports, (*within, resolved(path)))
         # What this file says about a name settles whatever its includes say.
         below = {
             key: dataclasses.replace(binding, included=True)

@@ -5,11 +5,12 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO, Any
 
 from spot_jax.cli.inference_flags import how, inference_parser, opened
 from spot_jax.errors import SpotError
+from spot_jax.files import as_path
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     options = how(values)
     labels = [] if values.labels is None else [label.strip() for label in values.labels.split(",")]
 
-    if values.output or Path(values.input).suffix.lower() in (".parquet", ".arrow", ".feather"):
+    if values.output or PurePath(values.input).suffix.lower() in (".parquet", ".arrow", ".feather"):
         return _predict_rows(values, labels, options)
     with _lines(values.input) as lines:  # before the backbone: a missing file is found at once
         from spot_jax.inference.predictor import ENDINGS, Predictor
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         predictor = Predictor(tuned, task=values.task, labels=labels, **options)
         form = values.format
         if form == "auto":
-            form = ENDINGS.get(Path(values.input).suffix.lower(), "auto")
+            form = ENDINGS.get(PurePath(values.input).suffix.lower(), "auto")
         for row in predictor(lines, form):
             print(json.dumps(row, ensure_ascii=False))
     _say_what_was_cut(predictor)
@@ -100,5 +101,5 @@ def _lines(path: str) -> Iterator[IO[Any]]:
         # As bytes: whatever the locale says, text is UTF-8.
         yield getattr(sys.stdin, "buffer", sys.stdin)
         return
-    with Path(path).expanduser().open("rb") as file:
+    with as_path(path).open("rb") as file:
         yield file

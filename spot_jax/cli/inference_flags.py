@@ -31,7 +31,7 @@ def inference_parser(verb: str, description: str) -> OneLineParser:
         "--inputs_length", type=int, metavar="N", help="tokens of text, end included"
     )
     flags.add_argument("--targets_length", type=int, metavar="N")
-    flags.add_argument("--mesh", default="1x1", metavar="DATAxMODEL", help="default: one device")
+    flags.add_argument("--mesh", metavar="DATAxMODEL", help="default: one device")
     return flags
 
 
@@ -45,13 +45,14 @@ def opened(values: argparse.Namespace, prompts: list[str]) -> "Tuned":
 
     from spot_jax.cli.values import mesh
     from spot_jax.inference.tuned import open_tuned
+    from spot_jax.training.distributed import is_joined
 
     return open_tuned(
         values.run_dir,
         backbone=values.backbone,
         prompts=prompts,
         which=values.which,
-        mesh=mesh(values.mesh),
+        mesh=mesh(values.mesh or ("*x1" if is_joined() else "1x1")),
         allow_modules=values.allow_modules_of_run,
     )
 

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from spot_jax.cli.flags import OneLineParser
+from spot_jax.cli.joining import end, join, lost_peer
 from spot_jax.errors import SpotError, SpotWarning
 from spot_jax.version import __version__
 
@@ -26,6 +28,7 @@ VERBS = {
     "eval": "metrics of a prompt on a split of a task",
     "infer": "predictions for lines of text or JSON, from a file or standard input",
     "serve": "the same over HTTP: many prompts behind one backbone, mixed in one batch",
+    "plan": "whether a run fits on a TPU slice, and its time and cost; no TPU needed",
     "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
     "data": "what a file of your own holds: labels, missing values, splits, lengths",
     "doctor": "why a run does not learn, and what to do",
@@ -35,8 +38,12 @@ VERBS = {
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 PATH_ERRORS = (errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+# Packages whose errors are those of an object store.
+BUCKET_CLIENTS = ("gcsfs", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 BAD_INPUT = 2
+PEER_LOST = 3
+"""Exit code of a process that lost another one of its run."""
 STOPPED = 130
 """Exit code of work that a signal stopped, whichever signal and however far it was."""
 SIGNALS = tuple(
@@ -60,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for work that is finished, 2 for a mistake in the input, 130 for work that
-        a signal stopped (Ctrl-C, SIGTERM, SIGHUP), which the same command goes on with.
+        a signal stopped (Ctrl-C, SIGTERM, SIGHUP), which the same command goes on with, 3 if
+        another process of several is gone.
     """
     with stoppable() as signals:
         return _main(argv, signals)
@@ -86,8 +94,11 @@ def _main(argv: Sequence[str] | None, signals: list[str]) -> int:
     except Exception as error:
         if signals:  # one that came in the middle of an import, which says so in its own way
             return stopped(f"stopped by {signals[0]}")
+        if lost := lost_peer(error):
+            end(PEER_LOST, lost)
         mistake = disk_mistake(error)
         if mistake is None:
+            end(1, "".join(traceback.format_exception(error)).rstrip())
             raise
         return _complain(mistake)
 
@@ -136,6 +147,8 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         OneLineParser(prog="spot").error(f"there is no command {verb!r}, but {', '.join(VERBS)}")
     try:
+        if not join(verb, rest):
+            return 0
         module = importlib.import_module(f"spot_jax.cli.{verb}")
         return int(module.main(rest) or 0)
     except SystemExit as leaving:  # argparse's way out after --help
@@ -161,7 +174,9 @@ def plain_warnings() -> Iterator[None]:
 
 def _complain(message: str) -> int:
     line = (message.strip().splitlines() or ["a mistake without a word"])[0]
-    print(f"spot: {line if len(line) <= 1000 else line[:997] + '...'}", file=sys.stderr)
+    line = line if len(line) <= 1000 else line[:997] + "..."
+    end(BAD_INPUT, line)
+    print(f"spot: {line}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -171,6 +186,9 @@ def disk_mistake(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; check the path and its rights"
     cause: BaseException | None = error
     while cause is not None:
+        if type(cause).__module__.partition(".")[0] in BUCKET_CLIENTS:
+            reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+            return f"a bucket cannot be used: {reason}; check its name, your login and your rights"
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
             where = f"{cause.filename}: " if cause.filename else "cannot write: "
             return f"{where}{cause.strerror}; free space or give another directory"

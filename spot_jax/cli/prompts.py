@@ -8,7 +8,7 @@ from typing import Any
 
 from spot_jax.cli.flags import OneLineParser, parser
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned
+from spot_jax.files import aligned, as_path
 
 PROBLEMS = 1
 
@@ -47,12 +47,10 @@ def add(arguments: Sequence[str]) -> int:
     flags.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
     values = flags.parse_args(arguments)
     library = _opened(values)
-    from pathlib import Path
-
     if not all(source.strip() for source in values.sources):
         raise SpotError("a path to add is empty; give a run directory or prompt files")
     for source in values.sources:
-        is_run = Path(source).expanduser().is_dir()
+        is_run = as_path(source).is_dir()
         added = library.add_run(source) if is_run else [library.add_file(source)]
         for entry in added:
             _tell_added(entry)
@@ -183,8 +181,6 @@ def export(arguments: Sequence[str]) -> int:
     form = values.form or next((f for end, f in endings.items() if values.dest.endswith(end)), None)
     if form is None:
         raise SpotError(f"{values.dest} has no known ending; say --form spot, t5x or peft")
-    from pathlib import Path
-
     from spot_jax.library.exchange import write_prompt
 
     if values.library:
@@ -195,11 +191,11 @@ def export(arguments: Sequence[str]) -> int:
     else:
         from spot_jax.inference.export import exported
 
-        if not Path(values.source).expanduser().exists():
+        if not as_path(values.source).exists():
             raise SpotError(
                 f"no run or file at {values.source}; for an entry of a library add --library DIR"
             )
-        card = Path(values.card).expanduser().read_text("utf-8") if values.card else None
+        card = as_path(values.card).read_text("utf-8") if values.card else None
         prompt = exported(
             values.source,
             task=values.task,

@@ -25,14 +25,6 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument(
         "--dry_run", action="store_true", help="check the settings, print them, and do not train"
     )
-    together = flags.add_argument_group(
-        "several processes (a TPU pod or SLURM needs none of these)"
-    )
-    together.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    together.add_argument("--process_count", type=int, metavar="N", help="processes")
-    together.add_argument(
-        "--process_index", "--process_id", dest="process_id", type=int, metavar="I", help="0 to N-1"
-    )
     values, settings = gin_flags(flags, arguments)
     for line in fill(values, settings):
         print(line, flush=True)
@@ -45,10 +37,6 @@ def main(arguments: Sequence[str]) -> int:
     if values.dry_run:
         print(text, end="")
         return 0
-
-    from spot_jax.training.distributed import start
-
-    start(values.coordinator_address, values.process_count, values.process_id)
     result = train(operative_config=text, **fields)
     if not result.finished:
         raise KeyboardInterrupt(f"stopped and saved at step {result.step}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spot_jax.errors import SpotError
+from spot_jax.files import is_local
 from spot_jax.shipped import ROOT
 
 
@@ -32,7 +33,7 @@ def shipped(path: str) -> str:
         path: path as it is, or from the root of what ships.
     """
     ours = ROOT / path
-    return path if "://" in path or Path(path).exists() or not ours.exists() else str(ours)
+    return path if not is_local(path) or Path(path).exists() or not ours.exists() else str(ours)
 
 
 def modules(names: str | Sequence[str] = ()) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ from spot_jax.data.feature_batches import (
 from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.data.sources import Shuffled
 from spot_jax.errors import SpotError
+from spot_jax.files import as_path
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.features import encoder_features, feature_layers
 from spot_jax.t5.vocabulary import Vocabulary
@@ -115,7 +115,7 @@ class CachedFeatures:
             dtype: type of the features.
             rebuild: whether features that are missing or damaged are made.
         """
-        directory = Path(cache).expanduser()
+        directory = as_path(cache)
         store = FeatureStore(directory, T5Features(backbone, layers), dtype, rebuild)
         return cls(store, vocabulary, labels, data, names, seeds, host_rows)
 

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, Int32, Int64
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_whole
+from spot_jax.files import as_path, write_whole
 from spot_jax.files.arrays import check_claims
 from spot_jax.t5.vocabulary import EOS
 
@@ -105,9 +105,9 @@ class Examples:
         """Return the greatest length of inputs and of targets."""
         return int(np.diff(self.inputs_offsets).max()), int(np.diff(self.targets_offsets).max())
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> epath.Path:
         """Write to a compressed `.npz`, in one move."""
-        path = Path(path)
+        path = as_path(path)
         arrays = {name: getattr(self, name) for name in ARRAYS}
         arrays["task"] = np.array(self.task)
         if self.keeps_eos is not None:
@@ -119,7 +119,7 @@ class Examples:
     def load(cls, path: str | os.PathLike[str]) -> "Examples":
         """Read what `save` wrote; raises `SpotError` when it is missing, damaged or empty."""
         try:
-            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with as_path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 check_claims(file, path)
                 arrays = {name: file[name] for name in ARRAYS}
                 task = str(file["task"]) if "task" in file else ""

@@ -13,18 +13,18 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import ml_dtypes
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Int32, Int64
 from tqdm import tqdm
 
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.errors import SpotError
-from spot_jax.files import clear_leftovers, parse_object, slug, write_whole
+from spot_jax.files import clear_leftovers, is_local, parse_object, slug, write_whole
 from spot_jax.files.digests import digest, json_digest
 from spot_jax.files.verified import matches
 
@@ -120,7 +120,7 @@ class FeatureStore:
         progress: whether a bar is drawn while building; None where standard error is a terminal.
     """
 
-    directory: Path
+    directory: epath.Path
     encoder: FeatureEncoder
     dtype: str = "float16"
     rebuild: bool = True
@@ -156,7 +156,7 @@ class FeatureStore:
                 ) from error
         return plan.opened(where)
 
-    def _refuse(self, where: Path, plan: "_Plan") -> None:
+    def _refuse(self, where: epath.Path, plan: "_Plan") -> None:
         fault = _fault_of_all(where, plan.description)
         if fault == _NONE and (others := self._others(plan)):
             raise SpotError(
@@ -180,7 +180,7 @@ class FeatureStore:
                 others.add(str(other.get("encoder", {}).get("backbone"))[:12])
         return sorted(others - {plan.backbone[:12]})
 
-    def _missing(self, where: Path, plan: "_Plan") -> list["_Shard"]:
+    def _missing(self, where: epath.Path, plan: "_Plan") -> list["_Shard"]:
         """Return the shards to make; delete what is of another text or damaged, and report that."""
         fault = _fault_of_all(where, plan.description)
         if fault:
@@ -198,7 +198,7 @@ class FeatureStore:
         return missing
 
     def _build(
-        self, where: Path, plan: "_Plan", examples: Examples, missing: Sequence["_Shard"]
+        self, where: epath.Path, plan: "_Plan", examples: Examples, missing: Sequence["_Shard"]
     ) -> None:
         if jax.process_count() > 1:
             raise SpotError(
@@ -265,12 +265,12 @@ class _Shard:
     def bytes(self) -> int:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
-    def fault(self, where: Path) -> str | None:
+    def fault(self, where: epath.Path) -> str | None:
         """Return what is wrong with the file, None if nothing is; all of it is read."""
         path, beside = where / self.name, where / f"{self.name}.json"
         if not path.exists() or not beside.exists():
             return _NONE
-        size = path.stat().st_size
+        size = epath.Path(path).stat().length
         if size != self.bytes:
             return f"{self.name} of {size} bytes where {self.bytes} belong"
         mark = _read(beside)
@@ -282,13 +282,16 @@ class _Shard:
             same = _sum(self.mapped(where)) == mark.get("crc32")
         return None if same else f"{self.name} altered"
 
-    def mapped(self, where: Path) -> np.ndarray:
-        """Return the vectors, read when they are used."""
+    def mapped(self, where: epath.Path) -> np.ndarray:
+        """Return the vectors; a local file's are read when they are used."""
         if not self.bytes:
             return np.zeros(self.shape, self.dtype)
-        return np.memmap(where / self.name, self.dtype, mode="r", shape=self.shape)
+        if is_local(where):
+            return np.memmap(where / self.name, self.dtype, mode="r", shape=self.shape)
+        data = (where / self.name).read_bytes()
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
 
-    def write(self, where: Path, vectors: np.ndarray) -> None:
+    def write(self, where: epath.Path, vectors: np.ndarray) -> None:
         """Write the file first and then its mark, so that a mark means a whole file."""
         _write(where / self.name, vectors)
         # Older versions compare the second sum.
@@ -339,7 +342,7 @@ class _Plan:
             "dtype": store.dtype,
         }
         mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        words = slug(f"{Path(task).name}-{split}")
+        words = slug(f"{task.rpartition('/')[2]}-{split}")
         text = hashlib.sha256(offsets.tobytes())
         described = {"format": FORMAT, **key, "shard_tokens": per_shard}
         plan = cls(described, f"{words[:60]}-{mark}", length, offsets, shards)
@@ -358,12 +361,12 @@ class _Plan:
         example = examples[number]
         return np.asarray(cut(example[0], self.length, example.keeps_eos), np.int32)
 
-    def opened(self, where: Path) -> Features:
+    def opened(self, where: epath.Path) -> Features:
         first = np.array([shard.start for shard in self.shards], np.int64)
         return Features(self.offsets, first, [shard.mapped(where) for shard in self.shards])
 
 
-def _fault_of_all(where: Path, wanted: Description) -> str | None:
+def _fault_of_all(where: epath.Path, wanted: Description) -> str | None:
     """Return what is wrong with a cache as a whole."""
     path = where / "features.json"
     if not path.exists():
@@ -386,7 +389,7 @@ def _sum(vectors: np.ndarray) -> int:
     return zlib.crc32(vectors.view(np.uint8).data)
 
 
-def _read(path: Path) -> Description:
+def _read(path: epath.Path) -> Description:
     """A JSON object; empty if there is none, or another is in its place."""
     try:
         return parse_object(path.read_bytes())
@@ -394,6 +397,6 @@ def _read(path: Path) -> Description:
         return {}
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: epath.Path, data: Any) -> None:
     """Write in one move, and onto the disk before the name is there."""
     write_whole(path, lambda file: file.write(data), durable=True)

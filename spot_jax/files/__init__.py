@@ -1,9 +1,9 @@
 """Files of ours: whole or absent, read in one way that names every fault, names and tables of text.
 
-A path is local or the URL of a bucket (gs://, s3://), as `etils.epath` takes it. A local file is
-written under a name of its own and moved into place, so no reader sees half of it and a killed
-writer leaves at most a hidden `.part` that nothing reads and the next writer clears away. A bucket
-shows an object only when it is whole, so there is nothing to move.
+A path is local or the URL of a bucket (gs://, s3://): `as_path` takes what a user types. A local
+file is written under a name of its own and moved into place, so no reader sees half of it and a
+killed writer leaves at most a hidden `.part` that nothing reads and the next writer clears away. A
+bucket shows an object only when it is whole, so there is nothing to move.
 
 `reading` is what every parser runs in: whatever it raises becomes one line that names file, fault
 and remedy. JSON objects of ours carry a digest of their fields (`write_object`, `read_object`).
@@ -14,6 +14,8 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import importlib.util
+import io
 import json
 import os
 import re
@@ -23,7 +25,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from etils import epath
 
@@ -33,6 +35,69 @@ from spot_jax.files.digests import FIELD, digest, json_digest
 T = TypeVar("T")
 
 Content = bytes | str | Callable[[IO[bytes]], object]
+
+# By scheme: the client of a bucket, and the extra of this package that brings it.
+_CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+if any(importlib.util.find_spec(client) for client, _ in _CLIENTS.values()):
+    # Else epath takes TensorFlow for buckets, whose files cannot be streamed and which lacks S3.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+
+
+def as_path(path: epath.PathLike) -> epath.Path:
+    """Return a path as users type it: `~` is their home, gs:// and s3:// begin a bucket's name.
+
+    A local path is a `Path`, which has all that is asked of an `epath.Path` here but the
+    sizes of `stat`.
+
+    Raises:
+        SpotError: a scheme that does not exist, or whose client is not installed.
+    """
+    text = os.fspath(path)
+    if re.match(r"(gs|s3):/(?!/)", text):
+        raise SpotError(f"{text}: a bucket's path has two slashes; write {text[:3]}//{text[4:]}")
+    if is_local(text):
+        if "\0" in text:
+            raise SpotError(f"{text!r}: a path holds no NUL; correct it")
+        return cast(epath.Path, Path(text).expanduser())
+    scheme, _, rest = text.partition("://")
+    if scheme not in _CLIENTS:
+        usable = ", ".join(f"{name}://" for name in _CLIENTS)
+        raise SpotError(
+            f"{text}: expected a local path or {usable}, found {scheme}://; copy it there"
+        )
+    if not rest.partition("/")[0]:
+        raise SpotError(f"{text}: names no bucket; write {scheme}://BUCKET/PATH")
+    client, extra = _CLIENTS[scheme]
+    if importlib.util.find_spec(client) is None:
+        raise SpotError(
+            f"{text}: {scheme}:// needs {client}, which is not installed; "
+            f"pip install 'spot-jax[{extra}]'"
+        )
+    # Another process writes too, and a list of a directory that is kept does not show it.
+    from fsspec.config import conf
+
+    for name in (scheme, {"gs": "gcs"}.get(scheme, scheme)):
+        conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    return epath.Path(text)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Return a path that means the same from any directory; a bucket's stays as it is."""
+    path = as_path(path)
+    return path.absolute() if is_local(path) else path
+
+
+def resolved(path: epath.PathLike) -> epath.Path:
+    """Return `absolute(path)` without symbolic links."""
+    path = as_path(path)
+    return path.resolve() if is_local(path) else path
+
+
+def remove_tree(path: epath.PathLike) -> None:
+    """Remove a directory with all that is in it; nothing happens where there is none."""
+    path = epath.Path(path)
+    if path.exists():
+        path.rmtree(missing_ok=True)
 
 
 def is_local(path: epath.PathLike) -> bool:
@@ -55,8 +120,10 @@ def input_path(path: epath.PathLike, what: str) -> epath.Path:
     if not text.strip() or "\0" in text:
         raise SpotError(f"the path of {what} is {text!r}; give the place of {what}")
     try:
-        place = epath.Path(text).expanduser()
+        place = epath.Path(as_path(text))
         exists = place.exists()
+    except SpotError:
+        raise
     except Exception as error:  # each file system has its own
         raise SpotError(
             f"{text}: {what} cannot be reached ({fault_text(error)}); give a local path or the "
@@ -69,7 +136,7 @@ def input_path(path: epath.PathLike, what: str) -> epath.Path:
 
 def check_output(path: epath.PathLike) -> None:
     """Raise `SpotError` for a file that could not be written: before what it will hold is made."""
-    place = epath.Path(path).expanduser()
+    place = epath.Path(as_path(path))
     if place.is_dir():
         raise SpotError(f"{os.fspath(path)}: a directory; give the name of a file to write")
     above = next((p for p in place.parents if p.exists()), None)
@@ -87,11 +154,13 @@ def write_whole(path: epath.PathLike, content: Content, *, durable: bool = False
         content: bytes, text (UTF-8), or a function that writes to an open binary file.
         durable: whether a local file's bytes are on the disk before its name is.
     """
-    path = epath.Path(path)
+    path = epath.Path(as_path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_local(path):
-        with path.open("wb") as file:
-            _write(file, content)
+        # A file of a bucket that is closed after an error would be stored as far as it came.
+        buffer = io.BytesIO()
+        _write(buffer, content)
+        path.write_bytes(buffer.getvalue())
         return
     clear_leftovers(path.parent, once=True)
     part = part_path(path)

@@ -10,13 +10,13 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, overload
 
 from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.evaluation.scored_task import load_task, search_of
+from spot_jax.files import as_path
 from spot_jax.inference.calibration import temperature_of
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.rows import ReadyPrompt, predict_rows
@@ -256,7 +256,7 @@ def load(
     Raises:
         SpotError: nothing at the path, or what was tuned does not fit the backbone.
     """
-    alone = Path(path).expanduser().is_file()
+    alone = as_path(path).is_file()
     if alone and backbone is None:
         raise SpotError(
             f"{os.fspath(path)} is a prompt file, which needs its backbone; add backbone=DIR"

@@ -4,8 +4,9 @@ import collections
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.data.batches import BatchShape, truncated
 from spot_jax.errors import SpotError
@@ -131,7 +132,7 @@ def score(
     return scores
 
 
-def write_predictions(path: Path, scores: Sequence[Score]) -> None:
+def write_predictions(path: epath.PathLike, scores: Sequence[Score]) -> None:
     """Write every example's prediction, one JSON object a line, in one move."""
     rows = (row for score in scores for row in score.rows())
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

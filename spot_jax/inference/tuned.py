@@ -4,7 +4,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from spot_jax.data.batches import Batch, BatchShape, InputWriter, evaluation_bat
 from spot_jax.data.examples import Examples
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
+from spot_jax.files import as_path
 from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt, parse_prompt
 from spot_jax.methods.prompt_use import PromptUse
@@ -218,8 +218,8 @@ def open_tuned(
     setup = None if run_dir is None else read_setup(run_dir)
     from_run = setup is not None and not prompts
     if from_run:
-        prompts = run_prompts(Path(run_dir or "").expanduser(), setup, which)
-    where = backbone or _run_backbone(Path(run_dir or "").expanduser(), setup)
+        prompts = run_prompts(as_path(run_dir or ""), setup, which)
+    where = backbone or _run_backbone(as_path(run_dir or ""), setup)
     built = make_mesh(mesh or MeshShape(data=1, model=1))
     loaded = _load(str(where), setup, built)
     if loaded.vocabulary_path is None:
@@ -230,7 +230,7 @@ def open_tuned(
     return Tuned(loaded, vocabulary, built, some, setup, from_run, allow_modules)
 
 
-def run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Path]:
+def run_prompts(directory: epath.Path, setup: RunSetup | None, which: str) -> list[epath.Path]:
     """Return the paths of a run's prompts; none where it tunes the weights.
 
     Raises:
@@ -256,7 +256,7 @@ def run_prompts(directory: Path, setup: RunSetup | None, which: str) -> list[Pat
     return paths
 
 
-def _run_backbone(directory: Path, setup: RunSetup | None) -> Path_:
+def _run_backbone(directory: epath.Path, setup: RunSetup | None) -> Path_:
     if setup is not None and setup.tunes_backbone:
         if not (directory / "backbone" / "backbone.json").exists():
             raise SpotError(
@@ -269,7 +269,7 @@ def _run_backbone(directory: Path, setup: RunSetup | None) -> Path_:
         raise SpotError(
             f"the run in {directory} had random weights, which are not stored; give --backbone DIR"
         )
-    if not (epath.Path(path) / "backbone.json").exists():
+    if not (as_path(path) / "backbone.json").exists():
         raise SpotError(
             f"the backbone of {directory} is no longer at {path}; give its place: --backbone DIR"
         )

@@ -13,16 +13,16 @@ there is nothing to lock: adding writes a file under a unique name, removing del
 """
 
 import os
+import pathlib
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import is_local, write_whole
+from spot_jax.files import as_path, is_local, write_whole
 from spot_jax.library import similarity
 from spot_jax.library.entry import SUFFIX, Entry, Stored, decode, encode, is_id
 from spot_jax.library.index import Index, LibraryWarning, warn
@@ -42,7 +42,7 @@ class Library:
         Args:
             directory: local path, or URL of a bucket (gs://, s3://).
         """
-        self.directory = epath.Path(directory).expanduser()
+        self.directory = epath.Path(as_path(directory))
         self._prompts = self.directory / "prompts"
         self._index = Index(self.directory, self._read)
 
@@ -77,7 +77,7 @@ class Library:
         Raises:
             SpotError: no run, one that is not finished, or one that tuned no prompt.
         """
-        directory = Path(run_dir).expanduser()
+        directory = as_path(run_dir)
         if not (directory / "setup.json").exists():
             raise SpotError(f"no run at {directory}; give the MODEL_DIR of a `spot train`")
         if not (directory / "result.json").exists():
@@ -88,12 +88,12 @@ class Library:
         last = {_number(path): path for path in (directory / "prompts").glob("last-*.safetensors")}
         if not last:
             raise SpotError(f"the run in {directory} tuned no prompt; a library holds prompts")
-        best = {i: path.with_name(f"best-{i}.safetensors") for i, path in last.items()}
+        best = {i: path.parent / f"best-{i}.safetensors" for i, path in last.items()}
         return [self.add_file(best[i] if best[i].exists() else last[i]) for i in sorted(last)]
 
-    def add_file(self, path: str | os.PathLike[str]) -> Entry:
+    def add_file(self, file: str | os.PathLike[str]) -> Entry:
         """Store one prompt file, with the task embedding beside it if it is a run's."""
-        path = Path(path)
+        path = as_path(file)
         prompt, embedding = load_prompt(path), None
         if re.fullmatch(r"(best|last)-\d+\.safetensors", path.name):
             beside = path.with_name(f"embedding-{_number(path)}.safetensors")
@@ -236,7 +236,7 @@ class Library:
         if not is_local(self.directory):
             return True
         try:
-            return Path(entry.path).stat().st_size == entry.size
+            return pathlib.Path(entry.path).stat().st_size == entry.size
         except FileNotFoundError:
             return False
 
@@ -272,7 +272,7 @@ class Library:
         )
 
 
-def _number(path: Path) -> int:
+def _number(path: epath.Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 

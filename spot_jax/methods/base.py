@@ -24,7 +24,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
@@ -128,7 +127,7 @@ class Task:
 class Saveable(Protocol):
     """What can be written to a path, such as a `PromptFile`."""
 
-    def save(self, path: Path) -> None:
+    def save(self, path: epath.Path) -> None:
         """Write the file in one move."""
         ...
 

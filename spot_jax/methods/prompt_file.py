@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ class PromptFile:
     tensors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     use: PromptUse = PromptUse()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: epath.Path) -> None:
         """Write the file in one move: a reader never sees half of it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["use"] = self.use.fields()
@@ -186,7 +185,7 @@ def prompt_of(
     return dataclasses.replace(prompt, prompt=rows, tensors=tensors or {}, use=use)
 
 
-def write_tensors(path: Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+def write_tensors(path: epath.Path, arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Write float32 arrays and one JSON object, in one move: no reader sees half of a file."""
     others = {name: value for name, value in fields.items() if name != "use"}
     metadata = {"spot_jax": json.dumps(others)}

@@ -6,7 +6,6 @@ import hashlib
 import os
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,7 +53,7 @@ class SubspaceFile:
     seed: int = 0
     ancestry: tuple[Mapping[str, Any], ...] = ()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: epath.Path) -> None:
         """Write the file in one move: a reader never sees half of it."""
         plain = (f.name for f in dataclasses.fields(self) if f.name not in ("proj", "proj_b"))
         fields = {name: getattr(self, name) for name in plain}

@@ -12,6 +12,7 @@ from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.files import (
+    as_path,
     check_digest,
     check_version,
     clear_leftovers,
@@ -19,6 +20,7 @@ from spot_jax.files import (
     parse_object,
     part_path,
     reading,
+    remove_tree,
     write_object,
 )
 from spot_jax.files.digests import FIELD, file_digest
@@ -117,7 +119,7 @@ def changed(path: epath.Path) -> SpotError:
 
 def read_description(directory: epath.PathLike) -> Description:
     """Parse `backbone.json`; raise `SpotError` if it is missing, not ours, or changed."""
-    directory = epath.Path(directory)
+    directory = epath.Path(as_path(directory))
     path = directory / DESCRIPTION
     if not path.exists():
         raise SpotError(
@@ -182,15 +184,18 @@ class StoredWriter:
         vocabulary: epath.PathLike | None = None,
         source: str = "",
     ):
-        self.directory = epath.Path(directory)
+        self.directory = epath.Path(as_path(directory))
         self.names = sorted(shapes)
         self._config, self._source = config, source
         self._shapes, self._dtypes = shapes, dtypes
-        self._vocabulary = None if vocabulary is None else epath.Path(vocabulary)
-        # Of a name that the next writer knows as abandoned, should this one be killed.
-        self._temporary = part_path(self.directory)
+        self._vocabulary = None if vocabulary is None else epath.Path(as_path(vocabulary))
+        # Of a name that the next writer knows as abandoned, should this one be killed. A bucket has
+        # no rename; there the description, which comes last, makes the backbone.
+        local = is_local(self.directory)
+        self._temporary = part_path(self.directory) if local else self.directory
         self._files: dict[str, dict[str, Any]] = {}
         self._writer: TensorWriter | None = None
+        self._finished = False
         self._shards = self._plan()
         for name, dtype in dtypes.items():
             if dtype not in _STORABLE:
@@ -214,7 +219,7 @@ class StoredWriter:
 
     def __enter__(self) -> "StoredWriter":
         try:
-            self._temporary.mkdir(parents=True)
+            self._temporary.mkdir(parents=True, exist_ok=not is_local(self.directory))
         except OSError as error:
             raise _disk_error(self.directory, error) from error
         return self
@@ -261,8 +266,11 @@ class StoredWriter:
             "vocabulary_sha256": sha256,
             "files": self._files,
         }
-        # Last, so that a copy that was cut off (a bucket has no atomic rename) is no backbone.
+        # Last, so that a copy that was cut off is no backbone.
         write_object(self._temporary / DESCRIPTION, data)
+        self._finished = True
+        if self._temporary == self.directory:
+            return
         if self.directory.exists():
             self.directory.rmdir()
         self._temporary.rename(self.directory)
@@ -273,8 +281,8 @@ class StoredWriter:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._writer is not None:
             self._writer.abandon()
-        if self._temporary.exists():
-            self._temporary.rmtree()
+        if self._temporary != self.directory or not self._finished:
+            remove_tree(self._temporary)
         if isinstance(error, OSError):
             raise _disk_error(self.directory, error) from error
 

@@ -4,13 +4,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
+from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from spot_jax.errors import SpotError
+from spot_jax.files import as_path
 
 PAD, EOS, UNK = 0, 1, 2
 model_pb2: Any = sentencepiece_model_pb2  # its classes are made at run time
@@ -44,7 +45,7 @@ class Vocabulary:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, extra_ids: int = 100):
-        self.path = Path(path)
+        self.path = as_path(path)
         raw = _read(self.path)
         self.sha256 = hashlib.sha256(raw).hexdigest()
         proto = _parse(raw, self.path)
@@ -121,7 +122,7 @@ def _check_unicode(text: str, name: str) -> None:
         ) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: epath.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -131,7 +132,7 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _parse(raw: bytes, path: Path) -> Any:
+def _parse(raw: bytes, path: epath.Path) -> Any:
     proto = model_pb2.ModelProto()
     try:
         proto.ParseFromString(raw)
@@ -142,14 +143,14 @@ def _parse(raw: bytes, path: Path) -> Any:
     return proto
 
 
-def _not_a_vocabulary(path: Path) -> SpotError:
+def _not_a_vocabulary(path: epath.Path) -> SpotError:
     return SpotError(
         f"expected a SentencePiece model in {path}, found something else or a truncated file; "
         "restore the file or give another spiece.model"
     )
 
 
-def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, path: Path) -> None:
+def _check_special_ids(processor: sentencepiece.SentencePieceProcessor, path: epath.Path) -> None:
     special = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if special != (PAD, EOS, UNK):
         raise SpotError(

@@ -93,7 +93,7 @@ class RunParts:
             if data.text_directory:
                 loading.register_text(data.text_directory)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        count = _number_of_prompts(method, data, optimizer, seeds)
+        count = number_of_prompts(method, data, optimizer, seeds)
         names = _names(method, data, count)
         seeds = seeds * (count if len(seeds) == 1 else 1)
         placement = BatchPlacement(mesh, data.batch_size * count)
@@ -265,9 +265,10 @@ def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
     return leaf if placed else place(leaf, replicated(mesh))
 
 
-def _number_of_prompts(
+def number_of_prompts(
     method: BaseMethod, data: DataSource, optimizer: Optimizer, seeds: Sequence[int]
 ) -> int:
+    """Return how many prompts a run tunes; `SpotError` for lists that do not go together."""
     rates = optimizer.learning_rate
     counts = {
         "tasks": len(data.names),

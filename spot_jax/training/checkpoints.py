@@ -8,15 +8,15 @@ import dataclasses
 import json
 import logging
 import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from spot_jax.errors import COUNT, SpotError, check_fields, whole
-from spot_jax.files import reading
+from spot_jax.files import absolute, is_local, reading
 from spot_jax.files.digests import FIELD, hasher, json_digest
 from spot_jax.training.step import State
 
@@ -50,9 +50,9 @@ class CheckpointPlan:
 class Checkpoints:
     """The saved steps of a run directory."""
 
-    def __init__(self, directory: Path, plan: CheckpointPlan):
+    def __init__(self, directory: epath.Path, plan: CheckpointPlan):
         plan.check()
-        self.directory, self.plan = directory.absolute(), plan
+        self.directory, self.plan = absolute(directory), plan
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=plan.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -75,7 +75,8 @@ class Checkpoints:
             return
         # Asked before, because a disk that fills up while Orbax writes is told of at length.
         needed = ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(_plain(state)))
-        if (free := shutil.disk_usage(self.directory).free) < needed:
+        free = shutil.disk_usage(self.directory).free if is_local(self.directory) else needed
+        if free < needed:
             raise self._not_saved(step, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} needed")
         data = _signed(_plain(state), data)
         items = ocp.args.Composite(

@@ -1,10 +1,34 @@
 """Starting several processes as one program: pods, clusters, or by hand."""
 
+import dataclasses
+import functools
+import json
 import os
+import secrets
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import jax
+import numpy as np
+from etils import epath
+from jax._src import distributed as jax_distributed
+from jax._src.clusters import ClusterEnv
+from jax._src.clusters.mpi4py_cluster import Mpi4pyCluster
+from jax.experimental import multihost_utils
 
 from spot_jax.errors import SpotError
+
+T = TypeVar("T")
+
+PEER_LOST = 3
+"""Exit code of a process whose run lost another process."""
+
+# Seconds without a sign of life after which a process counts as lost; JAX waits for 100.
+HEARTBEAT_SECONDS = 30
+# Seconds in which a file that one host wrote is to be seen by the others.
+_PATIENCE = 10.0
 
 
 def start(
@@ -14,51 +38,217 @@ def start(
 ) -> bool:
     """Join this process to the others of its run; call it before anything else of JAX.
 
-    By hand all three arguments are given, alike but for `process_id`. On a TPU pod and in a SLURM
-    job of several tasks none is needed. With neither the process stays alone.
+    By hand all three arguments are given, alike but for `process_id`. None is needed where JAX
+    finds the cluster by itself: on a Cloud TPU pod (GCE or GKE), in a SLURM job, under MPI, in an
+    indexed Kubernetes job. Elsewhere, and in a cluster of one process, the process stays alone.
 
     Args:
         coordinator_address: host:port of process 0, free on that machine.
         process_count: number of processes.
-        process_id: number of this process, from 0.
+        process_id: number of this one, from 0.
 
     Returns:
         Whether there was anything to join.
 
     Raises:
-        SpotError: some of the three are given and not all, or the others did not come.
+        SpotError: some of the three are given and not all, the others did not come, or a launcher
+            started several processes and JAX cannot find them.
     """
-    arguments = {
+    if jax_distributed.global_state.client is not None:
+        return True
+    flags = {
         "coordinator_address": coordinator_address,
         "process_count": process_count,
         "process_id": process_id,
     }
-    missing = [name for name, value in arguments.items() if value is None]
+    missing = [name for name, value in flags.items() if value is None]
     if 0 < len(missing) < 3:
         raise SpotError(
-            f"several processes need all of {', '.join(arguments)}; "
-            f"{', '.join(missing)} is not given"
+            f"several processes need all of {', '.join(flags)}; {', '.join(missing)} is not given"
         )
-    if missing and not _in_cluster():
+    cluster = find_cluster() if missing else None
+    if missing and cluster is None:
         return False
-    if process_count is not None and process_id is not None and process_id >= process_count:
-        raise SpotError(
-            f"process_id is 0 to {process_count - 1} with process_count={process_count}, "
-            f"found {process_id}"
-        )
+    if process_count is not None and process_id is not None:
+        _check_numbers(str(coordinator_address), process_count, process_id)
+    # JAX's own way to end a process whose run lost another is a page of C++ and SIGABRT.
+    runtime = jax_distributed._jax
+    connect = runtime.get_distributed_runtime_client
+    runtime.get_distributed_runtime_client = functools.partial(
+        connect, missed_heartbeat_callback=_lost_by_heartbeat
+    )
     try:
-        jax.distributed.initialize(coordinator_address, process_count, process_id)
+        jax.distributed.initialize(
+            coordinator_address,
+            process_count,
+            process_id,
+            cluster_detection_method=(
+                "mpi4py" if cluster is not None and cluster.name == "mpi4py" else None
+            ),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SpotError(
             f"the processes of this run did not come together: {reason}; start the same command "
             "on every host, with an address of process 0 that all can reach"
         ) from error
+    finally:
+        runtime.get_distributed_runtime_client = connect
     return True
 
 
-def _in_cluster() -> bool:
-    """Return whether the environment is that of several processes that JAX finds by itself."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return True
-    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The processes that a launcher started together.
+
+    Attributes:
+        name: name of the launcher, as JAX has it.
+        process_count: number of processes, at least 2.
+        process_id: number of this one.
+    """
+
+    name: str
+    process_count: int
+    process_id: int
+
+
+def find_cluster() -> Cluster | None:
+    """Return the processes that this one was started with, as JAX detects them; None if alone.
+
+    Raises:
+        SpotError: a launcher started several processes, and JAX cannot find them.
+    """
+    # Any pod is in a Kubernetes cluster; only those of an indexed job have a number.
+    indexed = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
+    with warnings.catch_warnings():
+        # What JAX says of Kubernetes without its package is said below, in a line.
+        warnings.simplefilter("ignore")
+        for kind in ClusterEnv._cluster_types:
+            if kind.opt_in_only_method or (kind.__name__ == "K8sCluster" and not indexed):
+                continue
+            if kind.is_env_present():
+                return _cluster(kind)
+    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        if Mpi4pyCluster.is_env_present():
+            return _cluster(Mpi4pyCluster)
+        raise _cannot_find("mpirun", "install mpi4py")
+    if indexed:
+        raise _cannot_find("an indexed Kubernetes job", "pip install kubernetes")
+    return None
+
+
+def _cluster(kind: type[ClusterEnv]) -> Cluster | None:
+    count = kind.get_process_count()
+    return Cluster(kind.name, count, kind.get_process_id()) if count > 1 else None
+
+
+def _cannot_find(launcher: str, remedy: str) -> SpotError:
+    return SpotError(
+        f"{launcher} started this process among others, and JAX cannot find them; {remedy}, or "
+        "give --coordinator_address, --process_count and --process_id"
+    )
+
+
+def _check_numbers(address: str, count: int, number: int) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SpotError(f"coordinator_address is HOST:PORT of process 0, found {address!r}")
+    if not 0 <= number < count:
+        raise SpotError(
+            f"process_id is 0 to {count - 1} with process_count={count}, found {number}"
+        )
+
+
+def is_joined() -> bool:
+    """Return whether this process is one of several that are joined."""
+    return jax_distributed.global_state.client is not None and jax.process_count() > 1
+
+
+def is_lead() -> bool:
+    """Return whether this process prints and writes what is one for all."""
+    return jax.process_index() == 0
+
+
+def check_one_directory(directory: epath.Path) -> None:
+    """Raise `SpotError` on every process unless all see one run directory.
+
+    The lead writes a file that the others look for.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    mark = directory / f".seen-by-all.{int(number):08x}"
+    if is_lead():
+        mark.write_bytes(b"")
+    multihost_utils.sync_global_devices("the mark of the run directory is written")
+    until = time.monotonic() + _PATIENCE
+    while not (seen := mark.exists()) and time.monotonic() < until:
+        time.sleep(0.2)
+    all_seen = multihost_utils.process_allgather(np.asarray(seen)).reshape(-1)
+    if is_lead():
+        mark.unlink(missing_ok=True)
+    if not all_seen.all():
+        blind = ", ".join(str(i) for i in np.flatnonzero(~all_seen))
+        raise SpotError(
+            f"processes {blind} do not see what process 0 writes to {directory}: the hosts share "
+            "no such directory; give a MODEL_DIR in a bucket (gs://...) or on a shared disk"
+        )
+
+
+def agreed(value: T) -> T:
+    """Return the lead's value, a thing that JSON has, on every process."""
+    if jax.process_count() == 1:
+        return value
+    text = json.dumps(value).encode() if is_lead() else b""
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(text))))
+    data = np.zeros(length, np.uint8)
+    data[: len(text)] = np.frombuffer(text, np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+
+
+def by_lead(do: Callable[[], object]) -> None:
+    """Do something on the lead alone; the others wait until it is done.
+
+    Raises:
+        SpotError: as the lead's, on every process.
+    """
+    message = ""
+    if is_lead():
+        try:
+            do()
+        except SpotError as error:
+            if jax.process_count() == 1:
+                raise
+            message = str(error)
+    if message := agreed(message):
+        raise SpotError(message)
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """End this process at once with one line, while others may wait for it in vain."""
+    os.write(2, f"spot: {message}\n".encode())
+    os._exit(code)
+
+
+def lost_peer(error: BaseException) -> str | None:
+    """Return the line for an error that says that another process is gone; None for others."""
+    if not is_joined():
+        return None
+    by_jax = type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError", "ValueError")
+    return _LOST if by_jax and any(mark in str(error) for mark in _LOST_MARKS) else None
+
+
+# In errors of a collective that another process does not take part in any more.
+_LOST_MARKS = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Gloo"),
+    *("heartbeat", "UNAVAILABLE", "coordination service", "CoordinationService"),
+)
+_LOST = (
+    "another process of this run ended or cannot be reached; the same command on every host goes "
+    "on from the last checkpoint"
+)
+
+
+def _lost_by_heartbeat(*_: Any) -> None:
+    leave(PEER_LOST, _LOST)

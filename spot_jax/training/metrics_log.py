@@ -3,8 +3,9 @@
 import json
 import math
 import os
+import pathlib
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from spot_jax.files import parse_object, write_whole
+from spot_jax.files import as_path, is_local, parse_object, write_whole
 
 FILE = "metrics.jsonl"
 
@@ -36,16 +37,22 @@ class MetricsLog:
     """`metrics.jsonl` and TensorBoard events in one directory.
 
     A line is `{"step": 10, "train/loss": 0.5, ...}`; the values of N prompts are a list. Lines are
-    whole and flushed when `write` returns. Process 0 writes, the others do nothing.
+    whole and flushed when `write` returns. Process 0 writes, the others do nothing. No object of a
+    bucket can be appended to, so for a bucket both are files of this machine that `sync` copies.
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
         """Open a log in the directory of a run, whose files are created at the first line."""
-        self.path = Path(directory) / FILE
+        self.path = as_path(directory) / FILE
         self._on = jax.process_index() == 0
         self._file: TextIO | None = None
         self._events: SummaryWriter | None = None
         self._kept: int | None = None
+        self._local = pathlib.Path(self.path)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if self._on and not is_local(self.path):
+            self._temporary = tempfile.TemporaryDirectory(prefix="spot-metrics-")
+            self._local = pathlib.Path(self._temporary.name) / FILE
 
     def truncate_after(self, step: int) -> None:
         """Take out what was logged after the step a run goes on from: it will be logged again.
@@ -57,14 +64,16 @@ class MetricsLog:
         kept = [line for line in self.path.read_bytes().split(b"\n") if _is_upto(line, step)]
         write_whole(self.path, b"".join(line + b"\n" for line in kept))
         self._kept = step
+        if self._temporary is not None:
+            write_whole(self._local, self.path.read_bytes())
 
     def _open(self) -> tuple[TextIO, SummaryWriter]:
         if self._file is None or self._events is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
+            self._local.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._local.open("a", encoding="utf-8")
             # TensorBoard hides the events from this step on that earlier starts wrote.
             purge = None if self._kept is None else self._kept + 1
-            self._events = SummaryWriter(str(self.path.parent), purge_step=purge)
+            self._events = SummaryWriter(str(self._local.parent), purge_step=purge)
         return self._file, self._events
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -86,11 +95,22 @@ class MetricsLog:
                 tag = "/".join([name, *map(str, index)])
                 events.add_scalar(tag, float(array[index]), int(step))
 
+    def sync(self) -> None:
+        """Copy what was logged into the run's bucket; a local log is up to date as it is."""
+        if self._temporary is None or self._events is None:
+            return
+        self._events.flush()
+        for path in self._local.parent.iterdir():
+            write_whole(self.path.parent / path.name, path.read_bytes())
+
     def close(self) -> None:
         """Flush and close both."""
         if self._file is not None and self._events is not None:
+            self.sync()
             self._file.close()
             self._events.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def __enter__(self) -> "MetricsLog":
         """Return the log itself."""
@@ -108,7 +128,7 @@ class MetricsLog:
 
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the lines of a run's log, the last one left out if a kill cut it short."""
-    path = Path(directory) / FILE
+    path = as_path(directory) / FILE
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     return [parse_object(line) for line in lines if _is_upto(line, None)]
 

@@ -1,10 +1,8 @@
 """`train`: everything a training run does, from loading the backbone to its last checkpoint."""
 
 import dataclasses
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,9 +13,10 @@ from etils import epath
 from spot_jax.data.data_source import DataSource
 from spot_jax.data.table import Table, forget
 from spot_jax.errors import COUNT, SpotError, SpotWarning, check_range
-from spot_jax.files import plain_fields, write_object, write_whole
+from spot_jax.files import is_local, plain_fields, remove_tree, write_object, write_whole
 from spot_jax.files.records import from_plain
 from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
@@ -26,6 +25,7 @@ from spot_jax.training.best_weights import BestWeights
 from spot_jax.training.build import AnyBackbone, RunParts, with_lengths
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
 from spot_jax.training.config import SEED, EvaluationPlan
+from spot_jax.training.distributed import agreed, by_lead, check_one_directory
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
 from spot_jax.training.optimizers import Optimizer
@@ -38,7 +38,7 @@ from spot_jax.training.run_directory import (
     write_environment,
 )
 from spot_jax.training.run_info import check_tables, task_facts
-from spot_jax.training.sharding import MeshShape, make_mesh
+from spot_jax.training.sharding import MeshShape, make_mesh, on_lead
 from spot_jax.training.step import State, check_divisible_loss, train_step
 from spot_jax.training.step_timer import StepTimer
 from spot_jax.training.validation import Best, Validation
@@ -70,13 +70,13 @@ class TrainResult:
         truncated_targets: number of examples whose targets were cut, of `examples`.
     """
 
-    directory: Path
+    directory: epath.Path
     step: int
     finished: bool
     best: list[Best]
     last: list[dict[str, float]]
-    prompts: list[Path]
-    embeddings: list[Path]
+    prompts: list[epath.Path]
+    embeddings: list[epath.Path]
     truncated_inputs: int
     examples: int
     trainable: int = 0
@@ -143,15 +143,20 @@ def train(
     check_tables(directory, data.names)
     _check_parts(num_microbatches, data.batch_size, method, profile_steps)
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
+    check_one_directory(directory)
     with owned(directory):
         data = with_lengths(data, backbone)
         setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
-        check_same_run(directory, setup.description(data, optimizer), method.defaults())
-        if jax.process_index() == 0:
+        description = setup.description(data, optimizer)
+
+        def begin() -> None:
+            check_same_run(directory, description, method.defaults())
             write_environment(directory)
             if operative_config:
                 write_whole(directory / "config.gin", operative_config)
             setup.for_inference(backbone, data, plans[0]).save(directory)
+
+        by_lead(begin)
         run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps)
         return run.go(train_steps, progress)
 
@@ -195,7 +200,7 @@ class _Run:
 
     def __init__(
         self,
-        directory: Path,
+        directory: epath.Path,
         setup: RunParts,
         data: DataSource,
         evaluation: EvaluationPlan,
@@ -306,6 +311,8 @@ class _Run:
             "best": [dataclasses.asdict(b) for b in self.best],
             "last": self.last,
         }
+        # First, so that the log reaches as far as any step that a run can go on from.
+        self.log.sync()
         self.saved.save(state, place_in_data)
         if self.weights is not None:
             self.named = self.best[0].step
@@ -352,7 +359,7 @@ class _Run:
         for i in range(len(self.setup.names)):
             self._write_prompt("embedding", i, step, state, {})
 
-    def _embeddings(self) -> list[Path]:
+    def _embeddings(self) -> list[epath.Path]:
         """Return the embeddings' files, if each exists and is of the step that was asked for."""
         step = self.saved.plan.embedding_step
         paths = [self._prompt_path("embedding", i) for i in range(len(self.setup.names))]
@@ -369,7 +376,7 @@ class _Run:
                 "MODEL_DIR"
             )
 
-    def _prompt_path(self, which: str, i: int) -> Path:
+    def _prompt_path(self, which: str, i: int) -> epath.Path:
         return self.directory / "prompts" / f"{which}-{i}.safetensors"
 
     def _write_prompt(
@@ -380,7 +387,7 @@ class _Run:
         state: State,
         metrics: Mapping[str, float],
         backbone: str = "",
-    ) -> Path | None:
+    ) -> epath.Path | None:
         setup, trees = self.setup, (state.trainable, self.frozen)
         file = setup.program.file(
             *trees,
@@ -414,7 +421,7 @@ class _Run:
             tuned = setup.method.tunes_backbone
             stored = self._best_state(state)
             which = "best" if self.weights is not None else "last"
-            mark = self._write_backbone(stored) if tuned and self.lead else ""
+            mark = self._write_backbone(stored) if tuned else ""
             for i in range(len(setup.names)):
                 metrics = self.last[i] if self.last else {}
                 if which == "best":
@@ -457,22 +464,31 @@ class _Run:
 
     def _write_backbone(self, state: State) -> str:
         """Store the tuned weights unless they are stored already, and return their fingerprint."""
-        config, loaded = self.setup.backbone.config, self.setup.backbone
         params = self.setup.program.infer(state.trainable, self.frozen, 0).params
-        params = jax.tree.map(np.asarray, params)
+        params = jax.tree.map(on_lead, params)
+        mark = ""
+        if self.lead:
+            mark = self._store_backbone(params, int(state.step))
+        return agreed(mark)
+
+    def _store_backbone(self, params: Tree, step: int) -> str:
+        config, loaded = self.setup.backbone.config, self.setup.backbone
         if config.scan_layers:
             params = unstack_layers(params, config)
         destination, mark = self.directory / "backbone", fingerprint(config, params)
-        if destination.exists() and read_description(epath.Path(destination)).fingerprint == mark:
+        if destination.exists() and read_description(destination).fingerprint == mark:
             return mark
-        source = f"{loaded.source}; then {int(state.step)} steps on {', '.join(self.setup.names)}"
+        source = f"{loaded.source}; then {step} steps on {', '.join(self.setup.names)}"
+        tuned = Backbone(config, params, mark, loaded.vocabulary_path, source.strip("; "))
+        if not is_local(destination):
+            # Without a rename the old go first; the checkpoint has the new.
+            remove_tree(destination)
+            save_backbone(destination, tuned)
+            return mark
         # A run that goes on after its end has other weights: they are whole before the old go.
         new = self.directory / "backbone.new"
-        shutil.rmtree(new, ignore_errors=True)
-        save_backbone(
-            new, Backbone(config, params, mark, loaded.vocabulary_path, source.strip("; "))
-        )
-        if destination.exists():
-            shutil.rmtree(destination)
+        remove_tree(new)
+        save_backbone(new, tuned)
+        remove_tree(destination)
         new.rename(destination)
         return mark

@@ -20,13 +20,14 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from spot_jax.errors import SpotError, SpotWarning
 from spot_jax.files import (
+    as_path,
     clear_leftovers,
     fault_text,
     parse_json,
@@ -40,11 +41,11 @@ OWNER = ".owner"
 """File in a run directory that its owner locks."""
 
 
-def run_path(model_dir: str | os.PathLike[str]) -> Path:
+def run_path(model_dir: str | os.PathLike[str]) -> epath.Path:
     """Return the run directory, made if need be; `SpotError` if it cannot be written."""
     if not os.fspath(model_dir).strip():
         raise SpotError("MODEL_DIR is empty; give the directory of the run, such as 'runs/first'")
-    path = Path(model_dir).expanduser()
+    path = as_path(model_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = part_path(path / "writable")
@@ -59,7 +60,7 @@ def run_path(model_dir: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def owned(directory: Path) -> Iterator[None]:
+def owned(directory: epath.Path) -> Iterator[None]:
     """Hold a run directory while the block runs, and clear what killed starts left in it.
 
     The lead process of several holds it for all.
@@ -82,7 +83,7 @@ def owned(directory: Path) -> Iterator[None]:
 
 
 def check_same_run(
-    directory: Path, description: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    directory: epath.Path, description: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
     """Write run.json at the first start; afterwards refuse a run that is another.
 
@@ -133,7 +134,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def write_environment(directory: Path) -> None:
+def write_environment(directory: epath.Path) -> None:
     """Add this start to environment.json: command, versions, devices.
 
     A damaged file says nothing that a run needs: it is put aside.

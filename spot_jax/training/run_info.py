@@ -3,11 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from spot_jax.errors import SpotError
-from spot_jax.files import read_versioned, write_object
+from spot_jax.files import as_path, read_versioned, write_object
 from spot_jax.files.records import from_plain
 from spot_jax.methods.prompt_use import PromptUse
 
@@ -78,7 +79,7 @@ class RunSetup:
     tunes_backbone: bool = False
     tables: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: epath.Path) -> None:
         """Write setup.json."""
         fields = {"format": FORMAT, **dataclasses.asdict(self)}
         if not self.tables:
@@ -88,7 +89,7 @@ class RunSetup:
 
 def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
     """Return what `train` wrote; `SpotError` where there is no run, or it cannot be read."""
-    directory = Path(run_dir).expanduser()
+    directory = as_path(run_dir)
     path = directory / "setup.json"
     if not directory.is_dir():
         raise SpotError(f"no run directory at {directory}; give the MODEL_DIR of a `spot train`")
@@ -122,7 +123,7 @@ def absolute(path: str | os.PathLike[str] | None) -> str | None:
     """Return an absolute path; URLs of buckets stay as they are."""
     if path is None or "://" in os.fspath(path):
         return None if path is None else os.fspath(path)
-    return str(Path(path).expanduser().absolute())
+    return str(as_path(path).absolute())
 
 
 def task_facts(names: Sequence[str]) -> tuple[TaskFacts, ...]:

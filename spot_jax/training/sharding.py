@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spot_jax.errors import SpotError, check_fields, whole
@@ -136,15 +137,30 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Put host arrays, alike on every process, where `shardings` says."""
+    """Put arrays where `shardings` says: host arrays that are alike on every process, or arrays
+    that lie over all processes already."""
 
     def place_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+                return leaf
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
         if jax.process_count() == 1 or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(place_leaf, tree, shardings)
+
+
+def on_lead(leaf: jax.Array) -> np.ndarray:
+    """Return a whole array in the lead's memory, wherever its parts lie; empty on other processes.
+
+    Every process must call it, for the same arrays in the same order.
+    """
+    if not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf) if jax.process_index() == 0 else np.empty(0)
 
 
 class BatchPlacement:
@@ -170,19 +186,21 @@ class BatchPlacement:
         ]
         self.host_rows = slice(min(s for s, _ in spans), max(e for _, e in spans))
 
+    def sharding(self, rank: int) -> NamedSharding:
+        """Return where an array of this rank lies: its rows over `data`."""
+        return NamedSharding(self.mesh, PartitionSpec("data", *(None,) * (rank - 1)))
+
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Return global arrays from the rows in `host_rows`."""
         first = self.host_rows.start
 
         def place_rows(array: np.ndarray) -> jax.Array:
-            spec = PartitionSpec("data", *(None,) * (array.ndim - 1))
-
             def rows(index: tuple[slice, ...] | None) -> np.ndarray:
                 assert index is not None  # None is for shapes without axes
                 start, stop, _ = index[0].indices(self.rows)
                 return array[start - first : stop - first]
 
             shape = (self.rows, *array.shape[1:])
-            return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), rows)
+            return jax.make_array_from_callback(shape, self.sharding(array.ndim), rows)
 
         return {name: place_rows(array) for name, array in batch.items()}

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import statistics
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.files import aligned, read_versioned, write_object
 from spot_jax.transfer.retrieval import Retrieved
@@ -70,12 +71,12 @@ class Result:
         spread = statistics.stdev(scores) if len(scores) > 1 else math.nan
         return statistics.fmean(scores), spread
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: epath.Path) -> None:
         """Write transfer.json, in one move."""
         write_object(directory / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
 
 
-def read_result(directory: Path) -> Result | None:
+def read_result(directory: epath.Path) -> Result | None:
     """Return what `Result.save` wrote, or None; `SpotError` if it is damaged."""
 
     def read(fields: dict[str, Any]) -> Result:

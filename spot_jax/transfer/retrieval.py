@@ -7,10 +7,10 @@ after a stop, and whoever reads its directory later, have them whatever became o
 import dataclasses
 import itertools
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
@@ -148,7 +148,7 @@ def store(
     matches: Sequence[Match],
     notes: Sequence[str],
     library: Library,
-    directory: Path,
+    directory: epath.Path,
     question: dict[str, Any],
 ) -> list[Retrieved]:
     """Copy the prompts into `directory`/sources and write down the question and the answer."""
@@ -168,7 +168,9 @@ def store(
     return retrieved
 
 
-def stored(directory: Path, question: dict[str, Any]) -> tuple[list[Retrieved], list[str]] | None:
+def stored(
+    directory: epath.Path, question: dict[str, Any]
+) -> tuple[list[Retrieved], list[str]] | None:
     """Return what an earlier start retrieved, with its notes; None if nothing.
 
     Raises:

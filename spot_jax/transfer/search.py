@@ -10,13 +10,22 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, check_digest, parse_object, plain_fields, slug, write_object
+from spot_jax.files import (
+    aligned,
+    as_path,
+    check_digest,
+    parse_object,
+    plain_fields,
+    slug,
+    write_object,
+)
 from spot_jax.library.library import Entry, Library, Ranking
 from spot_jax.library.similarity import Metric, check_metric
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
@@ -75,7 +84,7 @@ class SearchResult:
 
     task: str
     metric: str
-    embedding: Path
+    embedding: epath.Path
     step: int
     ranking: Ranking
 
@@ -137,7 +146,7 @@ def search(
         raise SpotError(f"top_k is at least 1, found {top_k}")
     stored = Library(library)
     if embedding is not None:
-        path = Path(embedding)
+        path = as_path(embedding)
     elif task and backbone:
         path = _embed(stored, task, backbone, settings or EmbeddingSettings(), output_dir, progress)
     else:
@@ -167,14 +176,14 @@ def _embed(
     wanted: EmbeddingSettings,
     output_dir: str | None,
     progress: bool | None,
-) -> Path:
+) -> epath.Path:
     """Return the file of the task's embedding, tuned unless it exists."""
     tuning = tuning_of(library, task, backbone, wanted)
     fingerprint = tuning.backbone.description().fingerprint
     fields = plain_fields(tuning)
     fields["backbone"]["path"] = ""  # it may be moved
     settings = {"task": task, "backbone": fingerprint, "tuning": fields}
-    directory = Path(output_dir or Path("runs") / "embeddings" / _folder(task, settings))
+    directory = as_path(output_dir or epath.Path("runs") / "embeddings" / _folder(task, settings))
     mark = directory / MARK
     path = directory / "prompts" / "embedding-0.safetensors"
     if mark.exists() and path.exists() and _stored_settings(mark) == settings:
@@ -188,7 +197,7 @@ def _embed(
     return path
 
 
-def _stored_settings(mark: Path) -> dict[str, Any] | None:
+def _stored_settings(mark: epath.Path) -> dict[str, Any] | None:
     """The settings of an embedding; None where they are damaged, and it is tuned again."""
     try:
         return check_digest(parse_object(mark.read_bytes()))

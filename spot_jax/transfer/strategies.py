@@ -8,9 +8,9 @@ the target is tuned from every start, and the best on validation is chosen (Vu e
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
@@ -49,9 +49,9 @@ class Context:
             the files of their final checkpoints.
     """
 
-    directory: Path
+    directory: epath.Path
     target: str
-    tune_mixtures: Callable[[Sequence[str]], Sequence[Path]]
+    tune_mixtures: Callable[[Sequence[str]], Sequence[epath.Path]]
 
 
 def scratch(context: Context, groups: Groups) -> list[Start]:

@@ -12,12 +12,13 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
-from spot_jax.files import plain_fields
+from spot_jax.files import as_path, plain_fields
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.library.library import Library
@@ -117,7 +118,7 @@ def transfer(
         retrieved, more = _retrieve(request, chosen, root, directory, progress)
         notes += more
 
-    def tune_mixtures(names: Sequence[str]) -> Sequence[Path]:
+    def tune_mixtures(names: Sequence[str]) -> Sequence[epath.Path]:
         return tuning.tune_mixtures(directory / "mixture", names, progress)
 
     starts = chosen.starts(Context(directory, tuning.target, tune_mixtures), [retrieved])
@@ -160,7 +161,11 @@ def _splits(request: Request) -> Splits:
 
 
 def _retrieve(
-    request: Request, chosen: Strategy, root: Path, directory: Path, progress: bool | None
+    request: Request,
+    chosen: Strategy,
+    root: epath.Path,
+    directory: epath.Path,
+    progress: bool | None,
 ) -> tuple[list[Retrieved], list[str]]:
     """Return what an earlier start retrieved, or what the library has now."""
     tuning, described = request.tuning, request.tuning.backbone.description()
@@ -196,7 +201,11 @@ def _retrieve(
 
 
 def _tune(
-    tuning: Tuning, directory: Path, starts: Sequence[Start], splits: Splits, progress: bool | None
+    tuning: Tuning,
+    directory: epath.Path,
+    starts: Sequence[Start],
+    splits: Splits,
+    progress: bool | None,
 ) -> list[Candidate]:
     """Tune the target from every start with every seed, as many at once as allowed."""
     jobs = [(start, seed) for start in starts for seed in tuning.seed_list]
@@ -229,7 +238,7 @@ def choose(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def _report(
-    tuning: Tuning, directory: Path, candidates: Sequence[Candidate], splits: Splits
+    tuning: Tuning, directory: epath.Path, candidates: Sequence[Candidate], splits: Splits
 ) -> list[Candidate]:
     """Return the candidates, the chosen ones with their scores on the split that reports."""
     chosen = choose(candidates)
@@ -245,7 +254,7 @@ def _report(
 
 
 def _scores(tuning: Tuning, prompts: Sequence[str], split: str) -> list[Score]:
-    run_dir = Path(prompts[0]).parents[1]
+    run_dir = as_path(prompts[0]).parents[1]
     tuned = open_tuned(run_dir, prompts=prompts, mesh=tuning.mesh)
     return score(
         tuned,

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
@@ -96,7 +97,7 @@ class Tuning:
         if self.data.text_directory:
             loading.register_text(self.data.text_directory)
 
-    def embed(self, directory: Path, progress: bool | None = None) -> list[Path]:
+    def embed(self, directory: epath.Path, progress: bool | None = None) -> list[epath.Path]:
         """Tune the target to the embedding step, nothing evaluated; return a file a seed.
 
         Raises:
@@ -120,8 +121,8 @@ class Tuning:
         ).embeddings
 
     def tune_mixtures(
-        self, directory: Path, mixtures: Sequence[str], progress: bool | None = None
-    ) -> list[Path]:
+        self, directory: epath.Path, mixtures: Sequence[str], progress: bool | None = None
+    ) -> list[epath.Path]:
         """Tune a prompt on each mixture, with the first seed; return the final checkpoints."""
         return self._run(
             directory,
@@ -137,7 +138,7 @@ class Tuning:
 
     def tune(
         self,
-        directory: Path,
+        directory: epath.Path,
         starts: Sequence[str | None],
         seeds: Sequence[int],
         evaluation: EvaluationPlan,
@@ -163,7 +164,7 @@ class Tuning:
             evaluation=evaluation,
         )
 
-    def _run(self, directory: Path, progress: bool | None, **options: Any) -> TrainResult:
+    def _run(self, directory: epath.Path, progress: bool | None, **options: Any) -> TrainResult:
         shared = {
             "backbone": self.backbone,
             "data": self.data,

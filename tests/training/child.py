@@ -14,8 +14,10 @@ from pathlib import Path
 
 from conftest import Tiny
 
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
+from spot_jax.training.optimizers import AdamW
 from spot_jax.training.sharding import MeshShape
 
 
@@ -28,6 +30,7 @@ def run(options):
         checkpoints=CheckpointPlan(period=options["period"]),
         evaluation=EvaluationPlan(period=options.get("evaluate", 0)),
         mesh=MeshShape(*options.get("mesh", (1, 1))),
+        **({"method": ModelTuning(), "optimizer": AdamW(0.01)} if options.get("model") else {}),
     )
 
 

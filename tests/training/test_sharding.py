@@ -12,9 +12,12 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.model_tuning import ModelTuning
+from spot_jax.t5.backbone import load_backbone
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.distributed import start
 from spot_jax.training.metrics_log import read_metrics
+from spot_jax.training.optimizers import AdamW
 from spot_jax.training.sharding import (
     BatchPlacement,
     MeshShape,
@@ -189,7 +192,7 @@ def test_half_an_address_is_refused(given, match):
 
 
 def test_a_process_that_is_not_told_of_others_is_alone(monkeypatch):
-    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES"):
+    for name in ("SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     assert start() is False
 
@@ -245,3 +248,44 @@ def test_two_processes_evaluate_as_one_does(worded, tmp_path, child_environment)
     assert found["best"][0]["step"] == 5
     assert found["last"][0]["accuracy"] == alone.last[0]["accuracy"]
     assert found["last"][0]["loss"] == pytest.approx(alone.last[0]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_four_processes_tune_a_whole_model_as_one_does(tiny, tmp_path, child_environment):
+    alone = tiny.train(tmp_path / "alone", 6, method=ModelTuning(), optimizer=AdamW(0.01))
+    more = {"mesh": (2, 2), "model": True, "period": 4}
+    children(4, tiny, tmp_path / "four", child_environment, steps=5, **more)
+    found = children(4, tiny, tmp_path / "four", child_environment, steps=6, **more)
+    assert found == [{"step": 6, "finished": True}] * 4
+    one, four = (load_backbone(d / "backbone") for d in (alone.directory, tmp_path / "four"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.params, four.params
+    )
+    logs = [read_metrics(d) for d in (tmp_path / "four", alone.directory)]
+    each = [[line["train/loss"] for line in log] for log in logs]
+    np.testing.assert_allclose(*each, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_that_see_different_directories_say_so_at_once(tiny, tmp_path, child_environment):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = []
+    for number in range(2):
+        options = {"backbone": tiny.backbone, "tasks": tiny.tasks, "steps": 3, "period": 2}
+        options |= {"directory": str(tmp_path / str(number)), "mesh": (2, 1)}
+        options["processes"] = (address, 2, number)
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(CHILD), json.dumps(options)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=child_environment,
+            )
+        )
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "processes 1 do not see what process 0 writes" in errors

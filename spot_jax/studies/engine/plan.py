@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import DECODINGS
-from spot_jax.files import plain_fields
+from spot_jax.files import plain_fields, resolved
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.sharding import MeshShape
@@ -107,9 +108,9 @@ class Plan:
         check_decoding("decoding", self.decoding)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> epath.Path:
         """Absolute path of the study."""
-        return Path(self.directory).expanduser().resolve()
+        return resolved(self.directory)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the study's numbers, as one level of JSON."""

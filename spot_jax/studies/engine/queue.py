@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
+from etils import epath
+
 from spot_jax.errors import SpotError
-from spot_jax.files.locks import file_lock, holder
 from spot_jax.studies.engine.job import Job
+from spot_jax.studies.engine.job_lock import holder_of, job_lock
+from spot_jax.training.distributed import agreed
 
 POLL = 2.0
 
@@ -26,7 +28,7 @@ class Jobs(Protocol[J_]):
         """Return the names of the jobs that have to be done before."""
         ...
 
-    def lock_file(self, job: J_) -> Path:
+    def lock_file(self, job: J_) -> epath.Path:
         """Return the file that a process locks while it does a job."""
         ...
 
@@ -42,7 +44,7 @@ def run_all(
         do: function that does one job and leaves its result.
         log: function called with a line when nothing is left but to wait for others.
     """
-    while left := [job for job in jobs if not study.is_done(job)]:
+    while left := [job for job in jobs if not agreed(study.is_done(job))]:
         if not _run_next(study, left, do):
             _wait(study, left, log)
 
@@ -62,9 +64,9 @@ def run_one(study: Jobs[J], job: J, do: Callable[[J], None], log: Callable[[str]
             f"{job.name} needs what {waiting[0]}{more} will have written; run --job={waiting[0]} "
             "first"
         )
-    with file_lock(study.lock_file(job)) as ours:
+    with job_lock(study.lock_file(job)) as ours:
         if not ours:
-            process = holder(study.lock_file(job)) or "another process"
+            process = holder_of(study.lock_file(job)) or "another process"
             raise SpotError(
                 f"{job.name} is being done by {process}; wait for it, or run another job"
             )
@@ -74,13 +76,13 @@ def run_one(study: Jobs[J], job: J, do: Callable[[J], None], log: Callable[[str]
 def _run_next(study: Jobs[J], left: Sequence[J], do: Callable[[J], None]) -> bool:
     """Do the first job that is ready and free; return whether there was such a job."""
     for job in left:
-        if study.waits_for(job):
+        if agreed(study.waits_for(job)):
             continue
-        with file_lock(study.lock_file(job)) as ours:
+        with job_lock(study.lock_file(job)) as ours:
             if not ours:
                 continue
             # Another process may have done it since we looked.
-            if not study.is_done(job):
+            if not agreed(study.is_done(job)):
                 do(job)
             return True
     return False
@@ -93,6 +95,6 @@ def _wait(study: Jobs[J], left: Sequence[J], log: Callable[[str], None]) -> None
     while True:
         time.sleep(POLL)
         now = [job for job in left if not study.is_done(job)]
-        free = [j for j in now if not study.waits_for(j) and not holder(study.lock_file(j))]
-        if len(now) < before or free:
+        free = [j for j in now if not study.waits_for(j) and not holder_of(study.lock_file(j))]
+        if agreed(len(now) < before or bool(free)):
             return

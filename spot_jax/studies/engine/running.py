@@ -6,13 +6,15 @@ job writes is made again by each start, with the same content. The result comes 
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
 from spot_jax.evaluation.evaluate import measure
 from spot_jax.evaluation.scored_task import score_of
+from spot_jax.files import absolute
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.methods.base import BaseMethod
@@ -49,7 +51,7 @@ class JobRun(Generic[P, J]):
         return self.study.plan
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> epath.Path:
         """Directory of the job."""
         return self.study.directory(self.job)
 
@@ -58,9 +60,9 @@ class JobRun(Generic[P, J]):
         """Time since the job was started."""
         return round(time.monotonic() - self._start, 2)
 
-    def place(self, path: Path) -> str:
+    def place(self, path: epath.Path) -> str:
         """Return a file's path from the study's directory on, which may be moved."""
-        return str(path.absolute().relative_to(self.study.path))
+        return str(absolute(path).relative_to(self.study.path))
 
     def train(
         self,

@@ -21,22 +21,23 @@ import abc
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from etils import epath
 
 from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, read_versioned, write_object
+from spot_jax.files import aligned, read_versioned, remove_tree, write_object
 from spot_jax.files.digests import file_digest
-from spot_jax.files.locks import file_lock, holder
 from spot_jax.files.records import from_plain, plain
 from spot_jax.files.verified import matches
 from spot_jax.studies.engine import queue
 from spot_jax.studies.engine.compilation_cache import compilation_cache
 from spot_jax.studies.engine.job import Job, JobResult
+from spot_jax.studies.engine.job_lock import holder_of, job_lock
 from spot_jax.studies.engine.results import Results
+from spot_jax.training.distributed import by_lead
 from spot_jax.training.run_directory import run_path
 
 FORMAT = 2
@@ -55,7 +56,7 @@ class AnyPlan(Protocol):
         ...
 
     @property
-    def path(self) -> Path:
+    def path(self) -> epath.Path:
         """Absolute path of the study."""
         ...
 
@@ -108,7 +109,7 @@ class Study(abc.ABC, Generic[P, J, R]):
             return
         self.check()
         self.path = run_path(plan.path)
-        with file_lock(self.path / ".lock", wait=True):
+        with job_lock(self.path / ".lock", wait=True):
             self._open(command)
             write_object(self.path / "study.json", self.record)
 
@@ -208,21 +209,24 @@ class Study(abc.ABC, Generic[P, J, R]):
                 return job
         raise SpotError(f"the study has no job {name!r}; `{self.command} --jobs` lists its jobs")
 
-    def directory(self, job: Job | str) -> Path:
+    def directory(self, job: Job | str) -> epath.Path:
         """Return the directory of a job."""
         folder = "cells" if (self.path / "cells").exists() else "jobs"
         return self.path / folder / (job if isinstance(job, str) else job.name)
 
-    def lock_file(self, job: Job) -> Path:
+    def lock_file(self, job: Job) -> epath.Path:
         """Return the file that a process locks while it does a job."""
         return self.directory(job) / "lock"
 
     def begin(self, job: Job) -> None:
         """Clear away what was begun before the study was moved: runs name prompts by path."""
+        by_lead(lambda: self._clear_moved(job))
+
+    def _clear_moved(self, job: Job) -> None:
         place = self.directory(job) / "place"
         if place.exists() and place.read_text() != str(self.path):
             for name in self.products:
-                shutil.rmtree(self.directory(job) / name, ignore_errors=True)
+                remove_tree(self.directory(job) / name)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(str(self.path))
 
@@ -329,7 +333,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         """Return in words: done, running (where), ready, or waiting (for how many)."""
         if self.is_done(job):
             return "done"
-        if process := holder(self.lock_file(job)):
+        if process := holder_of(self.lock_file(job)):
             return f"running: {process}"
         waiting = self.waits_for(job)
         return f"waits for {len(waiting)}" if waiting else "ready"
@@ -411,7 +415,7 @@ class Study(abc.ABC, Generic[P, J, R]):
 
     def finish(self) -> Results:
         """Write results.json from all jobs that are done."""
-        with file_lock(self.path / ".lock", wait=True):
+        with job_lock(self.path / ".lock", wait=True):
             results = self.assemble()
             results.write(self.path)
         return results

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from spot_jax.files import read_object, reading, write_object
 from spot_jax.inference.tuned import Prompt, open_tuned
@@ -160,12 +160,12 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         """Seeds of the prompts."""
         return [part.seed for part in self.job.parts if part.seed is not None]
 
-    def _tuned_file(self, task: str, seed: int | None) -> Path:
+    def _tuned_file(self, task: str, seed: int | None) -> epath.Path:
         """Return the tuned prompt of a task and seed."""
         number = [part.seed for part in self.study.job(prompts_job(task)).parts].index(seed)
         return self.study.path / self.study.needed(prompts_job(task)).prompts[number].file
 
-    def _through(self, subspace: Path, part: Part) -> Path:
+    def _through(self, subspace: epath.Path, part: Part) -> epath.Path:
         """Return a task's tuned prompt as it comes out of a subspace, written down."""
         prompt = load_prompt(self._tuned_file(part.task, part.seed))
         through = load_subspace(subspace)
@@ -175,7 +175,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         dataclasses.replace(prompt, prompt=rows, method=method, metrics={}).save(path)
         return path
 
-    def _taken(self, task: str) -> dict[int, Path]:
+    def _taken(self, task: str) -> dict[int, epath.Path]:
         """Copy prompts of the library here, by seed; a start takes what the first one took."""
         plan = self.plan
         if plan.library is None:
@@ -209,7 +209,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
             by_task=False if alone else None,
         )
 
-    def _scored(self, files: Sequence[Path], trained: int) -> SubspaceResult:
+    def _scored(self, files: Sequence[epath.Path], trained: int) -> SubspaceResult:
         """Score the prompts of the job's parts on their test splits."""
         plan = self.plan
         backbone = plan.backbone.description().fingerprint

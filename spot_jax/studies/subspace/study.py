@@ -10,12 +10,12 @@ jobs/JOB/made/   prompts that no run wrote: reconstructed, or taken from a libra
 """
 
 import functools
-import shutil
 from collections.abc import Sequence
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.scored_task import load_task
+from spot_jax.files import remove_tree
 from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.study import Study
 from spot_jax.studies.subspace.assembly import assemble
@@ -74,7 +74,7 @@ class SubspaceStudy(Study[SubspacePlan, SubspaceJob, SubspaceResult]):
     def tidy(self, job: SubspaceJob) -> None:
         """Remove a tuned model: its score is all that is asked of it, and many fill a disk."""
         for name in ("backbone", "checkpoints") if job.kind == MODEL else ():
-            shutil.rmtree(self.directory(job) / "run" / name, ignore_errors=True)
+            remove_tree(self.directory(job) / "run" / name)
 
     def assemble(self) -> SubspaceResults:
         """See `Study`."""

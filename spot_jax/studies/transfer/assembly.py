@@ -1,10 +1,10 @@
 """A transfer study's job results, as one `TransferResults`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from spot_jax.library import similarity
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
@@ -162,9 +162,9 @@ def _records(study: AnyTransferStudy, done: Done) -> Iterator[PromptRecord]:
         )
 
 
-def _within(root: Path, ancestor: dict[str, Any]) -> dict[str, Any]:
+def _within(root: epath.Path, ancestor: dict[str, Any]) -> dict[str, Any]:
     """Return an ancestor whose file is named from the study's directory on, which may be moved."""
-    path = Path(str(ancestor.get("file", "")))
+    path = epath.Path(str(ancestor.get("file", "")))
     if path.is_relative_to(root):
         ancestor["file"] = str(path.relative_to(root))
     return ancestor

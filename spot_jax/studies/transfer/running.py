@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.inference.tuned import open_tuned
@@ -167,7 +167,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
     def _tune_mixtures(self, groups: Groups) -> Any:
         """Tune prompts of mixtures; the final checkpoints count, as in the paper (section 3.3)."""
 
-        def tune(names: Sequence[str]) -> Sequence[Path]:
+        def tune(names: Sequence[str]) -> Sequence[epath.Path]:
             plan = self.plan
             # No text is cut shorter than in its own source's run.
             tasks = sorted({source.task for group in groups for source in group})
@@ -235,7 +235,7 @@ def _chosen(source: Retrieved) -> dict[str, Any]:
     }
 
 
-def _curves(run: Path, count: int) -> list[list[tuple[int, float]]]:
+def _curves(run: epath.Path, count: int) -> list[list[tuple[int, float]]]:
     """Return each prompt's validation scores by step, from the run's log."""
     curves: list[list[tuple[int, float]]] = [[] for _ in range(count)]
     for line in read_metrics(run):

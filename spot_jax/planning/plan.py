@@ -1,0 +1,347 @@
+"""The plan of a run on a slice: memory, time, cost and traffic, from its compiled programs."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spot_jax.errors import SpotError
+from spot_jax.files import aligned
+from spot_jax.planning.chips import CHIPS, GIB, Chip, Slice, open_slice, parse
+from spot_jax.planning.cost import collectives, operations
+from spot_jax.planning.programs import Lowered, Programs, RunShape, mesh_of
+from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.training.sharding import MeshShape
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramPlan:
+    """One program on one slice.
+
+    Attributes:
+        arguments: bytes a chip of weights, state and batch.
+        temporaries: bytes a chip of activations and all else that comes and goes.
+        peak: largest number of bytes a chip at once.
+        operations: operations of the whole program over all chips.
+        collectives: bytes a chip by kind of collective.
+        seconds: lower bound of the time of one run.
+        compile_seconds: time that compiling took here.
+    """
+
+    arguments: int
+    temporaries: int
+    peak: int
+    operations: float
+    collectives: Mapping[str, float]
+    seconds: float
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run needs and costs on a slice.
+
+    Attributes:
+        topology: name of the slice.
+        chips: number of chips.
+        mesh: arrangement, "DATAxMODEL".
+        fits: whether the programs fit into a chip's memory; None where that is unknown.
+        memory: bytes of a chip that a program may use; None where that is unknown.
+        needed: bytes a chip that the largest program needs; None if the compiler does not say.
+        weights: bytes a chip of frozen weights.
+        state: bytes a chip of what is trained and of the optimizer's moments.
+        train: plan of the step of training; None if it does not fit.
+        evaluation: plan of a batch's evaluation; None without evaluations or if it does not fit.
+        bound: operations of a step that any method with frozen weights needs, 4 N T.
+        steps: number of the run's steps.
+        evaluation_batches: number of evaluated batches in the run; None if the examples are not
+            limited, so that their number is unknown.
+        hours: time of the run, evaluations counted in; a lower bound.
+        chip_hours: hours of all chips.
+        dollars: price of these; None where there is no list price.
+        remedies: changes that would make it fit, a phrase each.
+        constants: numbers of the chip that times come from, with their source.
+    """
+
+    topology: str
+    chips: int
+    mesh: str
+    fits: bool | None
+    memory: float | None
+    needed: int | None
+    weights: int
+    state: int
+    train: ProgramPlan | None
+    evaluation: ProgramPlan | None
+    bound: float
+    steps: int
+    evaluation_batches: int | None
+    hours: float | None
+    chip_hours: float | None
+    dollars: float | None
+    remedies: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+
+def plan(
+    fields: Mapping[str, Any],
+    topology: str,
+    *,
+    config: T5Config | None = None,
+    mesh: MeshShape | None = None,
+    chip: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Compile a run's programs for a slice and say what they need.
+
+    Args:
+        fields: arguments that `train` would be called with.
+        topology: name of the slice, such as "v5e:2x4", or "here" for this machine's devices.
+        config: shape of the T5 where the stored backbone is not here.
+        mesh: arrangement of the chips; None for the run's own where it fills the slice, else all
+            chips to the weights.
+        chip: fields of `Chip` that are other than in the table.
+
+    Raises:
+        SpotError: no such slice, a mesh that is none, or a method without a plan.
+    """
+    place = open_slice(topology)
+    run = RunShape.of(fields, config)
+    place = dataclasses.replace(place, chip=dataclasses.replace(place.chip, **(chip or {})))
+    shape = mesh or _mesh_for(fields.get("mesh"), len(place.devices))
+    programs = Programs(run, mesh_of(place.devices, shape))
+    bound = _bound(run.config, run.data, programs.length, programs.count)
+    steps, batches = int(fields["train_steps"]), _evaluation_batches(fields)
+    results: list[ProgramPlan | None] = []
+    needed: list[int] = []
+    for lowered in [programs.train, *([programs.evaluate] if run.evaluation.period else [])]:
+        result, size = _compiled(lowered(), place, run.config)
+        results.append(result)
+        needed += [size] if size else []
+    train, evaluation = [*results, None][:2]
+    memory = place.chip.memory if math.isfinite(place.chip.memory) else None
+    whole = all(results)
+    fits = None if memory is None else whole and max(needed) <= memory
+    hours = None
+    if whole and train is not None and math.isfinite(train.seconds):
+        evaluated = (batches or 0) * (evaluation.seconds if evaluation else 0.0)
+        hours = (steps * train.seconds + evaluated) / 3600
+    chip_hours = None if hours is None else hours * len(place.devices)
+    price = place.chip.price
+    return Plan(
+        topology,
+        len(place.devices),
+        f"{len(place.devices) // shape.model}x{shape.model}",
+        fits,
+        memory,
+        max(needed, default=None),
+        programs.weights,
+        programs.state,
+        train,
+        evaluation,
+        bound,
+        steps,
+        batches,
+        hours,
+        chip_hours,
+        None if chip_hours is None or price is None else chip_hours * price,
+        () if fits is not False else _remedies(run, shape, len(place.devices)),
+        dataclasses.asdict(dataclasses.replace(place.chip, slices=())),
+    )
+
+
+def cheapest(
+    fields: Mapping[str, Any],
+    generations: Sequence[str],
+    *,
+    config: T5Config | None = None,
+    chip: Mapping[str, Any] | None = None,
+) -> list[Plan]:
+    """Return a plan for the smallest slice of each generation that fits, cheapest first.
+
+    Slices whose chips cannot hold the weights are passed over without compiling.
+    """
+    for name in generations:
+        if name not in CHIPS:
+            raise SpotError(f"there are plans for {', '.join(CHIPS)}, found {name!r}")
+    run = RunShape.of(fields, config)
+    size = 2 if run.parameter_dtype == "bfloat16" else 4
+    weights = size * sum(math.prod(s) for s in parameter_shapes(run.config).values())
+    plans = []
+    for name in generations:
+        for shape in CHIPS[name].slices:
+            topology = f"{name}:{shape}"
+            if weights / parse(topology)[1] > CHIPS[name].memory:
+                continue
+            try:
+                result = plan(fields, topology, config=config, chip=chip)
+            except SpotError as error:
+                if "divided" not in str(error):
+                    raise
+                continue
+            if result.fits:
+                plans.append(result)
+                break
+    return sorted(plans, key=lambda p: (p.dollars is None, p.dollars))
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """Return plans as lines for people."""
+    head = ["topology", "mesh", "fits", "GiB a chip", "of", "weights", "temporaries", "x 4NT"]
+    rows = [[*head, "step s", "hours", "chip-hours", "$"]]
+    for each in plans:
+        train = each.train
+        rows.append(
+            [
+                each.topology,
+                each.mesh,
+                {True: "yes", False: "no", None: "?"}[each.fits],
+                _gib(each.needed),
+                _gib(each.memory),
+                _gib(each.weights),
+                _gib(None if train is None else train.temporaries),
+                "" if train is None else f"{train.operations / each.bound:.2f}",
+                "" if train is None or math.isnan(train.seconds) else f"{train.seconds:.3f}",
+                "" if each.hours is None else f"{each.hours:.1f}",
+                "" if each.chip_hours is None else f"{each.chip_hours:.0f}",
+                "" if each.dollars is None else f"{each.dollars:,.0f}",
+            ]
+        )
+    lines = aligned(rows, left=(0, 1, 2))
+    for each in plans:
+        lines += _remarks(each)
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _remarks(each: Plan) -> list[str]:
+    lines = []
+    if each.fits is False and each.needed and each.memory:
+        short = (each.needed - each.memory) / GIB
+        lines.append(
+            f"{each.topology} lacks {short:.1f} GiB a chip; try {', or '.join(each.remedies)}"
+        )
+    if each.train is not None and each.train.collectives:
+        traffic = ", ".join(
+            f"{kind} {size / GIB:.2f} GiB" for kind, size in sorted(each.train.collectives.items())
+        )
+        lines.append(f"{each.topology} sends a step, to each chip: {traffic}")
+    if each.evaluation is not None and each.evaluation_batches is None:
+        lines.append(
+            "evaluations are not in the hours: set EvaluationPlan.examples to say of how many "
+            "examples they are"
+        )
+    if each.hours is not None:
+        lines.append("times are lower bounds: arithmetic or memory, whichever is longer, and links")
+    return lines
+
+
+def _gib(size: float | None) -> str:
+    return "" if size is None else f"{size / GIB:.2f}"
+
+
+def _mesh_for(shape: MeshShape | None, chips: int) -> MeshShape:
+    if shape is not None:
+        data = chips // shape.model if shape.data is None else shape.data
+        if data * shape.model == chips:
+            return MeshShape(data, shape.model)
+    return MeshShape(1, chips)
+
+
+def _bound(config: T5Config, data: Any, prompt: int, count: int) -> float:
+    """The operations of a step, 4 N T: forwards, and backwards to the activations alone.
+
+    N is the number of weights that a token is multiplied with, T the number of tokens.
+    """
+    rows = data.batch_size * count
+    encoder = decoder = cross = 0
+    for name, shape in parameter_shapes(config).items():
+        size = math.prod(shape) if name.endswith("kernel") else 0
+        if name.startswith("encoder/"):
+            encoder += size
+        elif re.search(r"encoder_decoder_attention/(key|value)/", name):
+            cross += size
+        else:
+            decoder += size
+    if config.logits_via_embedding:
+        decoder += config.vocab_size * config.emb_dim
+    inputs = data.task_feature_lengths["inputs"] + prompt
+    targets = data.task_feature_lengths["targets"]
+    return 4.0 * rows * ((encoder + cross) * inputs + decoder * targets)
+
+
+def _evaluation_batches(fields: Mapping[str, Any]) -> int | None:
+    evaluation = fields.get("evaluation")
+    if evaluation is None or not evaluation.period:
+        return 0
+    if evaluation.examples is None:
+        return None
+    rows = evaluation.batch_size or fields["data"].batch_size
+    times = math.ceil(fields["train_steps"] / evaluation.period)
+    return times * math.ceil(evaluation.examples / rows)
+
+
+def _compiled(
+    lowered: Lowered, place: Slice, config: T5Config
+) -> tuple[ProgramPlan | None, int | None]:
+    """The plan of a program and its peak; of one that does not fit only the latter."""
+    began = time.monotonic()
+    try:
+        compiled = lowered.lowered.compile()
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _used(str(error))
+    seconds = time.monotonic() - began
+    memory = compiled.memory_analysis()
+    peak = _peak(memory)
+    count = operations(lowered.jaxpr)
+    traffic = collectives(compiled.as_text())
+    bound = _seconds(place.chip, len(place.devices), count, memory, traffic)
+    return (
+        ProgramPlan(
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            peak,
+            count,
+            traffic,
+            bound,
+            round(seconds, 1),
+        ),
+        peak,
+    )
+
+
+def _peak(memory: Any) -> int:
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    return int(getattr(memory, "peak_memory_in_bytes", 0) or whole)
+
+
+def _used(message: str) -> int | None:
+    match = re.search(r"Used ([\d.]+)([KMG]) of", message)
+    return None if match is None else int(float(match[1]) * 1024 ** (" KMG".index(match[2])))
+
+
+def _seconds(
+    chip: Chip, chips: int, count: float, memory: Any, traffic: Mapping[str, float]
+) -> float:
+    """A roofline: arithmetic or memory, whichever takes longer, and what the chips send."""
+    arithmetic = count / (chips * chip.flops)
+    # Arguments are read forwards and backwards, temporaries written and read.
+    touched = 2 * (memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+    # A ring sends an all-reduce's bytes twice.
+    sent = sum(size * (2 if kind == "all-reduce" else 1) for kind, size in traffic.items())
+    return max(arithmetic, touched / chip.bandwidth) + sent / chip.interconnect
+
+
+def _remedies(run: RunShape, mesh: MeshShape, chips: int) -> tuple[str, ...]:
+    remedies = []
+    if run.config.dtype != "bfloat16" or run.parameter_dtype != "bfloat16":
+        remedies.append("StoredBackbone.dtype and parameter_dtype = 'bfloat16'")
+    if not run.config.remat:
+        remedies.append("StoredBackbone.scan_layers and remat = True")
+    if mesh.model < chips:
+        remedies.append(f"MESH = '1x{chips}'")
+    remedies.append(f"BATCH_SIZE = {max(run.data.batch_size // 2, 1)}")
+    return (*remedies, "a larger slice")

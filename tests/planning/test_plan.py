@@ -1,0 +1,91 @@
+"""`spot plan` on this machine's own devices and, where TPU's compiler is, on slices of TPUs."""
+
+import importlib.util
+import json
+
+import pytest
+from tiny_text import store_backbone
+
+from spot_jax.cli.main import main
+
+SETTINGS = {
+    "MODEL_DIR": "nowhere",
+    "INITIAL_CHECKPOINT_PATH": "nowhere",
+    "MIXTURE_OR_TASK_NAME": "bundled_sms_spam",
+    "TASK_FEATURE_LENGTHS": {"inputs": 28, "targets": 4},
+    "PROMPT_LENGTH": 4,
+    "TRAIN_STEPS": 100,
+    "EVAL_PERIOD": 10,
+    "EvaluationPlan.examples": 64,
+}
+
+
+def plan(*flags, **settings):
+    pairs = {**SETTINGS, **settings}.items()
+    gin = [f"--gin.{name}={value!r}" for name, value in pairs]
+    return main(["plan", "--gin_file=gin_configs/runs/prompt_tuning.gin", *gin, *flags])
+
+
+def planned(capsys, *flags, **settings):
+    code = plan("--json", *flags, **settings)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_run_is_planned_on_the_devices_at_hand(tmp_path, capsys):
+    backbone = store_backbone(tmp_path / "backbone")
+    speed = ["--flops=1e12", "--memory=1e9", "--bandwidth=1e11", "--interconnect=1e10"]
+    target = tmp_path / "plan.json"
+    more = ["--topology=here", "--price=2.0", f"--output={target}", *speed]
+    code, (each,) = planned(capsys, *more, "--mesh=8x1", INITIAL_CHECKPOINT_PATH=backbone)
+    assert code == 0 and each["fits"] and each["mesh"] == "8x1" and each["chips"] == 8
+    weights = sum(f.stat().st_size for f in (tmp_path / "backbone").glob("*.safetensors"))
+    assert each["weights"] == pytest.approx(weights, rel=0.02)
+    # A prompt and Adafactor's moments of it.
+    assert 4 * 16 * 4 <= each["state"] <= 3 * 4 * 16 * 4 + 64
+    # Without scores of attention nothing is above 4 N T, and recomputing nothing is near it.
+    assert 1.0 <= each["train"]["operations"] / each["bound"] < 1.6
+    assert each["evaluation_batches"] == 10 * 2
+    seconds = 100 * each["train"]["seconds"] + 20 * each["evaluation"]["seconds"]
+    assert each["hours"] == pytest.approx(seconds / 3600)
+    assert each["dollars"] == pytest.approx(2.0 * 8 * each["hours"])
+    assert json.loads(target.read_text()) == [each]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_does_not_fit_says_what_would(tmp_path, capsys):
+    backbone = store_backbone(tmp_path / "backbone")
+    flags = ["--topology=here", "--memory=1000"]
+    code = plan(*flags, INITIAL_CHECKPOINT_PATH=backbone, EVAL_PERIOD=0)
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "lacks" in said and "remat = True" in said and "BATCH_SIZE = 16" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "say where: --topology"),
+        (["--topology=v9:1"], "a topology is written v5e"),
+        (["--topologies=v9", "--model=tiny"], "there are plans for v5e, v5p, v6e"),
+        (["--topology=here", "--model=tiny", "--mesh=3x1"], "a mesh of 3x1 does not fill 8 chips"),
+        (["--topology=here", "--model=tiny", "--gin.BATCH_SIZE=9"], "batch of 9 rows cannot be"),
+    ],
+)
+def test_what_cannot_be_planned(more, words, capsys):
+    assert plan(*more, MESH="8x1") == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs TPU's compiler")
+def test_base_fits_on_one_v5e_chip(capsys, monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    settings = {f"StoredBackbone.{name}": True for name in ("scan_layers", "remat")}
+    settings |= {f"StoredBackbone.{name}": "bfloat16" for name in ("dtype", "parameter_dtype")}
+    settings |= {"TASK_FEATURE_LENGTHS": {"inputs": 412, "targets": 16}}
+    settings |= {"PROMPT_LENGTH": 100, "EVAL_PERIOD": 0}
+    flags = ["--model=t5_1_1_base", "--topology=v5e:1x1"]
+    code, (each,) = planned(capsys, *flags, **settings)
+    assert code == 0 and each["fits"]
+    assert 0.4 < each["weights"] / 2**30 < 0.6
+    assert each["train"]["peak"] < each["memory"]
