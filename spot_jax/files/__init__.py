@@ -56,14 +56,13 @@ def as_path(path: epath.PathLike) -> epath.Path:
     if re.match(r"(gs|s3):/(?!/)", text):
         raise SpotError(f"{text}: a bucket's path has two slashes; write {text[:3]}//{text[4:]}")
     if is_local(text):
-        if "\0" in text:
-            raise SpotError(f"{text!r}: a path holds no NUL; correct it")
         return cast(epath.Path, Path(text).expanduser())
     scheme, _, rest = text.partition("://")
     if scheme not in _CLIENTS:
         usable = ", ".join(f"{name}://" for name in _CLIENTS)
         raise SpotError(
-            f"{text}: expected a local path or {usable}, found {scheme}://; copy it there"
+            f"{text}: cannot be reached, because there is no {scheme}:// here; give a local path, "
+            f"or one of {usable}"
         )
     if not rest.partition("/")[0]:
         raise SpotError(f"{text}: names no bucket; write {scheme}://BUCKET/PATH")
