@@ -51,6 +51,14 @@ class RunShape:
     seeds: tuple[int, ...]
     evaluation: EvaluationPlan
 
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Greatest numbers of tokens of text."""
+        lengths = self.data.task_feature_lengths
+        if lengths is None:
+            raise SpotError("a plan reads no data; give TASK_FEATURE_LENGTHS")
+        return lengths
+
     @classmethod
     def of(cls, fields: Mapping[str, Any], config: T5Config | None = None) -> "RunShape":
         """Return the shape of what `train` is called with.
@@ -195,7 +203,7 @@ class Programs:
             batch,
             None,
             config=self.run.config,
-            search=evaluate.Search(max_length=self.run.data.task_feature_lengths["targets"]),
+            search=evaluate.Search(max_length=self.run.lengths["targets"]),
             with_aux=False,
         )
         return Lowered(traced.lower(lowering_platforms=(self._platform,)), traced.jaxpr.jaxpr)
@@ -205,7 +213,7 @@ class Programs:
         return self.mesh.devices.flat[0].platform
 
     def _batch(self, rows: int | None = None, *, padded: bool = False) -> dict[str, Any]:
-        data, lengths = self.run.data, self.run.data.task_feature_lengths
+        data, lengths = self.run.data, self.run.lengths
         packed = {} if padded else data.packed_lengths or {}
         shape = BatchShape(
             rows or data.batch_size,

@@ -104,7 +104,7 @@ def read_setup(run_dir: str | os.PathLike[str]) -> RunSetup:
     return setup
 
 
-def check_tables(directory: Path, names: Sequence[str]) -> None:
+def check_tables(directory: epath.Path, names: Sequence[str]) -> None:
     """Raise `SpotError` when a file of rows is not the one that the run here began with."""
     if not (directory / "setup.json").exists():
         return
