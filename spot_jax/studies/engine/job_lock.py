@@ -6,13 +6,12 @@ from pathlib import Path
 
 from etils import epath
 
-from spot_jax.files import is_local
-from spot_jax.files.locks import file_lock, holder, sole_owner
+from spot_jax.files import is_local, locks
 from spot_jax.training.distributed import agreed, is_lead
 
 
 @contextlib.contextmanager
-def job_lock(path: epath.PathLike, *, wait: bool = False) -> Iterator[bool]:
+def file_lock(path: epath.PathLike, *, wait: bool = False) -> Iterator[bool]:
     """Hold a lock while the block runs; yield whether it is held.
 
     Args:
@@ -25,13 +24,13 @@ def job_lock(path: epath.PathLike, *, wait: bool = False) -> Iterator[bool]:
     if not is_lead():
         yield agreed(False)
     elif is_local(path):
-        with file_lock(Path(path), wait=wait) as ours:
+        with locks.file_lock(Path(path), wait=wait) as ours:
             yield agreed(ours)
     else:
-        with sole_owner(path) as other:
+        with locks.sole_owner(path) as other:
             yield agreed(other is None)
 
 
-def holder_of(path: epath.PathLike) -> str | None:
+def holder(path: epath.PathLike) -> str | None:
     """Return which process holds a lock; None if none does, or if that is unknown, in a bucket."""
-    return holder(Path(path)) if is_local(path) else None
+    return locks.holder(Path(path)) if is_local(path) else None

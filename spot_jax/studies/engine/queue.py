@@ -8,7 +8,7 @@ from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.studies.engine.job import Job
-from spot_jax.studies.engine.job_lock import holder_of, job_lock
+from spot_jax.studies.engine.job_lock import file_lock, holder
 from spot_jax.training.distributed import agreed
 
 POLL = 2.0
@@ -64,9 +64,9 @@ def run_one(study: Jobs[J], job: J, do: Callable[[J], None], log: Callable[[str]
             f"{job.name} needs what {waiting[0]}{more} will have written; run --job={waiting[0]} "
             "first"
         )
-    with job_lock(study.lock_file(job)) as ours:
+    with file_lock(study.lock_file(job)) as ours:
         if not ours:
-            process = holder_of(study.lock_file(job)) or "another process"
+            process = holder(study.lock_file(job)) or "another process"
             raise SpotError(
                 f"{job.name} is being done by {process}; wait for it, or run another job"
             )
@@ -78,7 +78,7 @@ def _run_next(study: Jobs[J], left: Sequence[J], do: Callable[[J], None]) -> boo
     for job in left:
         if agreed(study.waits_for(job)):
             continue
-        with job_lock(study.lock_file(job)) as ours:
+        with file_lock(study.lock_file(job)) as ours:
             if not ours:
                 continue
             # Another process may have done it since we looked.
@@ -95,6 +95,6 @@ def _wait(study: Jobs[J], left: Sequence[J], log: Callable[[str], None]) -> None
     while True:
         time.sleep(POLL)
         now = [job for job in left if not study.is_done(job)]
-        free = [j for j in now if not study.waits_for(j) and not holder_of(study.lock_file(j))]
+        free = [j for j in now if not study.waits_for(j) and not holder(study.lock_file(j))]
         if agreed(len(now) < before or bool(free)):
             return

@@ -35,7 +35,7 @@ from spot_jax.files.verified import matches
 from spot_jax.studies.engine import queue
 from spot_jax.studies.engine.compilation_cache import compilation_cache
 from spot_jax.studies.engine.job import Job, JobResult
-from spot_jax.studies.engine.job_lock import holder_of, job_lock
+from spot_jax.studies.engine.job_lock import file_lock, holder
 from spot_jax.studies.engine.results import Results
 from spot_jax.training.distributed import by_lead
 from spot_jax.training.run_directory import run_path
@@ -109,7 +109,7 @@ class Study(abc.ABC, Generic[P, J, R]):
             return
         self.check()
         self.path = run_path(plan.path)
-        with job_lock(self.path / ".lock", wait=True):
+        with file_lock(self.path / ".lock", wait=True):
             self._open(command)
             write_object(self.path / "study.json", self.record)
 
@@ -333,7 +333,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         """Return in words: done, running (where), ready, or waiting (for how many)."""
         if self.is_done(job):
             return "done"
-        if process := holder_of(self.lock_file(job)):
+        if process := holder(self.lock_file(job)):
             return f"running: {process}"
         waiting = self.waits_for(job)
         return f"waits for {len(waiting)}" if waiting else "ready"
@@ -415,7 +415,7 @@ class Study(abc.ABC, Generic[P, J, R]):
 
     def finish(self) -> Results:
         """Write results.json from all jobs that are done."""
-        with job_lock(self.path / ".lock", wait=True):
+        with file_lock(self.path / ".lock", wait=True):
             results = self.assemble()
             results.write(self.path)
         return results
