@@ -72,9 +72,12 @@ def test_a_prompt_file_alone_predicts_as_it_did(name, runs, expected):
     np.testing.assert_allclose(losses, expected[name]["losses"], rtol=1e-5)
 
 
+SLOW = ("y_tuning", "prefix_mlp")
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "y_tuning" else name for name in WHOLE],
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in WHOLE],
 )
 def test_a_run_goes_on_as_it_would_have(name, runs, expected, monkeypatch):
     monkeypatch.chdir(runs)

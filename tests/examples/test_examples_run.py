@@ -35,12 +35,12 @@ SHOWN = {
 }
 
 
-# The slow ones are a tuned prompt and what follows; what they run is tested in parts elsewhere.
+# What the slow ones run is tested in parts elsewhere.
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow)
-        if name in ("transfer_a_prompt", "many_prompts")
+        if name in ("tune_a_prompt", "transfer_a_prompt", "many_prompts")
         else name
         for name in SHOWN
     ],

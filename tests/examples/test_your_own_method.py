@@ -96,6 +96,7 @@ def test_several_in_one_program_are_each_as_alone(example, backbone):
             np.testing.assert_allclose(x, scales(both, i)[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_from_gin_and_from_the_shell(example, backbone, capsys):
     command = [
         "train",

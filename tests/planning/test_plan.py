@@ -52,6 +52,7 @@ def test_a_run_is_planned_on_the_devices_at_hand(tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_what_would(tmp_path, capsys):
     backbone = store_backbone(tmp_path / "backbone")
     flags = ["--topology=here", "--memory=1000"]

@@ -60,7 +60,7 @@ def golden_case(golden_backbone, golden):
     return config, params, inputs, z
 
 
-@pytest.mark.parametrize("name", ["minimal", "prompt"])
+@pytest.mark.parametrize("name", [pytest.param("minimal", marks=pytest.mark.slow), "prompt"])
 def test_beams_and_greedy_equal_t5x(golden_case, name):
     config, params, inputs, z = golden_case
     ids, table = inputs[name]
@@ -126,6 +126,7 @@ def test_a_row_depends_neither_on_padding_nor_on_its_neighbours():
     assert (together[3:] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_loop_ends_with_the_last_row(monkeypatch):
     steps = []
 

@@ -55,7 +55,10 @@ def after(optimizer, params, gradients, wrap=lambda tree: tree, count=1, shared=
     return params
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in OPTIMIZERS[1:])],
+)
 def test_a_step_of_stacked_layers_is_that_of_layers_apart(optimizer):
     params, gradients = drawn(0), [drawn(1), drawn(2)]
     apart = after(optimizer, params, gradients)

@@ -13,8 +13,10 @@ from spot_jax.training.optimizers import AdamW
 from spot_jax.training.step import _parts, check_divisible_loss
 
 
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize(("per_token", "count"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize("pack", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    ("per_token", "count"), [pytest.param(False, 1, marks=pytest.mark.slow), (True, 2)]
+)
 def test_a_step_in_parts_is_that_of_the_whole_batch(tiny, tmp_path, pack, per_token, count):
     packed = {"pack": True, "packed_lengths": {"inputs": 32, "targets": 6}} if pack else {}
     options = {
