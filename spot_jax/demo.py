@@ -56,8 +56,8 @@ class Plan:
     lengths: tuple[int, int] = (40, 12)
     learning_rate: float = 0.3
     decoding: str = "rank"
-    validation_examples: int = 200
-    test_examples: int = 500
+    validation_examples: int = 100
+    test_examples: int = 300
     evaluations: int = 2
 
 
