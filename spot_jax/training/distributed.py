@@ -1,10 +1,12 @@
 """Starting several processes as one program: pods, clusters, or by hand."""
 
+import ctypes
 import dataclasses
 import functools
 import json
 import os
 import secrets
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -95,6 +97,8 @@ def start(
         ) from error
     finally:
         runtime.get_distributed_runtime_client = connect
+    if not is_lead():
+        _end_on_abort()
     return True
 
 
@@ -248,6 +252,17 @@ _LOST = (
     "another process of this run ended or cannot be reached; the same command on every host goes "
     "on from the last checkpoint"
 )
+
+
+def _end_on_abort() -> None:
+    """End with our line and code where JAX's service, which lives in the lead, is gone.
+
+    The client's C++ then aborts the process at once, before it can call anything of Python's.
+    """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
+
+
+_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: leave(PEER_LOST, _LOST))
 
 
 def _lost_by_heartbeat(*_: Any) -> None:
