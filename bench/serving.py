@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.turns import in_turn
+
 ROOT = Path(__file__).parents[1]
 MINI = ROOT / "backbones" / "mini"
 SETS = {
@@ -67,16 +69,9 @@ def write_prompts(directory: Path, count: int, length: int) -> dict[str, Path]:
     return paths
 
 
-def in_turn(calls: dict[str, Any], repeats: int) -> dict[str, float]:
+def medians(calls: dict[str, Any], repeats: int) -> dict[str, float]:
     """Return each call's median seconds, all called in turn."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begin)
+    seconds = in_turn(calls, repeats)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -121,7 +116,7 @@ def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
         "bound": lambda: jax.block_until_ready(bare(*arguments)),
     }
     # The long one seldom, before and after the others.
-    seconds = in_turn({"padded_to_100": padded}, 2) | in_turn(calls, repeats)
+    seconds = medians({"padded_to_100": padded}, 2) | medians(calls, repeats)
     return {"part": "single", "prompt_length": length, "seconds": seconds}
 
 
@@ -313,7 +308,7 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
                     )
 
     calls = {"mixed": lambda: loaded.predict(rows), "peft_in_turn": in_adapters}
-    seconds = in_turn(calls, repeats)
+    seconds = medians(calls, repeats)
     rates = {name: texts / value for name, value in seconds.items()}
     return {
         "part": "peers",

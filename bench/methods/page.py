@@ -35,26 +35,36 @@ NOTES = """## How
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
-- Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
-  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout. After a
-  mixture it begins from one model that all eleven sets were tuned on together; that model's own
-  time is not counted, and it is of one seed.
-- SPoT's target begins from the source's prompt that was best on the source's validation, of the
-  length and with the rate and steps that were best from scratch. Sources are of the same family
-  where it has another set, for the rest a set of another kind.
-- Subspaces of intrinsic prompt tuning were found from one prompt of each of {found_from}, so there
-  the task's own prompt is behind its d numbers, the paper's "same data"; {held_out} are held out.
-- Y-Tuning's time is without the making of its features.
+{of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
 - Trained numbers are those of one seed. The SVM's are its weights.
 """
 
+# What is said of a method where the page has its row.
+OF_METHODS = {
+    "model_tuning": """\
+- Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
+  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout.""",
+    "multitask_model_tuning": """\
+- After a mixture, model tuning begins from one model that all eleven sets were tuned on together;
+  that model's own time is not counted, and it is of one seed.""",
+    "spot": """\
+- SPoT's target begins from one prompt of the source: of those of the length, rate and steps that
+  were best from scratch, the best on the source's validation, or the first seed's where no grid was
+  run. Sources are of the same family where it has another set, for the rest a set of another
+  kind.""",
+    "ist_5": """\
+- Subspaces of intrinsic prompt tuning were found from one prompt of each of {found_from}, so there
+  the task's own prompt is behind its d numbers, the paper's "same data"; {held_out} are held
+  out.""",
+    "y_tuning": "- Y-Tuning's time is without the making of its features.",
+}
+
 
 def render(results: MethodResults) -> str:
     """Return the whole page; of what is not done there is nothing on it."""
     settings = results.settings
-    held_out = [name for name in TASKS if name not in FOUND_FROM]
     parts = [
         HEAD.format(
             command="\n".join(results.commands) or results.command,
@@ -66,13 +76,22 @@ def render(results: MethodResults) -> str:
         NOTES.format(
             test=settings.get("test", 0),
             validation=settings.get("validation", 0),
-            found_from=", ".join(map(_wrapped, FOUND_FROM)),
-            held_out=", ".join(map(_wrapped, held_out)),
+            of_methods=_of_methods(results),
         ),
         _choices(results),
         _machine(results),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _of_methods(results: MethodResults) -> str:
+    held_out = [name for name in TASKS if name not in FOUND_FROM]
+    names = {
+        "found_from": ", ".join(map(_wrapped, FOUND_FROM)),
+        "held_out": ", ".join(map(_wrapped, held_out)),
+    }
+    shown = _methods(results, _all(results))
+    return "\n".join(note.format(**names) for name, note in OF_METHODS.items() if name in shown)
 
 
 def write(results: MethodResults, path: Path) -> None:

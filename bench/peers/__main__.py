@@ -22,7 +22,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from bench.peers.shapes import PROMPT, SHAPES, arrays, step_operations
+from bench.turns import Call, in_turn
 
 ROOT = Path(__file__).parents[2]
-Call = Callable[[], Any]
 STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
 
 
@@ -116,19 +115,6 @@ def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
         raise AssertionError("the best label is not the one that ranks first")
     calls = {"best": best, "every": every}
     return {n: lambda f=f: jax.block_until_ready(f(params, tokens)) for n, f in calls.items()}
-
-
-def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
-    """Time the calls in turn: seconds of each repeat by call."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def peak_bytes(side: str, case: tuple) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
-from spot_jax.methods.losses import Batch, Tree
+from spot_jax.methods.losses import Batch, Tree, of_rows
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.kernels import kernel_shapes, with_additions
@@ -98,10 +98,7 @@ class IA3Tuning(Method):
         self, trainable: Tree, frozen: Tree, config: T5Config, batch: Batch, count: int
     ) -> Adapted:
         """Return the T5 with each row's own scales."""
-        if "row_prompt" in batch:
-            rows = batch["row_prompt"]
-            trainable = jax.tree.map(lambda x: x[rows], trainable)
-        return self._adapted(trainable, frozen, config)
+        return self._adapted(of_rows(trainable, batch), frozen, config)
 
     def _adapted(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         additions = {}

@@ -26,6 +26,13 @@ def row_keys(keys: Key[Array, " n"] | None, batch: Batch) -> Key[Array, " b"] | 
     return jax.vmap(lambda p, i: jax.random.fold_in(keys[p], i))(prompt, number)
 
 
+def of_rows(prompts: Tree, batch: Batch) -> Tree:
+    """Return each row's own leaves [b, ...] of N prompts' [N, ...]; one prompt's [1, ...] stay."""
+    if "row_prompt" not in batch:
+        return prompts
+    return jax.tree.map(lambda x: x[batch["row_prompt"]], prompts)
+
+
 def token_losses(
     logits: Float[Array, "b u v"],
     targets: Int[Array, "b u"],

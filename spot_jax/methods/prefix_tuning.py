@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from spot_jax.errors import SpotError, check_fields
 from spot_jax.methods.base import TOKENS, Adapted, Inference, Method, StoredPrompt, Task
-from spot_jax.methods.losses import Batch, Tree
+from spot_jax.methods.losses import Batch, Tree, of_rows
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
@@ -178,9 +178,7 @@ class PrefixTuning(Method):
         """Return the T5 with each row's own prefix in it."""
         layout = self.layout(config)
         rows = jax.vmap(lambda tree: folded(tree, layout))(trainable["prefix"])
-        if "row_prompt" in batch:
-            rows = rows[batch["row_prompt"]]
-        return Adapted(params=with_prefix(frozen, config, rows, self.places))
+        return Adapted(params=with_prefix(frozen, config, of_rows(rows, batch), self.places))
 
     def store(
         self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int

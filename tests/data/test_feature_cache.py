@@ -1,44 +1,16 @@
 """Caches of features: exact, ragged, and never used when they are not what is asked for."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
+from data_cases import BACKBONE, Table, feature_examples
 
 from spot_jax.data import feature_cache
-from spot_jax.data.examples import Examples
 from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.errors import SpotError
 
 LENGTH = 6
-BACKBONE = "a" * 64
-
-
-@dataclasses.dataclass
-class Table:
-    """An encoder that is no T5: a token's vectors depend on it and its place."""
-
-    backbone: str = BACKBONE
-    layers: int = 2
-    width: int = 3
-    rows: int = 0
-
-    @property
-    def mark(self):
-        return {"backbone": self.backbone, "layers": "all"}
-
-    def __call__(self, tokens):
-        self.rows += int((tokens > 0).any(axis=1).sum())
-        places = np.arange(tokens.shape[1])[None, :, None, None]
-        parts = np.arange(self.layers * self.width).reshape(1, 1, self.layers, self.width)
-        return (tokens[..., None, None] + places / 8 + parts / 64).astype(np.float32)
-
-
-def examples(seed=0, count=150):
-    rng = np.random.default_rng(seed)
-    inputs = [rng.integers(3, 60, rng.integers(1, 9)).tolist() for _ in range(count)]
-    return Examples.from_lists([(one, [5, 1]) for one in inputs])
 
 
 def store(directory, encoder=None, **options):
@@ -57,7 +29,7 @@ def whole(features):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_cached_features_are_the_encoders_rounded(dtype, tmp_path):
-    text = examples()
+    text = feature_examples()
     made, told = store(tmp_path, dtype=dtype)
     found = made.of("task", "train", text, LENGTH)
     assert len(shards(tmp_path)) > 2 and not told
@@ -77,7 +49,7 @@ def test_cached_features_are_the_encoders_rounded(dtype, tmp_path):
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path):
-    text = examples()
+    text = feature_examples()
 
     class Killed(Exception):
         pass
@@ -112,7 +84,7 @@ def altered(path):
 
 @pytest.mark.parametrize(("damage", "says"), [(cut, "bytes where"), (altered, "altered")])
 def test_a_damaged_shard_is_found_and_made_again(damage, says, tmp_path):
-    text = examples()
+    text = feature_examples()
     before = whole(store(tmp_path)[0].of("task", "train", text, LENGTH)).copy()
     damage(shards(tmp_path)[1])
     refusing, _ = store(tmp_path, rebuild=False)
@@ -126,8 +98,8 @@ def test_a_damaged_shard_is_found_and_made_again(damage, says, tmp_path):
 
 
 def test_features_of_other_text_are_made_again(tmp_path):
-    store(tmp_path)[0].of("task", "train", examples(0), LENGTH)
-    other = examples(1)
+    store(tmp_path)[0].of("task", "train", feature_examples(0), LENGTH)
+    other = feature_examples(1)
     with pytest.raises(SpotError, match="other text: the task's data has changed"):
         store(tmp_path, rebuild=False)[0].of("task", "train", other, LENGTH)
     made, told = store(tmp_path)
@@ -138,7 +110,7 @@ def test_features_of_other_text_are_made_again(tmp_path):
 
 
 def test_features_of_another_backbone_are_never_used(tmp_path):
-    text = examples(count=20)
+    text = feature_examples(count=20)
     theirs = store(tmp_path)[0].of("task", "train", text, LENGTH)
     other = Table("b" * 64)
     refusing, _ = store(tmp_path, other, rebuild=False)
@@ -156,7 +128,7 @@ def test_features_of_another_backbone_are_never_used(tmp_path):
 
 
 def test_each_choice_has_a_cache_of_its_own(tmp_path):
-    text = examples(count=20)
+    text = feature_examples(count=20)
     choices = [
         (Table(), "task", "train", text, LENGTH, "float16"),
         (Table(layers=1), "task", "train", text, LENGTH, "float16"),
@@ -178,7 +150,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
         def __call__(self, tokens):
             return super().__call__(tokens) * 1e5
 
-    text = examples(count=5)
+    text = feature_examples(count=5)
     with (
         np.errstate(over="ignore"),
         pytest.raises(SpotError, match="not finite in float16; use bfloat16"),
@@ -192,5 +164,5 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("no directory")
     with pytest.raises(SpotError, match="cannot write features") as caught:
-        store(tmp_path / "file")[0].of("task", "train", examples(count=3), LENGTH)
+        store(tmp_path / "file")[0].of("task", "train", feature_examples(count=3), LENGTH)
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ def test_all_examples_are_here():
 
 
 SHOWN = {
-    "tune_a_prompt": "best at step ",
+    "tune_a_prompt": "best at step 1: ",
     "transfer_a_prompt": "from_source: ",
     "your_own_data": "slice the onions",
     "many_prompts": "bundled_vader_amazon: ",
