@@ -121,10 +121,7 @@ def parse_prompt(
     """Return a prompt from a file's bytes, as `load_prompt` does; `path` names it in errors."""
     file = epath.Path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
-    rows = prompt.prompt
-    if rows is not None and (rows.ndim != 2 or 0 in rows.shape):
-        raise SpotError(f"{path}: a prompt is [tokens, width], found shape {list(rows.shape)}")
-    arrays = [*prompt.tensors.values(), *([] if rows is None else [rows])]
+    arrays = [*prompt.tensors.values(), *([] if prompt.prompt is None else [prompt.prompt])]
     if not all(np.all(np.isfinite(array)) for array in arrays):
         raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
     if backbone and prompt.backbone and prompt.backbone != backbone:
@@ -141,6 +138,7 @@ def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
         array = read_array(data)
         if array.dtype.kind != "f":
             raise ValueError(f"a prompt is of floating-point numbers, found {array.dtype}")
+    _check_rows(path, array)
     return PromptFile(array.astype(np.float32), task=path.name)
 
 
@@ -163,7 +161,14 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
             rows = None
         if rows is None and not tensors:
             raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
+        if rows is not None:
+            _check_rows(path, rows)
         return prompt_of(rows, fields, tensors)
+
+
+def _check_rows(path: epath.Path, rows: np.ndarray) -> None:
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise SpotError(f"{path}: a prompt is [tokens, width], found shape {list(rows.shape)}")
 
 
 def prompt_of(

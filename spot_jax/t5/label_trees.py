@@ -115,8 +115,9 @@ def score_labels(
     at_once = max(1, _LOGITS_BYTES // (4 * nodes * config.vocab_size))
     if rows <= at_once or jax.device_count() > 1:
         return score(trees, cache)
+    leaves, structure = jax.tree.flatten((trees, cache))
     return jax.lax.map(
-        lambda each: score(*jax.tree.map(lambda x: x[None], each))[0],
-        (trees, cache),
+        lambda row: score(*jax.tree.unflatten(structure, [x[None] for x in row]))[0],
+        leaves,
         batch_size=at_once,
     )
