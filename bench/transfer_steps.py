@@ -47,7 +47,7 @@ def prompts(
     steps: int,
     starts: list[str] | None,
     period: int = 0,
-    examples: int = 0,
+    examples: int | None = None,
 ) -> "TrainResult":
     """Tune prompts in one program; with a period also scores them on test as they go."""
     from spot_jax.data.data_source import DataSource

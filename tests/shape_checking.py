@@ -6,6 +6,7 @@ Other hints are mypy's to check; tests pass stand-ins for many of them.
 import functools
 import inspect
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -13,8 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from beartype import beartype
 from jaxtyping import AbstractArray
+
+ARE_CHECKED = bool(os.environ.get("CHECK_SHAPES"))
+# For a test of what we say of a shape that the signature rules out.
+wrong_shapes = pytest.mark.skipif(ARE_CHECKED, reason="the checker refuses the shape before us")
 
 
 def arrays(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,10 +48,10 @@ def _is_of_arrays(hint: Any) -> bool:
 
 
 def _with_numpy(hint: Any) -> Any:
-    """A hint that takes NumPy's arrays wherever it takes JAX's, as JAX's functions do."""
+    """A hint that takes NumPy's arrays, and shapes, wherever it takes JAX's, as JAX does."""
     if inspect.isclass(hint) and issubclass(hint, AbstractArray):
         if hint.array_type is jax.Array:
-            return hint.dtype[jax.Array | np.ndarray, hint.dim_str]
+            return hint.dtype[jax.Array | np.ndarray | jax.ShapeDtypeStruct, hint.dim_str]
         return hint
     parts = tuple(_with_numpy(part) for part in typing.get_args(hint))
     if not parts:

@@ -14,6 +14,8 @@ from spot_jax.errors import SpotError
 Batch = dict[str, np.ndarray]
 Pair = tuple[Ids, Ids]
 LARGEST = 1_000_000
+# A width of its own is worth compiling for from this many batches on.
+_BATCHES_A_PROGRAM = 4
 
 
 class InputWriter(Protocol):
@@ -211,10 +213,11 @@ def evaluation_batches(
     host_rows: slice | None = None,
     candidates: Int[np.ndarray, "n c u"] | None = None,
 ) -> Iterator[Batch]:
-    """Yield padded batches of all examples in order; the last one is filled with rows of padding.
+    """Yield padded batches of all examples, short ones first, each as wide as its texts ask for.
 
-    Batches carry `row_valid` [B] bool, false in the rows that only fill. `shape.pack` plays no
-    part: each example has a row of its own.
+    Batches carry `row_valid` [B] bool, false in the rows that only fill the last one, and
+    `row_number` [B] int32, the number of the row's example. Widths are few, as each is a program of
+    its own (`_widths`). `shape.pack` plays no part: each example has a row of its own.
 
     Args:
         examples: tokens of text.
@@ -226,31 +229,57 @@ def evaluation_batches(
     """
     room = write.room if write else 0
     lengths = shape.inputs_length, shape.targets_length
-    for start in range(0, len(examples), shape.batch_size):
-        numbers = range(start, start + shape.batch_size)[host_rows or slice(None)]
-        here = [
-            [_prepare(examples[number], lengths, write)] if number < len(examples) else []
-            for number in numbers
+    texts = np.minimum(_text_lengths(examples, write), lengths[0])
+    order = np.argsort(texts, kind="stable")
+    widths = _widths(texts[order], shape)
+    for width, start in zip(widths, range(0, len(examples), shape.batch_size), strict=True):
+        numbers = np.resize(order[start : start + shape.batch_size], shape.batch_size)
+        valid = np.arange(start, start + shape.batch_size) < len(examples)
+        numbers, valid = numbers[host_rows or slice(None)], valid[host_rows or slice(None)]
+        rows = [
+            [_prepare(examples[number], lengths, write)] if is_valid else []
+            for number, is_valid in zip(numbers.tolist(), valid, strict=True)
         ]
-        batch = materialise(here, lengths[0] + room, lengths[1], packed=False)
-        batch["row_valid"] = np.array([bool(row) for row in here])
+        batch = materialise(rows, width + room, lengths[1], packed=False)
+        batch["row_valid"] = valid
+        batch["row_number"] = numbers.astype(np.int32)
         if candidates is not None:
-            filled = np.zeros((len(here), *candidates.shape[1:]), np.int32)
-            for row, number in zip(filled, numbers, strict=True):
-                if number < len(examples):
-                    row[:] = candidates[number]
-            batch["candidate_tokens"] = filled
+            batch["candidate_tokens"] = np.where(valid[:, None, None], candidates[numbers], 0)
         yield batch
+
+
+def _text_lengths(examples: Examples, write: InputWriter | None) -> Int[np.ndarray, " n"]:
+    """Return how many ids of text each example's inputs have."""
+    if write is None:
+        return np.diff(examples.inputs_offsets)
+    return np.array([write.text_length(inputs) for inputs, _ in examples], np.int64)
+
+
+def _widths(lengths: Int[np.ndarray, " n"], shape: BatchShape) -> list[int]:
+    """Return the width of text of each batch, by the lengths of its examples in rising order.
+
+    Widths are quarters of `shape.inputs_length`. One that fewer than `_BATCHES_A_PROGRAM` batches
+    would have gives them to the next, as compiling would take longer than it spares.
+    """
+    ends = np.arange(0, len(lengths), shape.batch_size) + shape.batch_size - 1
+    longest = lengths[np.minimum(ends, len(lengths) - 1)]
+    quarters = [-(-shape.inputs_length * k // 4) for k in range(1, 5)]
+    counts = np.bincount(np.searchsorted(quarters, longest), minlength=4)
+    widths: list[int] = []
+    waiting = 0
+    for width, count in zip(quarters, counts.tolist(), strict=True):
+        waiting += count
+        if waiting >= _BATCHES_A_PROGRAM or len(widths) + waiting == len(longest):
+            widths += [width] * waiting
+            waiting = 0
+    return widths
 
 
 def truncated(
     examples: Examples, shape: BatchShape, write: InputWriter | None = None
 ) -> tuple[int, int]:
     """Return how many inputs and how many targets of `examples` are longer than the lengths."""
-    lengths = np.diff(examples.inputs_offsets)
-    if write is not None:
-        lengths = np.array([write.text_length(inputs) for inputs, _ in examples])
-    inputs = lengths > shape.inputs_length
+    inputs = _text_lengths(examples, write) > shape.inputs_length
     targets = np.diff(examples.targets_offsets) > shape.targets_length
     return int(inputs.sum()), int(targets.sum())
 

@@ -1,8 +1,8 @@
 """Predictions and metrics of a frozen T5 with a prompt, on a split.
 
-Batches come in order, padded, with `row_valid` (`spot_jax.data.batches.evaluation_batches`). One
-program is compiled for each batch shape and search and then used for every evaluation of the
-process: weights and prompt are its arguments.
+Batches come padded, with `row_valid` and, where they are not in order, `row_number`
+(`spot_jax.data.batches.evaluation_batches`). One program is compiled for each batch shape and
+search and then used for every evaluation of the process: weights and prompt are its arguments.
 """
 
 import dataclasses
@@ -145,7 +145,9 @@ def predict(
     Args:
         params: the backbone's tree, on a mesh or not.
         config: shape of the backbone.
-        batches: padded batches; `row_valid` tells rows of padding, all rows count without it.
+        batches: padded batches; `row_valid` tells rows of padding, all rows count without it, and
+            `row_number` which example a row is, those of an ensemble one behind another; without it
+            they come in order.
         vocabulary: vocabulary that writes labels as tokens and tokens as text.
         table: the prompt's rows, or None for the bare backbone.
         search: way to predict: rank classification, greedy or beam search.
@@ -161,7 +163,8 @@ def predict(
     labels = search.labels if scorer is None else known_labels(search.labels, scorer)
     choosable = labels if scorer is None else scorer.labels
     label_tokens = label_matrix(vocabulary, choosable) if choosable else None
-    rows: dict[str, list[np.ndarray]] = {"output": [], "score": [], "likelihood": []}
+    names = ("output", "score", "likelihood", "number")
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     loss = weight = 0.0
 
     def launched() -> Iterator[dict[str, Array]]:
@@ -188,6 +191,9 @@ def predict(
             if name in host:
                 values.extend(host[name][host["valid"]])
         loss, weight = loss + float(host["loss"]), weight + float(host["weight"])
+    if rows["number"]:
+        order = np.argsort(rows["number"], kind="stable")
+        rows = {name: [values[i] for i in order] if values else [] for name, values in rows.items()}
     if choices and scorer is None:
         texts = [texts[int(number)] for texts, number in zip(choices, rows["output"], strict=True)]
     elif labels:
@@ -244,6 +250,7 @@ _FEATURES = (
     "decoder_target_tokens",
     "decoder_loss_weights",
     "candidate_tokens",
+    "row_number",
 )
 
 
@@ -273,6 +280,8 @@ def _predict_batch(
     model: dict[str, Any] = {"table": table, "encoded": encoded}
     loss = weight = jnp.float32(0.0)
     result = {"valid": valid}
+    if "row_number" in batch:
+        result["number"] = batch["row_number"]
     if "decoder_target_tokens" in batch:
         weights = batch["decoder_loss_weights"] * valid[:, None]
         scored = {**batch, "decoder_loss_weights": weights}

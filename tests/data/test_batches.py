@@ -139,10 +139,27 @@ def test_evaluation_holds_every_example_once_and_marks_what_only_fills():
     batches = list(evaluation_batches(examples, BatchShape(2, 10, 4), VirtualTokens(V, 2)))
     first = np.concatenate([batch["decoder_target_tokens"][:, 0] for batch in batches])
     valid = np.concatenate([batch["row_valid"] for batch in batches])
-    assert first[valid].tolist() == [10, 11, 12, 13, 14]
+    number = np.concatenate([batch["row_number"] for batch in batches])
+    assert first[valid].tolist() == (10 + number[valid]).tolist()
+    assert sorted(number[valid]) == [0, 1, 2, 3, 4]
     assert valid.tolist() == [True] * 5 + [False]
     assert not batches[-1]["encoder_input_tokens"][1].any()
     assert not batches[-1]["decoder_loss_weights"][1].any()
+
+
+def test_evaluation_pads_short_texts_less():
+    lengths = [(2, 1)] * 11 + [(30, 2)] * 5 + [(15, 1), (40, 3)] + [(13, 4)] * 9
+    examples, prompt = examples_of(lengths), VirtualTokens(V, 2)
+    batches = list(evaluation_batches(examples, BatchShape(2, 40, 4), prompt))
+    # Five batches of texts of up to 10 tokens, five of up to 20; the three of up to 30 are too few
+    # for a width of their own and share that of the longest.
+    widths = [batch["encoder_input_tokens"].shape[1] - 2 for batch in batches]
+    assert widths == [10] * 5 + [20] * 5 + [40] * 4
+    for batch in batches:
+        for row, number in enumerate(batch["row_number"][batch["row_valid"]]):
+            tokens = batch["encoder_input_tokens"][row]
+            assert (tokens > 0).sum() == 2 + lengths[number][0]
+            assert (batch["decoder_target_tokens"][row] > 0).sum() == lengths[number][1]
 
 
 @pytest.mark.parametrize("side", ["inputs", "targets"])

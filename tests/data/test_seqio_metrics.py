@@ -237,9 +237,10 @@ def test_text_is_cut_as_seqio_cuts_it(t5, end, by, length):
     examples = loading.load_examples(name, "validation", t5, lengths=lengths)
     shape = BatchShape(len(rows), length, 2)
     batch = next(evaluation_batches(examples, shape))
-    for number, row in enumerate(rows):
+    for place, number in enumerate(batch["row_number"]):
+        row = rows[number]
         for side, feature in (("encoder_input", "inputs"), ("decoder_target", "targets")):
-            ids = batch[f"{side}_tokens"][number]
+            ids = batch[f"{side}_tokens"][place]
             assert ids[ids > 0].tolist() == row[feature].numpy().tolist()
     over = [sum(len(row[f]) > lengths[f] for row in whole) for f in ("inputs", "targets")]
     assert list(truncated(examples, shape)) == over

@@ -102,6 +102,21 @@ def test_ranking_and_loss_are_those_of_the_whole_split():
     assert found.loss == pytest.approx(total / real["decoder_loss_weights"].sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("search", [Search(labels=LABELS), Search()], ids=["ranked", "written"])
+def test_rows_in_another_order_are_put_back(search):
+    (params, table), (whole, batches, _) = model(), split()
+    order = np.random.default_rng(1).permutation(16)
+    shuffled = {name: array[order] for name, array in whole.items()} | {"row_number": order}
+    turned = [{name: array[i : i + 8] for name, array in shuffled.items()} for i in (0, 8)]
+    options = {"table": table, "search": search, "with_aux": True}
+    expected = predict(params, CONFIG, batches, Letters(), **options)
+    actual = predict(params, CONFIG, turned, Letters(), **options)
+    assert actual.texts == expected.texts and len(set(expected.texts)) > 1
+    np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(actual.aux["scores"], expected.aux["scores"], rtol=1e-5)
+    assert actual.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
 score = jax.jit(sequence_log_likelihood, static_argnums=1)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from library_cases import BACKBONE, OTHER, fill, make_pair, make_prompt
+from shape_checking import wrong_shapes
 
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
@@ -242,6 +243,10 @@ def test_embeddings_that_do_not_belong(library, embedding, match):
 def test_prompts_that_are_none(library, value):
     with pytest.raises(SpotError, match="NaN or infinity"):
         library.add(PromptFile(np.full((5, 8), value, np.float32)))
+
+
+@wrong_shapes
+def test_prompts_of_another_shape_are_refused(library):
     with pytest.raises(SpotError, match=r"found shape \[8\]"):
         library.add(PromptFile(np.ones(8, np.float32)))
 

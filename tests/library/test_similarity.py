@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from shape_checking import wrong_shapes
 
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
@@ -83,9 +84,13 @@ def test_a_zero_token_and_a_zero_mean_each_stop_their_metric_only():
     similarity.signature(zero_mean, "per_token")
 
 
-def test_what_cannot_be_compared():
+@wrong_shapes
+def test_a_prompt_of_another_shape_is_refused():
     with pytest.raises(SpotError, match=r"expected \[tokens, width\], found shape \[3\]"):
         similarity.signature(np.ones(3))
+
+
+def test_what_cannot_be_compared():
     with pytest.raises(SpotError, match="NaN"):
         similarity.signature(np.full((2, 2), np.nan))
     with pytest.raises(SpotError, match="no metric 'cosine'; choose one of per_token"):

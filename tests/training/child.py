@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import Tiny
+from tiny_run import Tiny
 
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.training.checkpoints import CheckpointPlan

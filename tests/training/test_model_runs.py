@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import CONFIG, store
+from tiny_run import CONFIG, store
 
 import spot_jax.training.run as run_module
 from spot_jax.methods.fastfood import FastfoodTuning

@@ -7,8 +7,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import CONFIG, VOCABULARY, store
 from etils import epath
+from tiny_run import CONFIG, VOCABULARY, store
 
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError

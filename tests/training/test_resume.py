@@ -12,8 +12,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CONFIG, VOCABULARY, store
 from sentencepiece import sentencepiece_model_pb2
+from tiny_run import CONFIG, VOCABULARY, store
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import load_prompt

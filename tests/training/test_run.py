@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import CONFIG, store
+from tiny_run import CONFIG, store
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
