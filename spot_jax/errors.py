@@ -57,6 +57,7 @@ def whole(low: int, high: int) -> Range:
 COUNT = whole(1, 10**9)
 POSITIVE = Range(0, math.inf, "both")
 SHARE = Range(0, 1)
+SEED = whole(0, 2**32 - 1)
 
 
 def check_range(name: str, value: Any, allowed: Range) -> None:
@@ -68,6 +69,8 @@ def check_range(name: str, value: Any, allowed: Range) -> None:
         allowed: range of its numbers.
     """
     several = isinstance(value, Sequence) and not isinstance(value, str)
+    if several and not len(value):
+        raise SpotError(f"{name} is {short(value)}; give {allowed}, or a list of at least one")
     for number in value if several else [value]:
         if number is not None and not allowed.holds(number):
             raise SpotError(f"{name} is {short(number)}; give {allowed}")

@@ -17,6 +17,9 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 BACKBONE = ROOT / "backbones" / "mini"
 """The small T5 that the demo runs on."""
 
+NAMES = ROOT / "tasks" / "names.txt"
+"""The names of all tasks and mixtures that ship, as `spot tasks` prints them."""
+
 TASKS = ("tasks.bundled_tasks",)
 """Modules that register the tasks whose names always exist."""
 

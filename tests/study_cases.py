@@ -57,10 +57,14 @@ class World:
         return TransferPlan(**settings)
 
 
-def make_world(directory: Path) -> World:
-    backbone = store_backbone(directory / "backbone")
-    tasks = tuple(write_task(directory, name, i) for i, name in enumerate("abcd"))
-    return World(backbone, tasks)
+def make_world(directory: Path, *, new: bool = True) -> World:
+    """Write a world, or return one that is there."""
+    if new:
+        store_backbone(directory / "backbone")
+        for number, name in enumerate("abcd"):
+            write_task(directory, name, number)
+    tasks = tuple(str(directory / f"{name}-{{split}}.npz") for name in "abcd")
+    return World(str(directory / "backbone"), tasks)
 
 
 def pretend(job: TransferJob) -> TransferResult:

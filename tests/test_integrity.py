@@ -336,7 +336,7 @@ def test_a_run_directory_that_another_start_has_is_refused_before_anything_is_re
             train(**options)
     left = run / f".best-0.safetensors.{machine_mark()}.{dead_process()}.0123abcd.part"
     left.write_bytes(b"half")
-    with pytest.raises(SpotError, match="found 'task'"):
+    with pytest.raises(SpotError, match="no stored backbone there"):
         train(**options)
     assert {path.name for path in run.iterdir()} == {".owner"}
 
@@ -408,3 +408,92 @@ def test_weights_that_are_not_numbers_are_not_converted(tmp_path):
     with pytest.raises(SpotError, match=f"{name} holds NaN or infinity"):
         convert(tmp_path / "b", tmp_path / "converted")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b"]
+
+
+def test_a_git_lfs_pointer_is_named_whatever_is_read(tmp_path):
+    from spot_jax.data.examples import Examples
+    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.t5.backbone import load_backbone
+    from spot_jax.t5.vocabulary import Vocabulary
+
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"
+    for name, read in {
+        "p.safetensors": load_prompt,
+        "e.npz": Examples.load,
+        "spiece.model": Vocabulary,
+        "backbone.json": lambda path: load_backbone(path.parent),
+    }.items():
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(SpotError, match=f"{name}: a Git LFS pointer, .*: git lfs pull$"):
+            read(tmp_path / name)
+
+
+def test_a_field_that_an_object_has_twice_is_damage(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"n": 1, "m": 2, "n": 3}')
+    with pytest.raises(SpotError, match="it has the field 'n' twice"):
+        read_object(path, "restore it")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocabulary_sha256": "ab"},
+        {"vocabulary_sha256": None},
+        {"dtype": 8},
+        {"source": None},
+        {"fingerprint": ["a"]},
+    ],
+)
+def test_what_contradicts_itself_in_an_old_backbone_is_refused(change, tmp_path):
+    from tiny_text import store_backbone
+
+    from spot_jax.t5.backbone import load_backbone
+
+    store_backbone(tmp_path / "b")
+    path = tmp_path / "b" / "backbone.json"
+    fields = {**json.loads(path.read_text()), **change}
+    del fields["digest"]  # as it was before there were digests
+    path.write_text(json.dumps(fields))
+    with pytest.raises(SpotError, match=r"backbone\.json"):
+        load_backbone(tmp_path / "b")
+
+
+@pytest.mark.parametrize("field", ["method", "backbone", "task", "step", "seed", "metrics"])
+def test_a_prompt_file_without_a_digest_has_all_fields_that_were_ever_written(field, tmp_path):
+    from library_cases import make_prompt
+
+    from spot_jax.methods.prompt_file import load_prompt, tensor_bytes
+
+    prompt = make_prompt()
+    fields = {"format": 2, "method": {}, "backbone": "", "task": "", "step": 1, "seed": 0}
+    fields["metrics"] = {}
+    path = tmp_path / "p.safetensors"
+    path.write_bytes(tensor_bytes({"prompt": prompt.rows}, {"spot_jax": json.dumps(fields)}))
+    assert load_prompt(path).step == 1
+    del fields[field]
+    path.write_bytes(tensor_bytes({"prompt": prompt.rows}, {"spot_jax": json.dumps(fields)}))
+    with pytest.raises(SpotError, match=f"it lacks '{field}'"):
+        load_prompt(path)
+
+
+def test_a_flipped_bit_anywhere_in_an_adapter_that_we_wrote_is_found(tmp_path):
+    from library_cases import make_prompt
+
+    from spot_jax.library.peft import WEIGHTS, read_adapter, write_adapter
+
+    write_adapter(tmp_path / "a", make_prompt())
+    path, stored = tmp_path / "a" / WEIGHTS, read_adapter(tmp_path / "a")
+    whole, refused = path.read_bytes(), 0
+    for bit in range(0, 8 * len(whole), 37):
+        flip(path, bit)
+        try:
+            read = read_adapter(tmp_path / "a")
+        except SpotError as error:
+            refused += 1
+            assert str(path) in str(error)
+        else:  # a bit of the digest's own name, or of the spaces around the header
+            assert vars(read) | {"prompt": 0} == vars(stored) | {"prompt": 0}
+            np.testing.assert_array_equal(read.rows, stored.rows)
+        path.write_bytes(whole)
+    assert refused > 100

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from spot_jax.errors import SpotError
+from spot_jax.files import fault_text
 
 NO_RUN_FILE = ("data", "model_dir")
 OF_RUNS = ("train", "transfer")
@@ -152,5 +153,10 @@ def import_named(modules: Iterable[str], what: str) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise SpotError(f"{what} {module}: {error}; check its name and PYTHONPATH") from error
+        except SpotError:
+            raise
+        except Exception as error:
+            raise SpotError(
+                f"{what} {module}: {type(error).__name__}: {fault_text(error)}; check its name and "
+                "PYTHONPATH"
+            ) from error

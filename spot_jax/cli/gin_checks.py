@@ -85,7 +85,8 @@ def reached(settings: Settings, root: str) -> tuple[set[str], set[str]]:
 def check_macros(settings: Settings, root: str) -> None:
     """Raise `SpotError` for a macro set and not used, used and not set, or required and missing.
 
-    A default of an included file may lose its use, where another file sets what it was for.
+    A default of an included file may lose its use, where another file sets what it was for; what
+    is set on the command line may not.
     """
     used = {
         part.name
@@ -100,6 +101,12 @@ def check_macros(settings: Settings, root: str) -> None:
                 + nearest(name, used)
             )
     needed = reached(settings, root)[1]
+    for name, binding in settings.macros.items():
+        if binding.where == COMMAND_LINE and name not in needed:
+            raise SpotError(
+                f"{name} is set on the command line, but nothing that {root} uses in "
+                f"{_place(settings)} takes it; leave it out"
+            )
     unset = sorted(needed - settings.macros.keys())
     missing = [name for name in needed & settings.macros.keys() if _is_required(settings, name)]
     if unset and not missing:

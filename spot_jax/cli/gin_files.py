@@ -19,7 +19,7 @@ from gin import config_parser
 
 from spot_jax import shipped
 from spot_jax.errors import SpotError
-from spot_jax.files import absolute, as_path, is_local, resolved
+from spot_jax.files import absolute, as_path, fault_text, is_local, resolved
 
 INSTALLED = shipped.ROOT
 """Holds the `gin_configs/` that ships, so that `gin_configs/runs/x.gin` works anywhere."""
@@ -152,7 +152,7 @@ def find(name: str, search_paths: Iterable[str | Path]) -> epath.Path:
             return path
     if not is_local(name):
         raise SpotError(f"there is no gin file {name}; check the path and your rights")
-    looked = ", ".join(str(absolute(root)) for root in dict.fromkeys(roots))
+    looked = ", ".join(dict.fromkeys(str(absolute(root)) for root in roots))
     nearby = {near for root in roots for near in _near(root, name)}
     near = difflib.get_close_matches(name, sorted(nearby), 3, cutoff=0.5)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
@@ -199,11 +199,13 @@ def read(
 def _read_file(
     name: str, search_paths: Sequence[str], imports: list[str], within: tuple[epath.Path, ...]
 ) -> dict[str, Binding]:
-    path = find(name, search_paths)
+    # What a file includes may stand beside it.
+    beside = [path.parent for path in within[-1:]]
+    path = find(name, [*search_paths, *beside])
     if resolved(path) in within:
         raise SpotError(f"gin file {path} includes itself by way of {within[-1]}")
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise SpotError(f"gin file {path} is not text in UTF-8: {error.reason}") from error
     direct, includes = _parse(text, str(path), imports)
@@ -247,6 +249,8 @@ def _parse(text: str, where: str, imports: list[str]) -> tuple[dict[str, Binding
                     raise SpotError(f"{line}: {value!r} is no number to compute with; give another")
                 new = Binding(scope, selector, parameter, value, line)
                 _join(bindings, {new.key: new}, "lines" if line != where else "flags")
+    except (RecursionError, MemoryError) as error:
+        raise SpotError(f"{where} has too many brackets within one another") from error
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         raise SpotError(_syntax(error, text, where)) from error
     return bindings, includes
@@ -275,8 +279,13 @@ def import_modules(settings: Settings) -> None:
     for module in settings.imports:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise SpotError(f"a gin file says 'import {module}', but: {error}") from error
+        except SpotError:
+            raise
+        except Exception as error:
+            raise SpotError(
+                f"a gin file says 'import {module}', but: {type(error).__name__}: "
+                f"{fault_text(error)}; check the module and PYTHONPATH"
+            ) from error
 
 
 def _syntax(error: Exception, text: str, where: str) -> str:

@@ -9,7 +9,7 @@ from etils import epath
 from jaxtyping import Bool, Int32, Int64
 
 from spot_jax.errors import SpotError
-from spot_jax.files import as_path, write_whole
+from spot_jax.files import as_path, check_no_pointer, fault_text, write_whole
 from spot_jax.files.arrays import check_claims
 from spot_jax.t5.vocabulary import EOS
 
@@ -105,6 +105,15 @@ class Examples:
         """Return the greatest length of inputs and of targets."""
         return int(np.diff(self.inputs_offsets).max()), int(np.diff(self.targets_offsets).max())
 
+    def check_ids(self, vocab_size: int, name: str) -> None:
+        """Raise `SpotError` for ids that a backbone's embedding of `vocab_size` rows lacks."""
+        for side in (self.inputs, self.targets):
+            if len(side) and (highest := int(side.max())) >= vocab_size:
+                raise SpotError(
+                    f"{name}: expected token ids below {vocab_size}, the backbone's vocabulary, "
+                    f"found {highest}; tokenise the text with the backbone's vocabulary"
+                )
+
     def save(self, path: str | os.PathLike[str]) -> epath.Path:
         """Write to a compressed `.npz`, in one move."""
         path = as_path(path)
@@ -127,6 +136,7 @@ class Examples:
         except SpotError:
             raise
         except Exception as error:  # zipfile, zlib and numpy raise many kinds
+            check_no_pointer(path)
             raise SpotError(
                 f"expected examples written by Examples.save in {path}, found "
                 f"{_reason(error)}; write the file again"
@@ -173,8 +183,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no file"
     if isinstance(error, KeyError):
-        return f"no array {error.args[0]}"
-    return f"a damaged file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return str(error.args[0])
+    return f"a damaged file ({fault_text(error)})"
 
 
 def _damaged(path: str | os.PathLike[str], content: str) -> SpotError:

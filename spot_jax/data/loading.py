@@ -11,19 +11,21 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from spot_jax import shipped
 from spot_jax.data import fields, templates, verbalizers
 from spot_jax.data.denoising import TokenSource, objective
 from spot_jax.data.evaluation_set import EvaluationSet
 from spot_jax.data.example_cache import cached
 from spot_jax.data.examples import Examples
-from spot_jax.data.sources import JOIN, Mixture, Shuffled, Source, mixing_rates
+from spot_jax.data.sources import JOIN, Mixture, Shuffled, Source, mixing_rates, unknown_name
 from spot_jax.data.table import description, task
 from spot_jax.data.text_tokens import load_tokens
 from spot_jax.errors import SpotError
+from spot_jax.files import input_path
 from spot_jax.metrics import Metric, accuracy
 from spot_jax.t5.vocabulary import Vocabulary
 
@@ -260,6 +262,35 @@ def set_directories(tfds_data: str | None, caches: Iterable[str]) -> None:
         SpotError: a local directory that does not exist.
     """
     _seqio().set_directories(tfds_data, caches)
+
+
+def check_names(
+    names: Iterable[str], modules: Sequence[str] = (), text_directory: str | None = None
+) -> None:
+    """Refuse text that is not there, and names that nothing registers, before seqio is imported.
+
+    That import takes seconds. Only where no module is named and seqio is not imported yet can a
+    name be no other than those that ship; other names are found out when they are looked up.
+
+    Args:
+        names: names of tasks, mixtures and files.
+        modules: names of modules that will register tasks.
+        text_directory: directory of plain text, for tasks over it.
+
+    Raises:
+        SpotError: no such directory, or an unknown name, with the nearest ones.
+    """
+    if text_directory is not None:
+        place = input_path(text_directory, "the text (TEXT_DIRECTORY)")
+        if not place.is_dir():
+            raise SpotError(f"{text_directory}: a file; give a directory of text (TEXT_DIRECTORY)")
+    if modules or text_directory is not None or "seqio" in sys.modules:
+        return
+    shipping = shipped.NAMES.read_text("utf-8").split()
+    for name in names:
+        for part in [] if is_arrays(name) or is_table(name) else _parts(name):
+            if not (is_arrays(part) or is_table(part) or part in shipping):
+                raise unknown_name(part, shipping)
 
 
 def register_text(directory: str) -> None:

@@ -1,6 +1,5 @@
 """Names in seqio's registries: looked up, or refused with the nearest ones."""
 
-import difflib
 import importlib
 from collections.abc import Iterable
 
@@ -8,8 +7,9 @@ import seqio
 from etils import epath
 
 from spot_jax import shipped
-from spot_jax.data.sources import JOIN
+from spot_jax.data.sources import JOIN, unknown_name
 from spot_jax.errors import SpotError
+from spot_jax.files import fault_text
 
 MAXIMUM = 2**19
 
@@ -61,12 +61,7 @@ def require(name: str) -> seqio.Task | seqio.Mixture:
         import_all(shipped.PAPERS_TASKS)
     registered = _known()
     if name not in registered:
-        near = difflib.get_close_matches(name, sorted(registered), 4, cutoff=0.5)
-        raise SpotError(
-            f"expected a registered task or mixture, found {name!r} (nearest: "
-            f"{', '.join(near) or 'none of the ' + str(len(registered))}); "
-            "correct the name (`spot tasks list` shows all) or import the module that registers it"
-        )
+        raise unknown_name(name, registered)
     return seqio.get_mixture_or_task(name)
 
 
@@ -110,12 +105,25 @@ def tasks_of(name: str) -> list[seqio.Task]:
 
 def splits(name: str) -> tuple[str, ...]:
     """Return the splits of a task, or those that any task of a mixture has."""
-    return tuple(require(name).splits)
+    return tuple(dict.fromkeys(split for task in tasks_of(name) for split in _splits_of(task)))
+
+
+def _splits_of(task: seqio.Task) -> tuple[str, ...]:
+    """Return the splits of one task; a source of TFDS looks for its data to name them."""
+    try:
+        return tuple(task.splits)
+    except SpotError:
+        raise
+    except Exception as error:
+        raise SpotError(
+            f"the splits of {task.name} cannot be found: {fault_text(error)}; check the task's "
+            "data and where they are looked for"
+        ) from error
 
 
 def require_split(name: str, split: str) -> list[seqio.Task]:
     """Return the tasks of `name` that have `split`; `SpotError` when none has."""
-    tasks = [task for task in tasks_of(name) if split in task.splits]
+    tasks = [task for task in tasks_of(name) if split in _splits_of(task)]
     if not tasks:
         raise SpotError(
             f"expected a split of {name} ({', '.join(splits(name))}), found {split!r}; "

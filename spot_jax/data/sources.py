@@ -1,17 +1,28 @@
 """Endless streams of examples whose place can be written down and found again exactly."""
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from spot_jax.data.examples import Examples, Ids
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, short
 
 State = dict[str, Any]
 JOIN = "+"
 """What stands between the names of tasks that are mixed."""
 BLOCK = 4096
+
+
+def unknown_name(name: str, names: Collection[str]) -> SpotError:
+    """Return the complaint about a name that is no task's or mixture's, with the nearest ones."""
+    near = difflib.get_close_matches(name, sorted(names), 4, cutoff=0.5)
+    return SpotError(
+        f"expected a registered task or mixture, found {short(name)} (nearest: "
+        f"{', '.join(near) or f'none of the {len(names)}'}); correct the name (`spot tasks list` "
+        "shows all) or import the module that registers it"
+    )
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt16
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_whole
+from spot_jax.files import fault_text, reading, write_whole
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 
 VALIDATION_SHARE = 0.01
@@ -136,7 +136,8 @@ def _mark_of(path: Path) -> Path:
 
 def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     mark = _mark_of(path)
-    words = mark.read_text(encoding="utf-8").split() if mark.exists() else []
+    with reading(mark, "tokenise the text again"):
+        words = mark.read_text(encoding="utf-8").split() if mark.exists() else []
     if words and words[0] != vocabulary.sha256:
         raise SpotError(
             f"expected tokens of the backbone's vocabulary ({vocabulary.sha256[:12]}) in {path}, "
@@ -153,9 +154,9 @@ def load_tokens(path: str | os.PathLike[str], vocabulary: Vocabulary | None = No
         _check_vocabulary(Path(path), vocabulary)
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's readers raise many kinds
         raise SpotError(
-            f"expected a .npy file of token ids at {path}, found {str(error).splitlines()[0]}; "
+            f"expected a .npy file of token ids at {path}, found {fault_text(error)}; "
             "tokenise the text again"
         ) from error
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not len(tokens):

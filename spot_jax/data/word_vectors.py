@@ -14,6 +14,8 @@ from jaxtyping import Float
 
 from spot_jax.data.text_tokens import Tokens
 from spot_jax.errors import SpotError
+from spot_jax.files import as_path, fault_text
+from spot_jax.files.arrays import read_array
 from spot_jax.t5.vocabulary import EOS
 
 WINDOW = 8
@@ -87,10 +89,10 @@ def load_word_vectors(
 ) -> Float[np.ndarray, "rows width"]:
     """Return stored vectors; `SpotError` unless they are float32 [rows, width]."""
     try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        vectors = read_array(as_path(path).read_bytes())
+    except Exception as error:  # numpy's readers raise many kinds
         raise SpotError(
-            f"expected word vectors at {path}, found {str(error).splitlines()[0]}; "
+            f"expected word vectors at {path}, found {fault_text(error)}; "
             "write them with `python -m tasks.pretraining_text`"
         ) from error
     if vectors.shape != (rows, width) or vectors.dtype != np.float32:

@@ -34,6 +34,8 @@ from spot_jax.files.digests import FIELD, digest, json_digest
 
 T = TypeVar("T")
 
+_POINTER = b"version https://git-lfs"
+
 Content = bytes | str | Callable[[IO[bytes]], object]
 
 # By scheme: the client of a bucket, and the extra of this package that brings it.
@@ -242,11 +244,24 @@ def plain_fields(settings: Any) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; ValueError, whatever is wrong with it."""
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: whatever is wrong with it; a field that an object has twice is.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the field {twice[:40]!r} twice")
+    return fields
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -279,8 +294,21 @@ def reading(path: epath.PathLike, remedy: str, wrong: str = "damaged") -> Iterat
     except (NameError, ImportError):  # ours
         raise
     except Exception as error:
+        check_no_pointer(path)
         fault = " is damaged" if wrong == "damaged" else f": {wrong}"
         raise SpotError(f"{os.fspath(path)}{fault} ({fault_text(error)}); {remedy}") from error
+
+
+def check_no_pointer(path: epath.PathLike) -> None:
+    """Raise `SpotError` for a file that holds a Git LFS pointer in the place of its content."""
+    start = b""
+    with contextlib.suppress(OSError, ValueError), epath.Path(path).open("rb") as file:
+        start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise SpotError(
+            f"{os.fspath(path)}: a Git LFS pointer, not the file itself; fetch it with: git lfs "
+            "pull"
+        )
 
 
 def fault_text(error: BaseException) -> str:
@@ -345,7 +373,7 @@ def read_versioned(
 
 def check_version(path: epath.PathLike, stated: Any, version: int) -> None:
     """Raise `SpotError` if a file is of another format than those that are understood."""
-    if not (isinstance(stated, int) and 1 <= stated <= version):
+    if type(stated) is not int or not 1 <= stated <= version:
         raise SpotError(
             f"{os.fspath(path)}: written by a newer spot-jax; update this one to read it"
         )

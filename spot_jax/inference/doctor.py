@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,10 @@ from typing import Any
 
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
-from spot_jax.files import parse_json
+from spot_jax.files import read_object
 from spot_jax.t5.vocabulary import UNK, Vocabulary
 from spot_jax.training.config import StoredBackbone
+from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.run_info import RunSetup, read_setup
 
 CUT = 0.05
@@ -60,10 +60,9 @@ def examine(run_dir: str | Path) -> list[Finding]:
 
 
 def _reports(directory: Path) -> list[dict[str, Any]]:
-    path = directory / "metrics.jsonl"
-    if not path.exists():
+    if not (directory / "metrics.jsonl").exists():
         raise SpotError(f"the run in {directory} has reported nothing yet; start its `spot train`")
-    return [parse_json(line) for line in path.read_text().splitlines() if line.strip()]
+    return read_metrics(directory)
 
 
 def _series(reports: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
@@ -156,7 +155,7 @@ def _of_lengths(
     path = directory / "result.json"
     if not path.exists():
         return
-    result = json.loads(path.read_text())
+    result = read_object(path, "start the run's `spot train` again, which writes it anew") or {}
     for side in ("inputs", "targets"):
         cut, examples = result.get(f"truncated_{side}", 0), result.get("examples", 0)
         if examples and cut > CUT * examples:

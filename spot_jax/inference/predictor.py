@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import difflib
 import itertools
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.evaluation.scored_task import load_task, search_of
-from spot_jax.files import as_path
+from spot_jax.files import as_path, parse_json
 from spot_jax.inference.calibration import temperature_of
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.rows import ReadyPrompt, predict_rows
@@ -356,6 +355,11 @@ def _decoded(lines: Iterable[str | bytes]) -> Iterator[tuple[int, str]]:
                     f"line {number}: expected text in UTF-8, found byte "
                     f"0x{line[error.start]:02x} at place {error.start}; convert it"
                 ) from error
+        if "\0" in line:
+            raise SpotError(
+                f"line {number} holds a NUL, which no text has; convert the file to UTF-8, or "
+                "correct it"
+            )
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
@@ -378,8 +382,8 @@ def _form_of(line: str, number: int) -> str:
     if not line.lstrip().startswith("{"):
         return "text"
     try:
-        json.loads(line)
-    except (ValueError, RecursionError) as error:
+        parse_json(line)
+    except ValueError as error:
         raise SpotError(
             f"line {number} begins as JSON does and is none ({error}); correct it, or add "
             "--format text where lines are texts"
@@ -416,8 +420,8 @@ def _check_unicode(fields: Mapping[str, Any], place: str) -> None:
 
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise SpotError(
             f"line {number} is not JSON: {error}; correct it, or add --format text where lines "
             "are texts"

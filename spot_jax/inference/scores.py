@@ -122,6 +122,7 @@ def score(
             limit=examples,
         )
         for task in scored_tasks:
+            task.examples.check_ids(tuned.backbone.config.vocab_size, task.name)
             if ensemble and not task.metrics:
                 raise SpotError(f"{task.name} has no answers to vote on; leave --ensemble out")
             shape = BatchShape(rows, *_lengths(task, all_lengths, fitted=fitted))

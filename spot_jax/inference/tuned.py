@@ -15,7 +15,7 @@ from spot_jax.data.batches import Batch, BatchShape, InputWriter, evaluation_bat
 from spot_jax.data.examples import Examples
 from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
-from spot_jax.files import as_path
+from spot_jax.files import as_path, fault_text, read_object, reading
 from spot_jax.methods.base import Inference
 from spot_jax.methods.prompt_file import PromptFile, load_prompt, parse_prompt
 from spot_jax.methods.prompt_use import PromptUse
@@ -226,8 +226,20 @@ def open_tuned(
         raise SpotError(f"the backbone {where} has no vocabulary; convert it with one")
     vocabulary = Vocabulary(loaded.vocabulary_path)
     read = tuple(read_on(path, loaded, vocabulary) for path in prompts)
+    if from_run and setup is not None:
+        _check_of_run(read, setup)
     some = read or (Prompt("no prompt"),)
     return Tuned(loaded, vocabulary, built, some, setup, from_run, allow_modules)
+
+
+def _check_of_run(prompts: Sequence[Prompt], setup: RunSetup) -> None:
+    """Raise `SpotError` for a file in a run's prompts that says another task than the run."""
+    for prompt, facts in zip(prompts, setup.tasks, strict=False):
+        if prompt.task not in ("", facts.name):
+            raise SpotError(
+                f"{prompt.name}: a prompt of {prompt.task}, but the run's is of {facts.name}; "
+                "restore the run's own, or give this one with --prompt FILE"
+            )
 
 
 def run_prompts(directory: epath.Path, setup: RunSetup | None, which: str) -> list[epath.Path]:
@@ -246,6 +258,8 @@ def run_prompts(directory: epath.Path, setup: RunSetup | None, which: str) -> li
         path = best if which == "best" and best.exists() else last
         if setup.tunes_backbone and best.exists():
             path = best  # the only one whose weights are stored
+        if which == "best" and path == last and last.exists():
+            _check_none_best(directory, i)
         if not path.exists():
             other = "; --which best has one already" if best.exists() else ""
             raise SpotError(
@@ -254,6 +268,18 @@ def run_prompts(directory: epath.Path, setup: RunSetup | None, which: str) -> li
             )
         paths.append(path)
     return paths
+
+
+def _check_none_best(directory: epath.Path, i: int) -> None:
+    """Raise `SpotError` if a finished run had a best prompt i, whose file is gone."""
+    path = directory / "result.json"
+    result = read_object(path, "remove it, or start the run's `spot train` again") or {}
+    with reading(path, "remove it, or start the run's `spot train` again"):
+        if result and int(result["best"][i]["step"]) >= 0:
+            raise SpotError(
+                f"{directory / 'prompts'}: best-{i}.safetensors is gone, which was the best by "
+                "validation; restore it, or take the last one with --which last"
+            )
 
 
 def _run_backbone(directory: epath.Path, setup: RunSetup | None) -> Path_:
@@ -316,4 +342,10 @@ def read_on(
         inference_of(backbone.params, backbone.config, file)
     except SpotError as error:
         raise SpotError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of files without a digest alone: those of earlier versions and of others.
+        raise SpotError(
+            f"{path}: damaged, or of a method that writes other files ({fault_text(error)}); take "
+            "another copy"
+        ) from error
     return Prompt(os.fspath(path), file)

@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 from jaxtyping import Float
 
@@ -22,7 +21,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import parse_object, reading, write_whole
 from spot_jax.library import peft_kernels
 from spot_jax.library.entry import FORMAT
-from spot_jax.methods.prompt_file import PromptFile, prompt_of
+from spot_jax.methods.prompt_file import PromptFile, check_signed, prompt_of, tensor_bytes
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "adapter_config.json"
@@ -59,6 +58,8 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
     if not (path / WEIGHTS).exists():
         raise SpotError(f"{path}: has no {WEIGHTS}; save it with PEFT as safetensors")
     file = TensorFile(path / WEIGHTS)
+    with reading(path / WEIGHTS, "fetch it again"):
+        check_signed(file.path.read_bytes())
     if kind in peft_kernels.KINDS:
         tensors = {name: file.read(name, dtype=np.dtype(np.float32)) for name in file.shapes}
         prompt = peft_kernels.read_kernels(os.fspath(path), config, tensors)
@@ -95,7 +96,7 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
     fields = {name: value for name, value in vars(prompt).items() if name not in _ARRAYS}
     fields["use"] = prompt.use.fields()
     metadata = {"format": "pt", "spot_jax": json.dumps({"format": FORMAT, **fields})}
-    write_whole(path / WEIGHTS, safetensors.numpy.save(tensors, metadata))
+    write_whole(path / WEIGHTS, tensor_bytes(tensors, metadata, signed=True))
     write_whole(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 

@@ -33,8 +33,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.data.batch_source import BatchSource
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import SpotError, short, whole
-from spot_jax.files import plain, plain_fields
+from spot_jax.errors import Range, SpotError, check_fields, short, whole
+from spot_jax.files import input_path, plain, plain_fields
 from spot_jax.methods.losses import Batch, Metrics, Tree, seq2seq_loss
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
@@ -211,20 +211,18 @@ class BaseMethod:
 
     def check_source(self) -> None:
         """Raise `SpotError` for files to begin from that are missing, or that nothing reads."""
-        init = getattr(self, "init", None)
-        if init is None:
-            return
-        name = type(self).__name__
-        if self.source_paths and init != "prompt":
+        init, name = getattr(self, "init", None), type(self).__name__
+        if self.source_paths and init not in (None, "prompt"):
             raise SpotError(
                 f"{name}.prompt (SOURCE_PROMPT) is {short(self.source_paths[0])}, but {name}.init "
                 f"is {init!r}, which begins from no file; set {name}.init = 'prompt' "
                 "(PROMPT_INIT), or leave the file out"
             )
         for path in self.source_paths:
-            if not epath.Path(path).exists():
+            if input_path(path, "the prompt to begin from (SOURCE_PROMPT)").is_dir():
                 raise SpotError(
-                    f"no prompt file at {path} to begin from; give another SOURCE_PROMPT"
+                    f"{path}: a directory; give the file of the prompt to begin from "
+                    "(SOURCE_PROMPT), such as RUN_DIR/prompts/best-0.safetensors"
                 )
 
     def _load(self, paths: Sequence[str], backbone: Backbone, count: int) -> list[StoredPrompt]:
@@ -357,6 +355,10 @@ class Method(BaseMethod):
     z_loss: float = dataclasses.field(default=1e-4, kw_only=True)
     per_token: bool = dataclasses.field(default=False, kw_only=True)
     label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Raise `SpotError` for weights of the loss that are out of their range."""
+        check_fields(self, z_loss=Range(0, 1000), label_smoothing=Range(0, 1, "high"))
 
     def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         """Return the weights and virtual tokens that the T5 runs with.

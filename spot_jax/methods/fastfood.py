@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError, check_fields, whole
+from spot_jax.errors import SEED, SpotError, check_fields, whole
 from spot_jax.methods.base import Adapted, Inference, Method, Task
 from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_file import PromptFile
@@ -159,9 +159,10 @@ class FastfoodTuning(Method):
     z_loss: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dim < 1:
             raise SpotError(f"a subspace has at least 1 dimension, found {self.dim}")
-        check_fields(self, dim=whole(1, 10**7))
+        check_fields(self, dim=whole(1, 10**7), seed=SEED)
 
     @property
     def shares_weights(self) -> bool:

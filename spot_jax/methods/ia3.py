@@ -44,6 +44,7 @@ class IA3Tuning(Method):
     prompt: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.init not in INITS:
             raise SpotError(f"IA3Tuning.init is 'ones' or 'prompt', not {self.init!r}")
         if twice := sorted({*self.outputs} & {*self.inputs}):

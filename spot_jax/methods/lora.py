@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import POSITIVE, SpotError, check_fields, whole
 from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Batch, Tree, of_rows
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
@@ -47,8 +47,8 @@ class LoRATuning(Method):
     prompt: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise SpotError(f"LoRATuning.rank is at least 1, not {self.rank}")
+        super().__post_init__()
+        check_fields(self, rank=whole(1, 100_000), alpha=POSITIVE)
         if self.init not in INITS:
             raise SpotError(f"LoRATuning.init is 'random' or 'prompt', not {self.init!r}")
 

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from spot_jax.data import templates
-from spot_jax.errors import SpotError
+from spot_jax.errors import POSITIVE, SpotError, check_choice, check_fields
 from spot_jax.methods import initialisation
-from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
+from spot_jax.methods.base import TOKENS, Adapted, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Tree
-from spot_jax.methods.prompt_encoder import PromptEncoder
+from spot_jax.methods.prompt_encoder import KINDS, PromptEncoder
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, flatten
 from spot_jax.t5.config import T5Config
@@ -67,8 +67,11 @@ class PTuning(Method):
     row_scale: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if self.row_scale is not None and not 0 < self.row_scale < float("inf"):
-            raise SpotError(f"PTuning.row_scale is above 0, or None, not {self.row_scale}")
+        super().__post_init__()
+        check_fields(self, length=TOKENS, row_scale=POSITIVE)
+        check_choice("PTuning.encoder", self.encoder, KINDS)
+        for text in self.templates:
+            templates.parse(text)
         if self.init not in INITS:
             raise SpotError(
                 f"unknown initialisation {self.init!r} of the prompt encoder; expected "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError, check_fields
+from spot_jax.errors import POSITIVE, SpotError, check_fields
 from spot_jax.methods.base import TOKENS, Adapted, Inference, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Batch, Tree, of_rows
 from spot_jax.methods.prompt_file import PromptFile
@@ -88,9 +88,10 @@ class PrefixTuning(Method):
     width: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.length < 1:
             raise SpotError(f"a prefix has at least 1 key a layer, not {self.length}")
-        check_fields(self, length=TOKENS, hidden=TOKENS)
+        check_fields(self, length=TOKENS, hidden=TOKENS, width=TOKENS, scale=POSITIVE)
         check_places(self.places)
         if self.init not in INITS:
             raise SpotError(

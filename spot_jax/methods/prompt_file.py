@@ -31,6 +31,8 @@ FORMAT = 2
 # Format 1 had no files without rows: these methods wrote this tensor of theirs as the rows.
 _ROWS_OF_FORMAT_1 = {"YTuning": "labels", "FastfoodTuning": "vector"}
 _DIGEST = "spot_jax_digest"
+# Fields that every version has written.
+_WRITTEN = {"method", "backbone", "task", "step", "seed", "metrics"}
 # The name of a library's entry, which ends with the first digits of the hash of its bytes.
 _ENTRY = re.compile(r".*-s-?\d+-([0-9a-f]{12})\.safetensors")
 
@@ -110,9 +112,11 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
         SpotError: no such file, not a prompt, truncated, or of another backbone.
     """
     file = epath.Path(path)
-    if not file.exists() or file.is_dir():
-        raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
-    return parse_prompt(file.read_bytes(), file, backbone=backbone)
+    with reading(path, "give a .safetensors or .npy file"):
+        if not file.is_file():
+            raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
+        data = file.read_bytes()
+    return parse_prompt(data, file, backbone=backbone)
 
 
 def parse_prompt(
@@ -153,6 +157,8 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
         version = fields.pop("format")
         if version != 1:
             check_version(path, version, FORMAT)
+        if lacking := sorted(_WRITTEN - fields.keys()):
+            raise KeyError(lacking[0])
         rows = tensors.pop("prompt", None)
         tensors.pop("embedding", None)  # the task embedding, in a library's entry
         name = _ROWS_OF_FORMAT_1.get(fields.get("method", {}).get("name"))
@@ -231,6 +237,24 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def check_signed(data: bytes) -> dict[str, str]:
+    """Return the texts of a safetensors file's bytes, compared with the digest if it has one.
+
+    Raises:
+        ValueError: not what was written, or a header that is none.
+    """
+    # The library's reader of bytes gives no texts: they stand in the header, after its length.
+    length = int.from_bytes(data[:8], "little")
+    header = parse_object(data[8 : 8 + length])
+    metadata = header.get("__metadata__") or {}
+    expected = metadata.pop(_DIGEST, None)
+    if expected is not None and expected != digest(
+        canonical_json(header), memoryview(data)[8 + length :]
+    ):
+        raise ValueError("its content is not what was written")
+    return metadata
+
+
 def read_tensors(
     path: epath.Path, data: bytes, what: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -241,18 +265,10 @@ def read_tensors(
     """
     with reading(path, "take another copy", f"not {what} of spot-jax, or truncated"):
         tensors = safetensors.numpy.load(data)
-        # The reader of bytes gives no metadata: they stand in the header, after its length.
-        length = int.from_bytes(data[:8], "little")
-        header = parse_object(data[8 : 8 + length])
-        metadata = header["__metadata__"]
+        metadata = check_signed(data)
         fields = parse_object(metadata["spot_jax"])
         if "spot_jax_use" in metadata:
             fields["use"] = parse_object(metadata["spot_jax_use"])
-        expected = metadata.pop(_DIGEST, None)
-        if expected is not None and expected != digest(
-            canonical_json(header), memoryview(data)[8 + length :]
-        ):
-            raise ValueError("its content is not what was written")
         entry = _ENTRY.fullmatch(path.name) if "spot_jax_library" in metadata else None
         if entry and not hashlib.sha256(data).hexdigest().startswith(entry[1]):
             raise ValueError("its content does not have the hash in its name")

@@ -47,6 +47,7 @@ class PromptTuning(Method):
     class_words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.class_words, str):
             raise SpotError(
                 f"PromptTuning.class_words is a list of words, found the text {self.class_words!r}"

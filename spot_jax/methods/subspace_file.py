@@ -134,7 +134,7 @@ def load_subspace(
             its Proj_b is of another shape than what was asked for.
     """
     file = epath.Path(path)
-    if not file.exists() or file.is_dir():
+    if not file.is_file():
         raise SpotError(
             f"no subspace file at {path}; give the prompts/subspace-best-0.safetensors of a run "
             "with SubspaceFinding"

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError
-from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
+from spot_jax.errors import POSITIVE, Range, SpotError, check_choice, check_fields, whole
+from spot_jax.methods.base import TOKENS, Adapted, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Batch, Metrics, Tree
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.subspace import SubspaceShape
+from spot_jax.methods.subspace import VARIANTS, SubspaceShape
 from spot_jax.methods.subspace_file import SubspaceFile, check_alike
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
@@ -83,9 +83,14 @@ class SubspaceFinding(Method):
     z_loss: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha < 0:
             raise SpotError(f"alpha weighs the reconstruction: at least 0, found {self.alpha}")
-        if isinstance(self.scale, str) and self.scale != "rms":
+        check_fields(self, dim=whole(1, 10**7), width=TOKENS, alpha=Range(0, 1e9))
+        check_choice("SubspaceFinding.variant", self.variant, VARIANTS)
+        if not isinstance(self.scale, str):
+            check_fields(self, scale=POSITIVE)
+        elif self.scale != "rms":
             raise SpotError(f"the scale is a number or 'rms', found {self.scale!r}")
 
     @property

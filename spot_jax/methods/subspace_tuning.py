@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from spot_jax.errors import SpotError
-from spot_jax.methods.base import Adapted, Method, StoredPrompt, Task
+from spot_jax.errors import POSITIVE, SEED, Range, SpotError, check_choice, check_fields, whole
+from spot_jax.methods.base import TOKENS, Adapted, Method, StoredPrompt, Task
 from spot_jax.methods.losses import Tree
-from spot_jax.methods.subspace import SubspaceShape
+from spot_jax.methods.subspace import VARIANTS, SubspaceShape
 from spot_jax.methods.subspace_file import SubspaceFile, check_alike, load_subspace
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
@@ -65,12 +65,21 @@ class SubspaceTuning(Method):
     z_loss: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, dim=whole(1, 10**7), length=TOKENS, width=TOKENS, scale=POSITIVE)
+        check_fields(self, subspace_seed=SEED, std=Range(0, 1e6))
+        check_choice("SubspaceTuning.variant", self.variant, VARIANTS)
         if self.init not in INITS:
             raise SpotError(
                 f"unknown beginning {self.init!r} of a vector; expected {' or '.join(INITS)}"
             )
         if self.subspace == RANDOM and self.dim is None:
             raise SpotError("a random subspace needs its dimension; set SubspaceTuning.dim")
+
+    def check_source(self) -> None:
+        """Raise `SpotError` for a subspace or a prompt to begin from that cannot be read."""
+        super().check_source()
+        _ = self.file
 
     @functools.cached_property
     def file(self) -> SubspaceFile | None:

@@ -19,14 +19,22 @@ from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.data.cached_features import CachedFeatures
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import POSITIVE, Range, SpotError, check_fields, short, whole
+from spot_jax.errors import (
+    POSITIVE,
+    Range,
+    SpotError,
+    check_choice,
+    check_fields,
+    short,
+    whole,
+)
 from spot_jax.methods.base import BaseMethod, Inference, Task
 from spot_jax.methods.label_decoder import LabelDecoder, cross_entropies, triplet_losses
 from spot_jax.methods.losses import Batch, Metrics, Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
-from spot_jax.t5.features import encoder_features, feature_layers
+from spot_jax.t5.features import LAYERS, encoder_features, feature_layers
 
 NOISE = 0.1
 POPULATION = 5000
@@ -154,6 +162,11 @@ class YTuning(BaseMethod):
         sizes = whole(1, 10_000)
         check_fields(self, layers=sizes, heads=sizes, per_label=sizes, mlp_dim=whole(1, 10**6))
         check_fields(self, margin=Range(0, 1e6), scale=POSITIVE)
+        check_choice("YTuning.score", self.score, ("dot", "cosine"))
+        check_choice("YTuning.reduce", self.reduce, ("max", "mean"))
+        check_choice("YTuning.features", self.features, LAYERS)
+        if not self.cache.strip() or "\0" in self.cache:
+            raise SpotError(f"YTuning.cache is {self.cache!r}; give the directory of the features")
 
     @property
     def label_loss(self) -> LabelLoss:

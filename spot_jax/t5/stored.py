@@ -24,7 +24,7 @@ from spot_jax.files import (
     write_object,
 )
 from spot_jax.files.digests import FIELD, file_digest
-from spot_jax.files.records import from_plain
+from spot_jax.files.records import from_plain, read_value
 from spot_jax.files.verified import is_remembered, matches
 from spot_jax.shipped import BACKBONE
 from spot_jax.t5.config import T5Config, check_shape
@@ -33,6 +33,7 @@ from spot_jax.t5.tensor_files import TensorFile, TensorWriter
 DESCRIPTION = "backbone.json"
 VOCABULARY = "vocabulary.model"
 _FORMAT = 1
+_TEXTS = ("dtype", "fingerprint", "source")
 _SHARD_BYTES = 2 << 30
 # Of files in a bucket that were written without digests only small ones are read once more.
 _VERIFIED_IN_BUCKETS = 64 << 20
@@ -131,13 +132,14 @@ def read_description(directory: epath.PathLike) -> Description:
         check_version(path, data["format"], _FORMAT)
         bound = FIELD in data
         data = check_digest(data)
+        files = {name: _entry(name, entry) for name, entry in data["files"].items()}
+        if data["vocabulary_sha256"] != files.get(VOCABULARY, {}).get("sha256"):
+            raise ValueError("the vocabulary's hash is not that of its file")
         return Description(
             directory=directory,
             config=_config(data["config"]),
-            dtype=str(data["dtype"]),
-            fingerprint=str(data["fingerprint"]),
-            source=str(data["source"]),
-            files={name: _entry(name, entry) for name, entry in data["files"].items()},
+            **{name: read_value(str, data[name], name) for name in _TEXTS},
+            files=files,
             vocabulary_sha256=data["vocabulary_sha256"],
             bound=bound,
         )

@@ -17,7 +17,7 @@ import xxhash
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import parse_object, reading
+from spot_jax.files import check_no_pointer, parse_object, reading
 from spot_jax.files.digests import hasher
 
 _NUMPY = {
@@ -75,11 +75,7 @@ class TensorFile:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                if start == b"version ":
-                    raise SpotError(
-                        f"{self.path}: a Git LFS pointer, not the file itself; fetch it with: "
-                        "git lfs pull"
-                    )
+                check_no_pointer(self.path)
                 raise SpotError(
                     f"{self.path}: not a safetensors file, or its header is cut short; {_REMEDY}"
                 )

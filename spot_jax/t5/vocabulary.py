@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from spot_jax.errors import SpotError
-from spot_jax.files import as_path
+from spot_jax.files import as_path, check_no_pointer
 
 PAD, EOS, UNK = 0, 1, 2
 model_pb2: Any = sentencepiece_model_pb2  # its classes are made at run time
@@ -50,8 +51,11 @@ class Vocabulary:
         self.sha256 = hashlib.sha256(raw).hexdigest()
         proto = _parse(raw, self.path)
         self.pieces = len(proto.pieces)
-        if any(piece.piece.endswith("<extra_id_0>") for piece in proto.pieces):
-            extra_ids = 0
+        for piece in proto.pieces:
+            if isinstance(piece.piece, bytes) or not math.isfinite(piece.score):
+                raise _not_a_vocabulary(self.path)  # no text, or of no number
+            if piece.piece.endswith("<extra_id_0>"):
+                extra_ids = 0
         self.extra_ids = extra_ids
         for number in reversed(range(extra_ids)):
             kind = model_pb2.ModelProto.SentencePiece.USER_DEFINED
@@ -124,6 +128,8 @@ def _check_unicode(text: str, name: str) -> None:
 
 def _read(path: epath.Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # reading a device may never end
+            raise _not_a_vocabulary(path)
         return path.read_bytes()
     except OSError as error:
         raise SpotError(
@@ -144,6 +150,7 @@ def _parse(raw: bytes, path: epath.Path) -> Any:
 
 
 def _not_a_vocabulary(path: epath.Path) -> SpotError:
+    check_no_pointer(path)
     return SpotError(
         f"expected a SentencePiece model in {path}, found something else or a truncated file; "
         "restore the file or give another spiece.model"

@@ -124,7 +124,7 @@ class RunParts:
                 input_writer(loaded.config.vocab_size, length, i, method.placement, vocabulary)
                 for i in range(count)
             ]
-            sources = _sources(data, names, seeds, vocabulary)
+            sources = _sources(data, names, seeds, vocabulary, loaded.config.vocab_size)
             batches = _batches(sources, data, writers, placement.host_rows)
         return cls(
             mesh,
@@ -313,7 +313,11 @@ def _tuning(
 
 
 def _sources(
-    data: DataSource, names: Sequence[str], seeds: Sequence[int], vocabulary: Vocabulary | None
+    data: DataSource,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    vocabulary: Vocabulary | None,
+    vocab_size: int,
 ) -> list[Source]:
     """Return each prompt's data; prompts of one task share examples in memory, not their order."""
     examples: dict[str, Examples] = {}
@@ -331,6 +335,7 @@ def _sources(
             use_cached=data.use_cached_tasks,
         )
         if isinstance(source, Shuffled):
+            source.examples.check_ids(vocab_size, name)
             examples[name] = source.examples
         sources.append(source)
     return sources

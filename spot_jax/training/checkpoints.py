@@ -115,7 +115,7 @@ class Checkpoints:
                 "from the one before, or choose another MODEL_DIR"
             ) from error
         plain = stored["state"]
-        if not _is_as_saved(plain, stored["data"]):
+        if int(plain["step"]) != step or not _is_as_saved(plain, stored["data"]):
             raise SpotError(
                 f"step {step} in {self.directory} is not what was saved; remove that step's "
                 "directory to go on from the one before, or choose another MODEL_DIR"

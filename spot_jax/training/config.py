@@ -10,8 +10,18 @@ from jax.sharding import Mesh
 
 from spot_jax.data.data_source import ROWS
 from spot_jax.data.word_vectors import load_word_vectors
-from spot_jax.errors import COUNT, Range, SpotError, check_choice, check_fields, check_range, whole
+from spot_jax.errors import (
+    COUNT,
+    SEED,
+    Range,
+    SpotError,
+    check_choice,
+    check_fields,
+    check_range,
+    whole,
+)
 from spot_jax.evaluation.scored_task import DECODINGS
+from spot_jax.files import input_path
 from spot_jax.methods.losses import Tree
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
 from spot_jax.t5.config import T5Config, check_shape, parameter_shapes
@@ -22,7 +32,6 @@ from spot_jax.training.sharding import parameter_sharding, place, tree_shardings
 
 DTYPES = ("float32", "bfloat16")
 DROPOUT = Range(0, 1, "high")
-SEED = whole(0, 2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +81,10 @@ class StoredBackbone:
             )
         return Vocabulary(path)
 
+    def check(self) -> None:
+        """Raise `SpotError` unless it is there and can be read; its weights are read later."""
+        self.description()
+
     def load(self, mesh: Mesh) -> Backbone:
         """Return the backbone on the mesh, each device with its slice, configured for this run."""
         shapes = parameter_shapes(self.description().config)
@@ -118,6 +131,12 @@ class RandomBackbone:
         check_range("T5Config.dropout_rate", self.config.dropout_rate, DROPOUT)
         check_choice("T5Config.dtype", self.config.dtype, DTYPES)
         check_fields(self, seed=SEED)
+
+    def check(self) -> None:
+        """Raise `SpotError` unless the files that it begins from are there."""
+        input_path(self.vocabulary, "the vocabulary")
+        if self.word_vectors is not None:
+            input_path(self.word_vectors, "the word vectors")
 
     def load(self, mesh: Mesh) -> Backbone:
         """Return random float32 weights, placed on the mesh."""
@@ -186,6 +205,7 @@ class EvaluationPlan:
 
     def __post_init__(self) -> None:
         check_fields(self, period=whole(0, 10**9), examples=COUNT, batch_size=ROWS, patience=COUNT)
+        check_fields(self, beams=whole(1, 1000), alpha=Range(0, 100))
         check_choice("EvaluationPlan.decoding", self.decoding, DECODINGS)
         if self.patience is not None and self.period < 1:
             raise SpotError(

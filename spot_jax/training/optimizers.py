@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from spot_jax.errors import POSITIVE, SHARE, Range, SpotError, check_choice, check_fields, whole
+from spot_jax.errors import (
+    COUNT,
+    POSITIVE,
+    SHARE,
+    Range,
+    SpotError,
+    check_choice,
+    check_fields,
+    whole,
+)
 from spot_jax.training.layerwise import by_layer, is_stacked, ranks
 
 Schedule = Callable[[Any], Any]
@@ -77,6 +86,9 @@ class RsqrtDecay:
     warmup_steps: int = 10_000
     normalized: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self, warmup_steps=STEP)
+
     def __call__(self, step: Any) -> Any:
         """Return the factor at a step."""
         first = max(self.warmup_steps, 1)
@@ -97,6 +109,9 @@ class StepDecay:
     steps_per_decay: int = 20_000
     factor: float = 0.5
     warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, steps_per_decay=COUNT, factor=Range(0, 1, "low"), warmup_steps=STEP)
 
     def __call__(self, step: Any) -> Any:
         """Return the factor at a step."""

@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
 from spot_jax.data.table import Table, forget
-from spot_jax.errors import COUNT, SpotError, SpotWarning, check_range
-from spot_jax.files import is_local, plain_fields, remove_tree, write_object, write_whole
+from spot_jax.errors import COUNT, SEED, SpotError, SpotWarning, check_range
+from spot_jax.files import (
+    is_local,
+    plain_fields,
+    read_object,
+    remove_tree,
+    write_object,
+    write_whole,
+)
+from spot_jax.files.digests import json_digest
 from spot_jax.files.records import from_plain
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.losses import Tree
@@ -24,7 +33,7 @@ from spot_jax.t5.stored import read_description
 from spot_jax.training.best_weights import BestWeights
 from spot_jax.training.build import AnyBackbone, RunParts, with_lengths
 from spot_jax.training.checkpoints import CheckpointPlan, Checkpoints
-from spot_jax.training.config import SEED, EvaluationPlan
+from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.distributed import agreed, by_lead, check_one_directory
 from spot_jax.training.loop import Hooks, fit
 from spot_jax.training.metrics_log import MetricsLog
@@ -32,6 +41,7 @@ from spot_jax.training.optimizers import Optimizer
 from spot_jax.training.profiler import Profiled
 from spot_jax.training.progress import Progress
 from spot_jax.training.run_directory import (
+    RUN_REMEDY,
     check_same_run,
     owned,
     run_path,
@@ -145,6 +155,9 @@ def train(
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
     check_one_directory(directory)
     with owned(directory):
+        if not isinstance(backbone, Backbone):
+            backbone.check()
+        loading.check_names(data.names, data.modules, data.text_directory)
         data = with_lengths(data, backbone)
         setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
         description = setup.description(data, optimizer)
@@ -212,6 +225,8 @@ class _Run:
         self.microbatches, self.profile_steps = microbatches, profile_steps
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
+        # What its steps are of.
+        self.mark = json_digest(read_object(directory / "run.json", RUN_REMEDY) or {})
         self.best = [Best() for _ in setup.names]
         lengths = data.lengths
         self.uses = [facts.use(lengths) for facts in task_facts(setup.names)]
@@ -229,9 +244,15 @@ class _Run:
         state, self.frozen = self.setup.first_state()
         if self.saved.newest() is not None:
             state, place_in_data = self.saved.restore(state)
+            if place_in_data.get("run", self.mark) != self.mark:
+                raise SpotError(
+                    f"{self.directory / 'checkpoints'}: steps of another run than run.json's; "
+                    "restore this run's own, or choose another MODEL_DIR"
+                )
             self.setup.batches.restore(place_in_data["batches"])
             self.best = [from_plain(Best, fields, "best") for fields in place_in_data["best"]]
             self.last = place_in_data["last"]
+            self._check_best_prompts()
         sizes = [leaf.size for leaf in jax.tree.leaves(state.trainable)]
         self.trainable = sum(sizes) // self.setup.program.num_trained
         first = int(state.step)
@@ -298,6 +319,34 @@ class _Run:
             self.best, self.named = [Best() for _ in self.setup.names], -1
         self.weights.drop_all_but({self.named})
 
+    def _check_best_prompts(self) -> None:
+        """Forget a best step whose prompt's file is gone or another: what is said is what is kept.
+
+        A file of a later step was written between its evaluation and a kill, and will be again.
+        """
+        if self.weights is not None:
+            return
+        for i, best in enumerate(self.best):
+            if best.step < 0:
+                continue
+            fault, path = "", self._prompt_path("best", i)
+            try:
+                file = load_prompt(path)
+                if (file.task, file.seed) != (self.setup.names[i], self.setup.seeds[i]):
+                    fault = f"{path}: of the task {file.task}, seed {file.seed}"
+                elif file.step < best.step:
+                    fault = f"{path}: of step {file.step}"
+            except SpotError as error:
+                fault = str(error)
+            if fault:
+                warnings.warn(
+                    f"{fault}; the best prompt so far, of step {best.step}, is lost, and the best "
+                    "of the steps from here on is kept",
+                    SpotWarning,
+                    stacklevel=1,
+                )
+                self.best[i] = Best()
+
     def is_over(self, step: int) -> bool:
         """Return whether no score has been better for as long as the plan has patience."""
         best = max(each.step for each in self.best)
@@ -307,6 +356,7 @@ class _Run:
 
     def save(self, state: State) -> None:
         place_in_data = {
+            "run": self.mark,
             "batches": self.setup.batches.state(),
             "best": [dataclasses.asdict(b) for b in self.best],
             "last": self.last,

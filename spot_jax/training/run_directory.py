@@ -37,6 +37,7 @@ from spot_jax.files import (
 )
 from spot_jax.files.locks import sole_owner
 
+RUN_REMEDY = "restore it, or choose another MODEL_DIR"
 OWNER = ".owner"
 """File in a run directory that its owner locks."""
 
@@ -102,7 +103,7 @@ def check_same_run(
         # Without a digest: every start compares all of it with what it is itself.
         write_json(path, description)
         return
-    stored = read_object(path, "restore it, or choose another MODEL_DIR") or {}
+    stored = read_object(path, RUN_REMEDY) or {}
     stored = _as_written_today(stored, description, defaults or {})
     keys = description.keys() | stored.keys()
     odd = sorted(k for k in keys if description.get(k) != stored.get(k))

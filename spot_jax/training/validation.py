@@ -94,6 +94,8 @@ class Validation:
             )
             for name in dict.fromkeys(parts.names)
         }
+        for task in (task for tasks in self.tasks.values() for task in tasks):
+            task.examples.check_ids(parts.backbone.config.vocab_size, task.name)
         if plan.metric is not None:
             for task in (task for tasks in self.tasks.values() for task in tasks):
                 _check_metric(task, plan.metric)

@@ -8,7 +8,7 @@ from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import SpotError
+from spot_jax.errors import COUNT, SEED, SpotError, check_fields, check_range
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.checkpoints import CheckpointPlan
@@ -74,6 +74,8 @@ class Tuning:
     def __post_init__(self) -> None:
         """Raise `SpotError` for a method that cannot be transferred."""
         check_method(self.method)
+        check_range("SEEDS", self.seeds, SEED)
+        check_fields(self, train_steps=COUNT, source_steps=COUNT, prompts_at_once=COUNT)
 
     @property
     def target(self) -> str:

@@ -324,3 +324,16 @@ def test_names_are_checked_before_jax_is_imported():
 )
 def test_values_and_type_hints(value, hint, expected):
     assert fits(value, hint) is expected
+
+
+def test_an_included_file_may_stand_beside_and_begin_with_a_mark(tmp_path):
+    (tmp_path / "beside.gin").write_text("TRAIN_STEPS = 3\n")
+    path = tmp_path / "run.gin"
+    path.write_bytes(b"\xef\xbb\xbfinclude 'beside.gin'\r\n")
+    assert read([str(path)]).macros["TRAIN_STEPS"].value == 3
+
+
+def test_brackets_without_end_are_one_line(complaint, tmp_path):
+    path = tmp_path / "run.gin"
+    path.write_text(f"TRAIN_STEPS = {'[' * 5000}{']' * 5000}\n")
+    assert "too many brackets" in complaint(f"--gin_file={path}")

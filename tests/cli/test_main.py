@@ -123,8 +123,22 @@ def test_convert_refuses_what_is_no_checkpoint(tmp_path, capsys):
 
 
 def test_tasks_lists_what_ships(capsys):
+    from spot_jax.shipped import NAMES
+
     assert main(["tasks"]) == 0
-    assert "bundled_sms_spam" in capsys.readouterr().out.split()
+    found = capsys.readouterr().out.split()
+    assert "bundled_sms_spam" in found
+    # `spot tasks > tasks/names.txt` writes the file anew.
+    assert set(NAMES.read_text("utf-8").split()) <= set(found)
+
+
+@pytest.mark.slow
+def test_the_names_that_ship_are_those_of_their_file():
+    from spot_jax.shipped import NAMES
+
+    command = [sys.executable, "-m", "spot_jax.cli.main", "tasks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == NAMES.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

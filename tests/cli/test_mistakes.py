@@ -52,6 +52,11 @@ def complaint(capsys):
         ("SOURCE_PROMPT", "'/nope'", "which begins from no file"),
         ("RANDOM_SEED", "0", "T5X's RANDOM_SEED is SEEDS here"),
         ("PROMPT_FILE", "'x'", "is SOURCE_PROMPT"),
+        ("LEARNING_RATE", "[]", "or a list of at least one"),
+        ("SEEDS", "[]", "or a list of at least one"),
+        ("INITIAL_CHECKPOINT_PATH", "'/dev/null'", "no stored backbone there"),
+        ("MIXTURE_OR_TASK_NAME", "'bundled_sms_span'", "nearest: bundled_sms_spam"),
+        ("TEXT_DIRECTORY", "'/nope'", "/nope: does not exist"),
     ],
 )
 def test_a_setting_out_of_its_range(name, value, expected, complaint, tmp_path):
@@ -73,6 +78,11 @@ def test_a_setting_out_of_its_range(name, value, expected, complaint, tmp_path):
         (("convert", "nope://x", "{tmp}/d"), "cannot be reached"),
         (("convert", "", "{tmp}/d"), "give the place of"),
         (("convert", "a\0b", "{tmp}/d"), "give the place of"),
+        (("convert", "gs:///x", "{tmp}/d"), "names no bucket"),
+        (
+            ("train", "--coordinator_address=x", "--process_count=2", "--process_id=0"),
+            "HOST:PORT of process 0",
+        ),
         (("tasks", "show", "bundled_sms_spam", "--inputs", "-1"), "--inputs"),
     ],
 )
@@ -94,3 +104,23 @@ def test_steps_as_t5x_counts_them_are_asked_about(tmp_path):
 
     with pytest.warns(SpotWarning, match="was 50,000 meant"):
         _check_steps(1_150_000, 0, PromptTuning())
+
+
+def test_what_the_chosen_method_does_not_take_is_not_taken_from_the_command_line(complaint):
+    run = "--gin_file=gin_configs/runs/p_tuning_mini.gin"
+    line = complaint("train", run, "--gin.MODEL_DIR='x'", "--gin.PROMPT_LENGTH=50")
+    assert "PROMPT_LENGTH is set on the command line, but nothing that train uses" in line
+
+
+def test_names_that_ship_are_refused_without_seqio(monkeypatch):
+    import sys
+
+    from spot_jax.data import loading
+    from spot_jax.errors import SpotError
+
+    monkeypatch.delitem(sys.modules, "seqio", raising=False)
+    loading.check_names(["bundled_sms_spam", "bundled_sms_spam+bundled_clinc150", "x.npz"])
+    loading.check_names(["mine"], ["my_tasks"])
+    with pytest.raises(SpotError, match=r"found 'mnli_' \(nearest: mnli"):
+        loading.check_names(["bundled_sms_spam+mnli_"])
+    assert "seqio" not in sys.modules

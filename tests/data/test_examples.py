@@ -51,3 +51,20 @@ def test_offsets_that_do_not_fit_are_an_error(tmp_path):
         bad = Examples(good.inputs, np.array(offsets), good.targets, good.targets_offsets)
         with pytest.raises(SpotError, match="offsets that do not fit"):
             Examples.load(bad.save(tmp_path / "e.npz"))
+
+
+def test_what_grows_beyond_what_examples_do_is_refused_by_its_numbers(tmp_path):
+    import numpy as np
+
+    zeros = np.zeros(17_000_000, np.int32)
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, inputs=zeros)
+    with pytest.raises(SpotError, match=r"inputs.npy grows from [\d,]+ to 68,000,128 bytes"):
+        Examples.load(path)
+
+
+def test_ids_beyond_the_embedding_are_refused():
+    examples = Examples.from_lists([([3, 1], [64, 1])])
+    examples.check_ids(65, "task")
+    with pytest.raises(SpotError, match="^task: expected token ids below 64, .* found 64"):
+        examples.check_ids(64, "task")

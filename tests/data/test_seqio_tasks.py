@@ -215,3 +215,46 @@ def test_text_tasks_use_the_one_numpy_implementation(mini, tmp_path):
 def test_a_cache_must_be_there(mini):
     with pytest.raises(SpotError, match="in seqio's cache, found nothing there"):
         load_examples("bundled_sms_spam", "train", mini, use_cached=True)
+
+
+FAULTS = {
+    "missing": (None, "no.tsv"),
+    "blank line": (b"a\tb\n\nc\td\n", "after 0 examples"),
+    "extra column": (b"a\tb\tc\n", "after 0 examples"),
+    "latin-1": (b"caf\xe9\tb\n", "found byte 0xe9 at place 3"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_data_at_fault_are_one_line_with_the_task(fault, mini, tmp_path):
+    content, expected = FAULTS[fault]
+    path, name = tmp_path / "no.tsv", "at_fault"
+    if content is not None:
+        path.write_bytes(content)
+    if name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TextLineDataSource({"train": str(path)}),
+        preprocessors=[
+            functools.partial(seqio.preprocessors.parse_tsv, field_names=["inputs", "targets"]),
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos,
+        ],
+        output_features=OUTPUT_FEATURES,
+    )
+    for read in (load_examples, lambda *given: training_source(*given[:1], mini, 0)):
+        with pytest.raises(SpotError, match=expected) as caught:
+            read(name, "train", mini)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_rate_by_a_size_that_nobody_knows_is_one_line(mini):
+    register("sizeless", COLOURS)
+    if "by_size" in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove("by_size")
+    seqio.MixtureRegistry.add("by_size", [("sizeless", seqio.mixing_rate_num_examples)])
+    with pytest.raises(SpotError, match="rate of sizeless in by_size cannot be computed") as caught:
+        training_source("by_size", mini, 0)
+    assert "\n" not in str(caught.value)

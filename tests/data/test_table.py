@@ -96,6 +96,28 @@ def test_all_forms_hold_the_same_rows(tmp_path):
     assert rows_of_frame(table).rows == rows_of_frame(rows).rows == rows
 
 
+@pytest.mark.parametrize(
+    ("name", "raw", "expected"),
+    [
+        ("a.csv", "text,label\na,x\n".encode("utf-16-le"), "line 1 holds a NUL"),
+        ("a.csv", b"text,label\na,x\nb\0,y\n", "line 3 holds a NUL"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}\n', "line 1 .*the field 'text' twice"),
+        ("a.jsonl", b'{"\\ud83d": "a"}\n', "half a surrogate pair"),
+        ("a.parquet", b"PAR1 PAR1", "no parquet file"),
+        ("a.arrow", b"\xff\xff\xff\xff\xff\xff\xff\x7f", "no arrow file"),
+    ],
+)
+def test_what_is_no_text_is_one_line(name, raw, expected, tmp_path):
+    if name.endswith(("parquet", "arrow")):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    path.write_bytes(raw)
+    with pytest.raises(SpotError, match=expected) as caught:
+        read_rows(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
 def test_a_directory_that_datasets_saved(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import ipc

@@ -201,3 +201,17 @@ def test_a_module_that_a_run_names_runs_only_if_the_user_says_so(
     ran.unlink()
     del sys.modules[name]
     assert main([*options, "--module", name]) == 0 and ran.exists()
+
+
+def test_prompts_that_are_not_the_run_s_own_are_not_taken_for_them(complaint, world, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(world.run, run)
+    best = run / "prompts" / "best-1.safetensors"
+    stored = load_prompt(best)
+    dataclasses.replace(stored, task="bundled_gap_coref").save(best)
+    line = complaint("eval", str(run))
+    assert "a prompt of bundled_gap_coref, but the run's is of bundled_vader_tweets" in line
+    # Nor is the last one for the best, whose file is gone.
+    best.unlink()
+    assert "best-1.safetensors is gone" in complaint("eval", str(run))
+    assert len(open_tuned(run, which="last").prompts) == 2

@@ -267,7 +267,7 @@ def test_the_encoder_is_kept_beside_and_gone_on_with(encoder, tmp_path):
 
 
 def test_what_cannot_be_is_refused(tmp_path):
-    with pytest.raises(SpotError, match="encoder lstm, lstm_wide, mlp, identity, found 'gru'"):
+    with pytest.raises(SpotError, match="encoder is 'gru'; choose lstm, lstm_wide, mlp, identity"):
         begun("gru")
     with pytest.raises(SpotError, match="at least 1 virtual token, not 0"):
         PTuning(length=0).resolve(backbone_of({}, CONFIG), [Task()])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 from tiny_run import CONFIG, VOCABULARY, store
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, SpotWarning
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run_directory import check_same_run
@@ -215,3 +216,33 @@ def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path,
     assert (tmp_path / "ended" / "checkpoints" / str(found["step"])).is_dir()
     assert end_of(start(options(tiny, tmp_path / "ended"), child_environment)) == [end]
     same(tmp_path / "whole", tmp_path / "ended")
+
+
+@pytest.mark.slow
+def test_what_is_of_another_run_is_not_taken_for_its_own(worded, tmp_path):
+    options = {
+        "evaluation": EvaluationPlan(period=2, decoding="greedy"),
+        "checkpoints": CheckpointPlan(period=2),
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    worded.train(one, 4, **options)
+    worded.train(two, 4, seeds=1, **options)
+    (one / "checkpoints").rename(one / "kept")
+    shutil.copytree(two / "checkpoints", one / "checkpoints")
+    with pytest.raises(SpotError, match="steps of another run than run.json's"):
+        worded.train(one, 6, **options)
+    shutil.rmtree(one / "checkpoints")
+    (one / "kept").rename(one / "checkpoints")
+    (one / "checkpoints" / "4").rename(one / "checkpoints" / "5")
+    with pytest.raises(SpotError, match="step 5 in .* is not what was saved"):
+        worded.train(one, 6, **options)
+    (one / "checkpoints" / "5").rename(one / "checkpoints" / "4")
+    best = one / "prompts" / "best-0.safetensors"
+    shutil.copy(two / "prompts" / "best-0.safetensors", best)
+    with pytest.warns(SpotWarning, match="best-0.safetensors: of .*, seed 1; the best prompt so"):
+        worded.train(one, 6, **options)
+    assert (load_prompt(best).seed, load_prompt(best).step) == (0, 6)
+    best.unlink()
+    with pytest.warns(SpotWarning, match="of step 6, is lost"):
+        ended = worded.train(one, 6, **options)
+    assert ended.best[0].step == -1 and ended.prompts == [one / "prompts/last-0.safetensors"]

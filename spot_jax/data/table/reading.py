@@ -20,7 +20,7 @@ from typing import Any
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import parse_json
+from spot_jax.files import check_no_pointer, fault_text, parse_json
 
 TEXT_FORMS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 ARROW_FORMS = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
@@ -95,6 +95,7 @@ def read_rows(
         raw = place.read_bytes()
     except OSError as error:
         raise SpotError(f"cannot read {name}: {error.strerror or error}; check the path") from error
+    check_no_pointer(place)
     digest = hashlib.sha256(raw).hexdigest()
     if form in ARROW_FORMS.values():
         names, cells = _arrow_rows(raw, form, name)
@@ -169,7 +170,7 @@ def _decoded(raw: bytes, encoding: str, name: str) -> tuple[str, str]:
     if not encoding:
         encoding = next((e for mark, e in _MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
-        return raw.decode(encoding), encoding.upper().replace("-SIG", " with a byte-order mark")
+        text = raw.decode(encoding)
     except LookupError as error:
         raise SpotError(f"there is no encoding {encoding!r}; try utf-8 or cp1252") from error
     except UnicodeDecodeError as error:
@@ -178,6 +179,12 @@ def _decoded(raw: bytes, encoding: str, name: str) -> tuple[str, str]:
             f"{name}, line {line}: expected text in {encoding.upper()}, found byte "
             f"0x{raw[error.start]:02x}; convert the file, or name its encoding, such as cp1252"
         ) from error
+    if "\0" in text:
+        raise SpotError(
+            f"{name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL, which no "
+            "text has; name the file's encoding, such as utf-16, or correct it"
+        )
+    return text, encoding.upper().replace("-SIG", " with a byte-order mark")
 
 
 def _delimiter_of(text: str) -> str:
@@ -287,7 +294,7 @@ def _json_rows(text: str, form: str, name: str) -> tuple[tuple[str, ...], list[d
     names, rows = _as_text([record for _, record in numbered])
     for (number, _), row in zip(numbered, rows, strict=True):
         try:
-            "".join(row.values()).encode()
+            "".join([*row, *row.values()]).encode()
         except UnicodeEncodeError as error:
             raise SpotError(
                 f"{name}, {what} {number} holds half a surrogate pair, "
@@ -327,9 +334,10 @@ def _arrow_rows(raw: bytes, form: str, name: str) -> tuple[tuple[str, ...], list
         else:
             table = arrow.ipc.open_stream(arrow.BufferReader(raw)).read_all()
         records = table.to_pylist()
-    except (arrow.ArrowInvalid, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise SpotError(f"{name} is no {form} file, or a damaged one: {line}") from error
+    except Exception as error:  # pyarrow has many kinds, and its memory's
+        raise SpotError(
+            f"{name} is no {form} file, or a damaged one: {fault_text(error)}; write it again"
+        ) from error
     names = _class_names(table.schema.metadata or {})
     for column, labels in names.items():
         for record in records:
@@ -356,19 +364,20 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 
 def _saved_dataset(directory: epath.Path, name: str) -> Rows:
     """The rows of one split that `datasets` saved: Arrow streams that its state lists."""
+    digest, records, columns = hashlib.sha256(), [], tuple[str, ...]()
+    contents: list[tuple[str, bytes]] = []
     try:
-        files = [
-            item["filename"]
-            for item in parse_json((directory / "state.json").read_text())["_data_files"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for item in parse_json((directory / "state.json").read_bytes())["_data_files"]:
+            file = item["filename"]
+            if not file or epath.Path(file).name != file:
+                raise ValueError(f"{file!r} is no name of a file in the directory")
+            contents.append((file, (directory / file).read_bytes()))
+    except Exception as error:
         raise SpotError(
-            f"{name} holds no saved data set, or a damaged one ({error}); save it with "
+            f"{name} holds no saved data set, or a damaged one ({fault_text(error)}); save it with "
             "`dataset.save_to_disk`"
         ) from error
-    digest, records, columns = hashlib.sha256(), [], tuple[str, ...]()
-    for file in files:
-        raw = (directory / file).read_bytes()
+    for file, raw in contents:
         digest.update(raw)
         columns, rows = _arrow_rows(raw, "arrow", f"{name}/{file}")
         records += rows

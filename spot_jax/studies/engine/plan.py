@@ -6,9 +6,11 @@ from typing import Any
 
 from etils import epath
 
-from spot_jax.errors import SpotError
+from spot_jax.data.data_source import ROWS, check_lengths
+from spot_jax.errors import COUNT, SEED, SpotError, check_fields, check_range, whole
 from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.files import plain_fields, resolved
+from spot_jax.methods.base import TOKENS
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Adafactor, Optimizer
 from spot_jax.training.sharding import MeshShape
@@ -41,6 +43,9 @@ class Stage:
             raise SpotError(
                 f"{name} has {self.steps} steps of {self.batch_size} rows; give 1 or more of each"
             )
+        check_range(f"{name}.steps", self.steps, COUNT)
+        check_range(f"{name}.batch_size", self.batch_size, ROWS)
+        check_range(f"{name}.period", self.period, whole(0, 10**9))
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the stage as one level of JSON: `target.steps`."""
@@ -103,6 +108,16 @@ class Plan:
     def __post_init__(self) -> None:
         """Raise `SpotError` for what no study can be made of."""
         check_list("seeds", self.seeds)
+        check_range("seeds", self.seeds, SEED)
+        check_lengths(self.lengths, "lengths")
+        check_fields(
+            self,
+            prompt_length=TOKENS,
+            validation_examples=COUNT,
+            test_examples=COUNT,
+            evaluation_batch_size=ROWS,
+            checkpoint_period=COUNT,
+        )
         if self.prompts_at_once < 1:
             raise SpotError(f"prompts_at_once is 1 or more, found {self.prompts_at_once}")
         check_decoding("decoding", self.decoding)

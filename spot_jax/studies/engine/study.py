@@ -28,7 +28,7 @@ from etils import epath
 
 from spot_jax.data.example_cache import examples_cached
 from spot_jax.errors import SpotError
-from spot_jax.files import aligned, read_versioned, remove_tree, write_object
+from spot_jax.files import aligned, read_versioned, remove_tree, write_object, write_whole
 from spot_jax.files.digests import file_digest
 from spot_jax.files.records import from_plain, plain
 from spot_jax.files.verified import matches
@@ -224,11 +224,10 @@ class Study(abc.ABC, Generic[P, J, R]):
 
     def _clear_moved(self, job: Job) -> None:
         place = self.directory(job) / "place"
-        if place.exists() and place.read_text() != str(self.path):
+        if place.exists() and place.read_bytes() != str(self.path).encode():
             for name in self.products:
                 remove_tree(self.directory(job) / name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(str(self.path))
+        write_whole(place, str(self.path))
 
     # Results.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, short
 from spot_jax.files import parse_object, reading
 from spot_jax.files.records import from_plain, read_value
 from spot_jax.t5.config import T5Config
@@ -214,8 +214,12 @@ def _scales_outputs(data: dict[str, Any]) -> bool:
     if data.get("model_type") != "t5":
         return False
     # Newer versions say it outright; before, T5 1.1 was recognised by its untied head.
-    tied = data.get("tie_word_embeddings")
-    return bool(data.get("scale_decoder_outputs", tied is not False))
+    tied = data.get("tie_word_embeddings", True)
+    scaled = data.get("scale_decoder_outputs", tied is not False)
+    for name, value in (("tie_word_embeddings", tied), ("scale_decoder_outputs", scaled)):
+        if not isinstance(value, bool | None):
+            raise SpotError(f"{CONFIG}: {name} is {short(value)}; expected true or false")
+    return bool(scaled)
 
 
 def _same(origins: dict[str, TensorFile], first: str, second: str) -> bool:
