@@ -4,7 +4,7 @@ import argparse
 import importlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spot_jax.errors import SpotError
 from spot_jax.files import fault_text
@@ -29,6 +29,22 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """See the class."""
         raise SpotError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse as the base class does; a flag or word that was given as nothing is refused.
+
+        An empty path would be the working directory, and an empty name all names.
+        """
+        values, rest = super().parse_known_args(*arguments, **options)
+        for action in self._actions:
+            given = getattr(values, action.dest, None)
+            items = given if isinstance(given, list) else [given]
+            if any(isinstance(item, str) and not item.strip() for item in items):
+                if given == action.default:
+                    continue
+                name = action.option_strings[-1] if action.option_strings else action.metavar
+                raise SpotError(f"{name or action.dest} is empty; see {self.prog} --help")
+        return values, rest
 
 
 def parser(verb: str, description: str, *, settings: bool = False) -> OneLineParser:

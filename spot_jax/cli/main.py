@@ -37,7 +37,10 @@ VERBS = {
 }
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
-PATH_ERRORS = (errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+PATH_ERRORS = (
+    *(errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ELOOP),
+)
 # Packages whose errors are those of an object store.
 BUCKET_CLIENTS = ("gcsfs", "s3fs", "aiobotocore", "botocore", "aiohttp")
 

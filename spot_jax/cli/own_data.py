@@ -50,7 +50,7 @@ def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
         values: flags of the command.
         settings: arguments of `configurables.configured`, which are changed.
     """
-    from spot_jax.cli import gin_files
+    from spot_jax.cli import gin_checks, gin_files
     from spot_jax.cli.values import shipped
 
     if values.data is None:
@@ -96,7 +96,9 @@ def fill(values: argparse.Namespace, settings: dict[str, Any]) -> Iterator[str]:
         if config.emb_dim < SMALL_WIDTH:
             method = FOR_SMALL.get(method, method)
         settings["files"] = [f"gin_configs/runs/{method}.gin"]
-    macros = gin_files.read(settings["files"], [], settings["search_paths"]).macros
+    read = gin_files.read(settings["files"], [], settings["search_paths"])
+    taken = gin_checks.reached(read, "train")[1]
+    macros = {name: binding for name, binding in read.macros.items() if name in taken}
     if values.tune:
         chosen["LEARNING_RATE"] = _rates(macros, settings["files"])
     chosen = {n: v for n, v in chosen.items() if n in macros and n not in typed_macros}

@@ -61,8 +61,11 @@ def _show(arguments: list[str]) -> int:
 
     from spot_jax.data import loading
     from spot_jax.data.data_source import check_lengths
+    from spot_jax.errors import COUNT, check_range
 
     check_lengths({"inputs": values.inputs, "targets": values.targets}, "--inputs and --targets")
+    check_range("--examples", values.examples, COUNT)
+    check_range("--read", values.read, COUNT)
     loading.import_modules(values.module)
     from spot_jax.data import seqio_samples
     from spot_jax.t5.vocabulary import load_vocabulary

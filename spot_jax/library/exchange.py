@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import write_whole
-from spot_jax.library.peft import is_adapter, is_kernels, read_adapter, write_adapter
+from spot_jax.files import as_path, write_whole
+from spot_jax.library.peft import CONFIG, is_adapter, is_kernels, read_adapter, write_adapter
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.stored import check_virtual
 
@@ -33,14 +33,16 @@ def read_prompt(source: epath.PathLike) -> PromptFile:
     Raises:
         SpotError: nothing there, or nothing of these forms.
     """
-    path = epath.Path(source).expanduser()
+    path = as_path(source)
     if path.is_dir():
         if is_adapter(path):
             return read_adapter(path)
         if not (path / T5X_NAME).exists():
+            below = sorted(os.fspath(config.parent) for config in path.glob(f"*/{CONFIG}"))
+            hint = f"; give {below[0]}, which has an adapter" if below else ""
             raise SpotError(
-                f"{path}: expected a PEFT adapter (adapter_config.json) or a T5X prompt "
-                f"({T5X_NAME}) in that directory, found neither"
+                f"{path}: expected a PEFT adapter ({CONFIG}) or a T5X prompt "
+                f"({T5X_NAME}) in that directory, found neither{hint}"
             )
         path = path / T5X_NAME
     prompt = load_prompt(path)
@@ -70,7 +72,7 @@ def write_prompt(
         raise SpotError(f"no form {form!r}; choose one of {', '.join(FORMS)}")
     if form != "spot" and not (form == "peft" and is_kernels(prompt)):
         check_virtual(f"the form {form}", prompt)
-    path = epath.Path(destination).expanduser()
+    path = as_path(destination)
     if form == "peft":
         write_adapter(path, prompt, base_model=base_model)
         return os.fspath(path)

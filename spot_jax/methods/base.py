@@ -219,7 +219,13 @@ class BaseMethod:
                 "(PROMPT_INIT), or leave the file out"
             )
         for path in self.source_paths:
-            if input_path(path, "the prompt to begin from (SOURCE_PROMPT)").is_dir():
+            place = input_path(path, "the prompt to begin from (SOURCE_PROMPT)")
+            if (place / "adapter_config.json").exists():
+                raise SpotError(
+                    f"{path}: an adapter of PEFT's; put it into a library (`spot prompts import`) "
+                    "and export it as a file, which SOURCE_PROMPT can be"
+                )
+            if place.is_dir():
                 raise SpotError(
                     f"{path}: a directory; give the file of the prompt to begin from "
                     "(SOURCE_PROMPT), such as RUN_DIR/prompts/best-0.safetensors"

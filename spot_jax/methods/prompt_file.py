@@ -21,7 +21,7 @@ from etils import epath
 from jaxtyping import Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, parse_object, reading, write_whole
+from spot_jax.files import as_path, check_version, parse_object, reading, write_whole
 from spot_jax.files.arrays import read_array
 from spot_jax.files.digests import digest
 from spot_jax.files.records import from_plain
@@ -111,7 +111,7 @@ def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) ->
     Raises:
         SpotError: no such file, not a prompt, truncated, or of another backbone.
     """
-    file = epath.Path(path)
+    file = as_path(path)
     with reading(path, "give a .safetensors or .npy file"):
         if not file.is_file():
             raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
@@ -123,7 +123,7 @@ def parse_prompt(
     data: bytes, path: str | os.PathLike[str], *, backbone: str | None = None
 ) -> PromptFile:
     """Return a prompt from a file's bytes, as `load_prompt` does; `path` names it in errors."""
-    file = epath.Path(path)
+    file = as_path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
     arrays = [*prompt.tensors.values(), *([] if prompt.prompt is None else [prompt.prompt])]
     if not all(np.all(np.isfinite(array)) for array in arrays):

@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from spot_jax.errors import SpotError
-from spot_jax.files import check_version, reading
+from spot_jax.files import as_path, check_version, reading
 from spot_jax.files.records import from_plain, read_value
 from spot_jax.methods.base import StoredPrompt
 from spot_jax.methods.prompt_file import FORMAT, read_tensors, write_tensors
@@ -133,7 +133,7 @@ def load_subspace(
         SpotError: no such file, not a subspace, truncated, not finite, of another backbone, or
             its Proj_b is of another shape than what was asked for.
     """
-    file = epath.Path(path)
+    file = as_path(path)
     if not file.is_file():
         raise SpotError(
             f"no subspace file at {path}; give the prompts/subspace-best-0.safetensors of a run "

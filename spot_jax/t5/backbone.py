@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import is_local
+from spot_jax.files import as_path, is_local
 from spot_jax.files.verified import matches, remember
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.stored import (
@@ -167,7 +167,7 @@ def load_backbone(
     """
     if dtype is not None and dtype not in _DTYPES:
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
-    directory = epath.Path(directory)
+    directory = as_path(directory)
     description = read_description(directory)
     place = _placement(shardings)
     target = None if dtype is None else _DTYPES[dtype]

@@ -76,8 +76,8 @@ class StoredBackbone:
         path = self.description().vocabulary_path
         if path is None:
             raise SpotError(
-                f"the backbone {self.path} has no vocabulary, which reading tasks needs; "
-                "convert it with one"
+                f"the backbone {self.path} has no vocabulary, which reading tasks needs; convert "
+                "it with one: spot convert SOURCE DEST --vocabulary FILE"
             )
         return Vocabulary(path)
 

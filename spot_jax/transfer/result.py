@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from spot_jax.files import aligned, read_versioned, write_object
+from spot_jax.files.records import from_plain
 from spot_jax.transfer.retrieval import Retrieved
 
 FILE = "transfer.json"
@@ -80,8 +81,8 @@ def read_result(directory: epath.Path) -> Result | None:
     """Return what `Result.save` wrote, or None; `SpotError` if it is damaged."""
 
     def read(fields: dict[str, Any]) -> Result:
-        retrieved = [Retrieved(**{**r, "tasks": tuple(r["tasks"])}) for r in fields["retrieved"]]
-        candidates = [Candidate(**candidate) for candidate in fields["candidates"]]
+        retrieved = [from_plain(Retrieved, r, "a source prompt") for r in fields["retrieved"]]
+        candidates = [from_plain(Candidate, c, "a prompt") for c in fields["candidates"]]
         return Result(**{**fields, "retrieved": retrieved, "candidates": candidates})
 
     remedy = "remove it, and the same command makes it anew"

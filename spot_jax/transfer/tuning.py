@@ -93,7 +93,13 @@ class Tuning:
         return [self.seeds] if isinstance(self.seeds, int) else list(self.seeds)
 
     def register(self) -> None:
-        """Register the tasks that the user's modules and text define."""
+        """Register the tasks that the user's modules and text define.
+
+        Raises:
+            SpotError: no backbone, text or task of the names; some are found out later.
+        """
+        self.backbone.check()
+        loading.check_names(self.data.names, self.data.modules, self.data.text_directory)
         if self.data.modules:
             loading.import_modules(self.data.modules)
         if self.data.text_directory:

@@ -76,9 +76,15 @@ def test_a_setting_out_of_its_range(name, value, expected, complaint, tmp_path):
         (("eval", "run", "--output", "{tmp}/file/x"), "is a file, not a directory"),
         (("prompts", "add", "", "--library", "{tmp}/l"), "is empty"),
         (("convert", "nope://x", "{tmp}/d"), "cannot be reached"),
-        (("convert", "", "{tmp}/d"), "give the place of"),
+        (("convert", "", "{tmp}/d"), "SOURCE is empty"),
+        (("report", ""), "STUDY_DIR is empty"),
+        (("study", "--from_paper", "--output_dir", ""), "--output_dir is empty"),
+        (("study", "--from_paper", "--output_dir", "{tmp}/file"), "File exists"),
+        (("tasks", "show", "bundled_sms_spam", "--examples", "-1"), "--examples is -1"),
+        (("tasks", "show", "bundled_sms_spam", "--vocabulary", ""), "--vocabulary is empty"),
         (("convert", "a\0b", "{tmp}/d"), "give the place of"),
         (("convert", "gs:///x", "{tmp}/d"), "names no bucket"),
+        (("convert", "backbones/mini", "nope://x"), "cannot be reached"),
         (
             ("train", "--coordinator_address=x", "--process_count=2", "--process_id=0"),
             "HOST:PORT of process 0",
@@ -121,6 +127,6 @@ def test_names_that_ship_are_refused_without_seqio(monkeypatch):
     monkeypatch.delitem(sys.modules, "seqio", raising=False)
     loading.check_names(["bundled_sms_spam", "bundled_sms_spam+bundled_clinc150", "x.npz"])
     loading.check_names(["mine"], ["my_tasks"])
-    with pytest.raises(SpotError, match=r"found 'mnli_' \(nearest: mnli"):
-        loading.check_names(["bundled_sms_spam+mnli_"])
+    with pytest.raises(SpotError, match=r"found 'sst2_' \(nearest: sst2"):
+        loading.check_names(["bundled_sms_spam+sst2_"])
     assert "seqio" not in sys.modules

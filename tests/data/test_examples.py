@@ -63,6 +63,12 @@ def test_what_grows_beyond_what_examples_do_is_refused_by_its_numbers(tmp_path):
         Examples.load(path)
 
 
+def test_targets_that_are_all_empty_are_refused(tmp_path):
+    Examples.from_lists([([3, 1], []), ([4, 1], [])]).save(tmp_path / "a.npz")
+    with pytest.raises(SpotError, match="targets that are all empty"):
+        Examples.load(tmp_path / "a.npz")
+
+
 def test_ids_beyond_the_embedding_are_refused():
     examples = Examples.from_lists([([3, 1], [64, 1])])
     examples.check_ids(65, "task")

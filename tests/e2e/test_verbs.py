@@ -45,6 +45,7 @@ def test_train_leaves_a_complete_run(trained, capsys):
         }
     ]
     assert Path(setup["backbone"]).is_absolute()
+    assert "PosixPath" not in (directory / "result.json").read_text()
     config = (directory / "config.gin").read_text()
     # The same command finds nothing left to do.
     before = (directory / "prompts" / "best-0.safetensors").read_bytes()

@@ -162,6 +162,9 @@ def test_broken_adapters(adapter, tmp_path):
     save_file({"prompt_embeddings": np.ones(3, "f")}, weights)
     with pytest.raises(SpotError, match=r"found \[3\]"):
         read_prompt(adapter())
+    save_file({"prompt_embeddings": np.full((5, 8), np.nan, "f")}, weights)
+    with pytest.raises(SpotError, match="the prompt holds NaN or infinity"):
+        read_prompt(adapter())
     save_file({"lora_A": np.ones((5, 8), "f")}, weights)
     with pytest.raises(SpotError, match="no tensor prompt_embeddings"):
         read_prompt(adapter())
@@ -171,6 +174,11 @@ def test_broken_adapters(adapter, tmp_path):
     (adapter() / "adapter_config.json").write_text("{")
     with pytest.raises(SpotError, match="adapter_config.json: damaged"):
         read_prompt(tmp_path / "adapter")
+
+
+def test_an_adapter_in_a_directory_below_is_named(adapter):
+    with pytest.raises(SpotError, match="found neither; give .*adapter, which has an adapter"):
+        read_prompt(adapter().parent)
 
 
 def test_nothing_of_these_forms(tmp_path):

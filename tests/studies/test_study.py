@@ -338,6 +338,10 @@ def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tm
     ("arguments", "line"),
     [
         ([], "needs a study to do: add --gin_file=gin_configs/studies/mini.gin"),
+        (
+            ["--gin_file=gin_configs/studies/mini.gin", "--jobs", "--gin.STUDY_DIR=''"],
+            "STUDY_DIR is ''; give the directory of the study",
+        ),
         (["--from_paper"], "--from_paper writes a report: add --output_dir=DIR"),
         (["--gin_file=gin_configs/studies/mini.gin", "--jobs", "--so_far"], "are two commands"),
         (["--gin_file=gin_configs/runs/prompt_tuning.gin"], "says nothing about study"),

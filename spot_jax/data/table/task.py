@@ -193,7 +193,7 @@ def restore(name: str, facts: Mapping[str, Any]) -> None:
     try:
         rest = [values.pop(key) for key in ("labels", "bounds", "sha256", "sizes")][:3]
         stored = _Stored(Table(**values), tuple(rest[0]), rest[1], rest[2])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise SpotError(
             f"what the run keeps of {name} is damaged ({error}); start its `spot train` again, "
             "which writes it anew"

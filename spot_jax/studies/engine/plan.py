@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from spot_jax.data.data_source import ROWS, check_lengths
-from spot_jax.errors import COUNT, SEED, SpotError, check_fields, check_range, whole
+from spot_jax.errors import COUNT, SEED, SpotError, check_fields, check_range, short, whole
 from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.files import plain_fields, resolved
 from spot_jax.methods.base import TOKENS
@@ -107,6 +107,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raise `SpotError` for what no study can be made of."""
+        if not self.directory.strip() or "\0" in self.directory:
+            raise SpotError(
+                f"STUDY_DIR is {short(self.directory)}; give the directory of the study, such as "
+                "'runs/study'"
+            )
         check_list("seeds", self.seeds)
         check_range("seeds", self.seeds, SEED)
         check_lengths(self.lengths, "lengths")

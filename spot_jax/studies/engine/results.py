@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 from etils import epath
 
+from spot_jax.files import as_path
 from spot_jax.files.records import read_record, write_record
 
 FILE = "results.json"
@@ -69,7 +70,7 @@ class Results:
 
 def results_path(where: str | os.PathLike[str]) -> epath.Path:
     """Return `results.json` of a study's directory, or the file itself where a .json is given."""
-    path = epath.Path(where)
+    path = as_path(where)
     return path if path.suffix == ".json" else path / FILE
 
 

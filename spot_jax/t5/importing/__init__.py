@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
-from spot_jax.files import input_path, reading
+from spot_jax.files import as_path, input_path, reading
 from spot_jax.t5.backbone import Fingerprint
 from spot_jax.t5.config import T5Config, check_shape
 from spot_jax.t5.importing import hf, orbax, t5x
@@ -65,7 +65,7 @@ def convert(
     """
     if dtype is not None and dtype not in _STORED:
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_STORED)}")
-    check_destination(epath.Path(dest))
+    check_destination(as_path(dest))
     opened = open_source(source)
     wanted = config or opened.config or infer_config(opened)
     with reading(opened.path, "give a checkpoint of a T5"):
@@ -74,9 +74,13 @@ def convert(
     require_fit(report)
     _require_floats(opened)
     target = _STORED[dtype] if dtype else _common_dtype(opened)
-    pieces = epath.Path(vocabulary) if vocabulary is not None else opened.vocabulary
+    pieces = as_path(vocabulary) if vocabulary is not None else opened.vocabulary
     if pieces is not None:
         _check_vocabulary(pieces, wanted)
+    else:
+        report.notes.append(
+            "It has no vocabulary, which reading tasks needs: convert it with --vocabulary FILE."
+        )
     names = {name: shape for name, shape, _ in report.matched}
     writer = StoredWriter(
         dest,

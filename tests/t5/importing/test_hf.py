@@ -159,6 +159,11 @@ def test_half_precision_is_widened(copy, tmp_path):
     np.testing.assert_array_equal(backbone.params["token_embedder"]["embedding"], table)
 
 
+def test_a_checkpoint_without_its_vocabulary_says_so(copy, tmp_path):
+    _, report = imported(copy("t5_1_0"), tmp_path / "stored")
+    assert "convert it with --vocabulary FILE" in report.table()
+
+
 def test_its_vocabulary_comes_along(copy, tmp_path):
     directory = copy("t5_1_0")
     small = io.BytesIO()
