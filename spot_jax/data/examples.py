@@ -183,7 +183,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no file"
     if isinstance(error, KeyError):
-        return str(error.args[0])
+        return f"no array {str(error.args[0]).split()[0]}"
     return f"a damaged file ({fault_text(error)})"
 
 
