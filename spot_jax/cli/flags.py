@@ -37,10 +37,10 @@ class OneLineParser(argparse.ArgumentParser):
         """
         values, rest = super().parse_known_args(*arguments, **options)
         for action in self._actions:
-            given = getattr(values, action.dest, None)
-            items = given if isinstance(given, list) else [given]
+            typed = getattr(values, action.dest, None)
+            items = typed if isinstance(typed, list) else [typed]
             if any(isinstance(item, str) and not item.strip() for item in items):
-                if given == action.default:
+                if typed == action.default:
                     continue
                 name = action.option_strings[-1] if action.option_strings else action.metavar
                 raise SpotError(f"{name or action.dest} is empty; see {self.prog} --help")
