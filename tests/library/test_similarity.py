@@ -88,6 +88,8 @@ def test_a_zero_token_and_a_zero_mean_each_stop_their_metric_only():
 def test_a_prompt_of_another_shape_is_refused():
     with pytest.raises(SpotError, match=r"expected \[tokens, width\], found shape \[3\]"):
         similarity.signature(np.ones(3))
+    with pytest.raises(SpotError, match="one width"):
+        similarity.per_token(np.ones((2, 3)), np.ones((2, 4)))
 
 
 def test_what_cannot_be_compared():
@@ -95,5 +97,3 @@ def test_what_cannot_be_compared():
         similarity.signature(np.full((2, 2), np.nan))
     with pytest.raises(SpotError, match="no metric 'cosine'; choose one of per_token"):
         similarity.signature(np.ones((2, 2)), "cosine")
-    with pytest.raises(SpotError, match="one width"):
-        similarity.per_token(np.ones((2, 3)), np.ones((2, 4)))
