@@ -1,4 +1,4 @@
-"""The shape of a T5: one dataclass for 1.0, 1.1, LM-adapted, Flan and mT5 models of every size."""
+"""The shape of a T5: one dataclass for T5 1.0, 1.1, LM-adapted, Flan, mT5, umT5 and UL2."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,8 @@ class T5Config:
     """The parameters and arithmetic of a T5; field names are those of T5X's `T5Config`.
 
     The defaults are those of T5 1.1: gated GELU and a separate output head. T5 1.0 is
-    `mlp_activations=("relu",), logits_via_embedding=True`.
+    `mlp_activations=("relu",), logits_via_embedding=True`, UL2 `("silu", "linear")`, umT5
+    `relative_bias_per_layer=True`.
 
     Attributes:
         vocab_size: number of rows of the embedding table (32,128 in the released models: the
@@ -30,6 +31,8 @@ class T5Config:
             and the loss are always float32.
         relative_attention_num_buckets: number of buckets of the relative position bias.
         relative_attention_max_distance: distance in tokens from which on all share the last bucket.
+        relative_bias_per_layer: whether each layer has a relative position bias of its own, as
+            in umT5; otherwise the layers of a stack share one.
         layer_norm_epsilon: epsilon of the root-mean-square norms.
         scan_layers: whether the layers run as one `jax.lax.scan` over stacked weights (compile
             time then does not grow with depth).
@@ -50,6 +53,7 @@ class T5Config:
     dtype: str = "float32"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    relative_bias_per_layer: bool = False
     layer_norm_epsilon: float = 1e-6
     scan_layers: bool = False
     remat: bool = False
@@ -63,6 +67,9 @@ class T5Config:
         fields = dataclasses.asdict(self)
         for name in ("dropout_rate", "dtype", "scan_layers", "remat", "attention"):
             del fields[name]
+        if not self.relative_bias_per_layer:
+            # Left out, so that stored backbones and fingerprints from before it are the same.
+            del fields["relative_bias_per_layer"]
         fields["mlp_activations"] = list(self.mlp_activations)
         return fields
 
@@ -106,12 +113,13 @@ def parameter_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
         shapes[f"{path}/out/kernel"] = (joined, d)
 
     def stack(side: str, layers: int, attentions: dict[str, str]) -> None:
-        shapes[f"{side}/relpos_bias/rel_embedding"] = (
-            config.num_heads,
-            config.relative_attention_num_buckets,
-        )
+        biases = (config.num_heads, config.relative_attention_num_buckets)
+        if not config.relative_bias_per_layer:
+            shapes[f"{side}/relpos_bias/rel_embedding"] = biases
         for i in range(layers):
             layer = f"{side}/layers_{i}"
+            if config.relative_bias_per_layer:
+                shapes[f"{layer}/relpos_bias/rel_embedding"] = biases
             for norm, name in attentions.items():
                 shapes[f"{layer}/{norm}/scale"] = (d,)
                 attention(f"{layer}/{name}")

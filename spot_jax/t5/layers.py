@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from spot_jax.t5.attention import Bias, Visibility, attend
+from spot_jax.t5.attention import Bias, Visibility, attend, prepare
 from spot_jax.t5.config import T5Config
 
 KeyValue = tuple[Float[Array, "b _s h k"], Float[Array, "b _s h k"]]
@@ -156,7 +156,7 @@ def relative_position_buckets(
 
 
 class RelativePositionBias(nn.Module):
-    """The bias on attention logits, computed once per stack and shared by its layers."""
+    """The bias on attention logits: of a stack, shared by its layers, or of one layer (umT5)."""
 
     config: T5Config
     bidirectional: bool
@@ -293,13 +293,19 @@ class EncoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        bias: Bias,
+        bias: Bias | None,
         visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """Run one layer; `layer` is its number, for dropout. The second result is for scan."""
+        """Run one layer; `layer` is its number, for dropout. The second result is for scan.
+
+        Without a bias of the stack the layer has its own.
+        """
         c = self.config
+        if bias is None:
+            biases = RelativePositionBias(c, bidirectional=True, name="relpos_bias")
+            bias = prepare(biases(*[x.shape[1]] * 2), visibility, c.attention)
         keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(4)]
         attention = Attention(c, name="attention")
         y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_attention_layer_norm")(x)
@@ -328,6 +334,12 @@ class DecoderLayer(nn.Module):
         self.encoder_decoder_attention = Attention(c)
         self.pre_mlp_layer_norm = norm()
         self.mlp = MLP(c)
+        if c.relative_bias_per_layer:
+            self.relpos_bias = RelativePositionBias(c, bidirectional=False)
+
+    def position_bias(self, length: int) -> Bias:
+        """Return this layer's own bias of `length` targets; a T5 with one a stack has none."""
+        return self.relpos_bias(length, length)
 
     def empty_cache(self, rows: int, length: int) -> KeyValue:
         """Return an empty cache for decoding `length` positions."""
@@ -341,13 +353,17 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Array, "b t d"],
         encoded: Float[Array, "b s d"],
-        bias: Bias,
+        bias: Bias | None,
         visibility: Visibility,
         cross_visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """Run one layer over whole sequences; the second result is for scan."""
+        """Run one layer over whole sequences; the second result is for scan.
+
+        Without a bias of the stack the layer has its own.
+        """
+        bias = self.position_bias(x.shape[1]) if bias is None else bias
         cross = self.cross_keys_and_values(encoded)
         return self.forward(x, cross, bias, visibility, cross_visibility, dropout_keys, layer), None
 

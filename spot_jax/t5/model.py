@@ -12,7 +12,7 @@ The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from spot_jax.t5.attention import Visibility, prepare
+from spot_jax.t5.attention import Bias, Visibility, prepare
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import (
     DecoderLayer,
@@ -85,9 +85,12 @@ class Encoder(_Stack):
         """Encode `x`; dropout comes after the prompt's rows are in it, as in the reference."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
-        bias = RelativePositionBias(c, bidirectional=True, name="relpos_bias")(*[x.shape[1]] * 2)
+        bias = None
+        if not c.relative_bias_per_layer:
+            shared = RelativePositionBias(c, bidirectional=True, name="relpos_bias")
+            bias = prepare(shared(*[x.shape[1]] * 2), visibility, c.attention)
         x = dropout(x, keys[0], c.dropout_rate, site=0)
-        inputs = (prepare(bias, visibility, c.attention), visibility)
+        inputs = (bias, visibility)
         x = self.run(EncoderLayer, c.num_encoder_layers, x, *inputs, dropout_keys=keys[1])
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="encoder_norm")(x)
         return dropout(x, keys[0], c.dropout_rate, site=1)
@@ -95,6 +98,25 @@ class Encoder(_Stack):
 
 class Decoder(_Stack):
     """The decoder over embedded targets, up to the logits."""
+
+    def shared_bias(self, length: int) -> Bias | None:
+        """Return the bias of `length` targets that all layers share; None where each has its own.
+
+        It is called in compact methods only, whose parameters it makes.
+        """
+        if self.config.relative_bias_per_layer:
+            return None
+        return RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
+
+    def layers_with_biases(
+        self, length: int, change: Callable[[Bias], Bias] = lambda bias: bias
+    ) -> Iterator[tuple[DecoderLayer, Bias]]:
+        """Yield every layer and its bias of `length` targets, changed; see `shared_bias`."""
+        shared = self.shared_bias(length)
+        shared = None if shared is None else change(shared)
+        for i in range(self.config.num_decoder_layers):
+            layer = DecoderLayer(self.config, name=f"layers_{i}")
+            yield layer, change(layer.position_bias(length)) if shared is None else shared
 
     def head(
         self,
@@ -127,7 +149,7 @@ class Decoder(_Stack):
         """Return float32 logits [b, t, vocab_size] of whole target sequences."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
-        bias = RelativePositionBias(c, bidirectional=False, name="relpos_bias")(*[x.shape[1]] * 2)
+        bias = self.shared_bias(x.shape[1])
         x = dropout(x, keys[0], c.dropout_rate, site=0)
         inputs = (encoded, bias, visibility, cross_visibility)
         x = self.run(DecoderLayer, c.num_decoder_layers, x, *inputs, dropout_keys=keys[1])
@@ -155,9 +177,8 @@ class Decoder(_Stack):
         embedding: Float[Array, "v d"],
     ) -> Float[Array, "b t v"]:
         """Return float32 logits [b, t, vocab_size] from the encoder's keys and values."""
-        bias = RelativePositionBias(self.config, False, name="relpos_bias")(*[x.shape[1]] * 2)
-        for i, cross in enumerate(crosses):
-            layer = DecoderLayer(self.config, name=f"layers_{i}")
+        layers = self.layers_with_biases(x.shape[1])
+        for i, ((layer, bias), cross) in enumerate(zip(layers, crosses, strict=True)):
             x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
         return self.head(x, embedding)
 
@@ -174,13 +195,16 @@ class Decoder(_Stack):
         embedding: Float[Array, "v d"],
     ) -> Float[Array, "b n v"]:
         """Return float32 logits [b, n, vocab_size] at the nodes of trees of targets."""
-        bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
-        # [h, b, n, n]: the bias of two depths, where a node sees the other.
-        dense = bias.dense[0][:, depths[:, :, None], depths[:, None, :]]
-        dense = jnp.where(seen[:, None], jnp.swapaxes(dense, 0, 1), jnp.asarray(-1e9, dense.dtype))
-        bias = dataclasses.replace(bias, dense=dense)
-        for i, cross in enumerate(crosses):
-            layer = DecoderLayer(self.config, name=f"layers_{i}")
+
+        def of_nodes(bias: Bias) -> Bias:
+            # [h, b, n, n]: the bias of two depths, where a node sees the other.
+            dense = bias.dense[0][:, depths[:, :, None], depths[:, None, :]]
+            unseen = jnp.asarray(-1e9, dense.dtype)
+            dense = jnp.where(seen[:, None], jnp.swapaxes(dense, 0, 1), unseen)
+            return dataclasses.replace(bias, dense=dense)
+
+        layers = self.layers_with_biases(length, of_nodes)
+        for i, ((layer, bias), cross) in enumerate(zip(layers, crosses, strict=True)):
             x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
         return self.head(x, embedding)
 
@@ -196,12 +220,14 @@ class Decoder(_Stack):
         length: int,
     ) -> tuple[Float[Array, "b 1 v"], list[KeyValue]]:
         """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
-        bias = RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
-        row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
-        bias = dataclasses.replace(bias, dense=row)
+
+        def at_position(bias: Bias) -> Bias:
+            row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
+            return dataclasses.replace(bias, dense=row)
+
         new = []
-        for i, (cache, cross) in enumerate(zip(caches, crosses, strict=True)):
-            layer = DecoderLayer(self.config, name=f"layers_{i}")
+        layers = self.layers_with_biases(length, at_position)
+        for (layer, bias), cache, cross in zip(layers, caches, crosses, strict=True):
             x, cache = layer.step(x, cache, cross, bias, position, cross_visibility)
             new.append(cache)
         return self.head(x, embedding), new

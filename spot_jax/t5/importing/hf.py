@@ -19,6 +19,8 @@ from spot_jax.t5.importing.matching import Source, SourceTensor
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "config.json"
+UMT5 = "umt5"
+TYPES = ("t5", "mt5", UMT5)
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _VOCABULARY = "spiece.model"
@@ -54,7 +56,7 @@ def open_hf(directory: epath.Path) -> Source:
         if name == _UNUSED:
             source.ignored.append(name)
             continue
-        ours, transposed = _rename(name)
+        ours, transposed = _rename(name, data.get("model_type") == UMT5)
         source.tensors[ours] = _tensor(file, name, transposed)
     tied = _add_embeddings(source, origins, data)
     source.config = _config(directory, data, tied)
@@ -92,8 +94,9 @@ def _open_files(directory: epath.Path) -> list[TensorFile]:
 
 def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config:
     path = directory / CONFIG
-    if data.get("model_type") not in ("t5", "mt5"):
-        raise SpotError(f"{path}: model_type is {data.get('model_type')!r}, expected t5 or mt5")
+    if data.get("model_type") not in TYPES:
+        kinds = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
+        raise SpotError(f"{path}: model_type is {data.get('model_type')!r}, expected {kinds}")
     default = "relu" if data["model_type"] == "t5" else "gated-gelu"
     activation = data.get("feed_forward_proj", default)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
@@ -118,12 +121,13 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
             "dropout_rate": data.get("dropout_rate", 0.1),
             "relative_attention_num_buckets": data.get("relative_attention_num_buckets", 32),
             "relative_attention_max_distance": data.get("relative_attention_max_distance", 128),
+            "relative_bias_per_layer": data["model_type"] == UMT5,
             "layer_norm_epsilon": data.get("layer_norm_epsilon", 1e-6),
         }
         return from_plain(T5Config, fields, "the configuration")
 
 
-def _rename(name: str) -> tuple[str, bool]:
+def _rename(name: str, bias_per_layer: bool = False) -> tuple[str, bool]:
     """Return our name of a tensor, or its own if no T5 has it, and whether it is transposed."""
     norm = re.fullmatch(r"(encoder|decoder)\.final_layer_norm\.weight", name)
     if norm:
@@ -148,6 +152,8 @@ def _rename(name: str) -> tuple[str, bool]:
     if kind != "mlp" and module == ("EncDecAttention" if cross else "SelfAttention"):
         if leaf in _PROJECTIONS:
             return f"{layer}/{kind}/{_PROJECTIONS[leaf]}/kernel", True
+        if leaf == "relative_attention_bias" and bias_per_layer and not cross:
+            return f"{layer}/relpos_bias/rel_embedding", True
         if leaf == "relative_attention_bias" and number == 0 and not cross:
             return f"{side}/relpos_bias/rel_embedding", True
     return name, False
@@ -211,7 +217,7 @@ def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[s
 
 def _scales_outputs(data: dict[str, Any]) -> bool:
     """Return whether transformers scales this model's hidden states before the head."""
-    if data.get("model_type") != "t5":
+    if data.get("model_type") not in ("t5", UMT5):
         return False
     # Newer versions say it outright; before, T5 1.1 was recognised by its untied head.
     tied = data.get("tie_word_embeddings", True)

@@ -183,7 +183,9 @@ def infer_config(source: Source) -> T5Config:
     gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
     wi = "encoder/layers_0/mlp/wi_0/kernel" if gated else "encoder/layers_0/mlp/wi/kernel"
     vocab, emb_dim = _matrix(source, shapes, "token_embedder/embedding")
-    heads, buckets = _matrix(source, shapes, "encoder/relpos_bias/rel_embedding")
+    per_layer = "encoder/layers_0/relpos_bias/rel_embedding" in shapes
+    bias = f"encoder{'/layers_0' if per_layer else ''}/relpos_bias/rel_embedding"
+    heads, buckets = _matrix(source, shapes, bias)
     _, joined = _matrix(source, shapes, "encoder/layers_0/attention/query/kernel")
     _, mlp_dim = _matrix(source, shapes, wi)
     if joined % heads:
@@ -202,6 +204,7 @@ def infer_config(source: Source) -> T5Config:
         mlp_activations=("gelu", "linear") if gated else ("relu",),
         logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
         relative_attention_num_buckets=buckets,
+        relative_bias_per_layer=per_layer,
     )
 
 

@@ -20,7 +20,10 @@ from spot_jax.t5.decoding import greedy
 from spot_jax.t5.importing import MismatchError, convert
 from spot_jax.t5.model import decode, encode
 
-MODELS = ("t5_1_0", "t5_1_1", "t5_1_1_tied", "t5_1_1_sharded", "mt5", "mt5_tied")
+MODELS = (
+    *("t5_1_0", "t5_1_1", "t5_1_1_tied", "t5_1_1_sharded", "mt5", "mt5_tied"),
+    *("ul2", "umt5"),
+)
 T5_VOCABULARY = Path(__file__).parents[3] / "tasks" / "t5_spiece.model"
 
 
@@ -69,9 +72,39 @@ def test_configurations(models, tmp_path):
     assert configs["t5_1_0"] == T5Config(vocab_size=64, num_decoder_layers=2, **shape, **plain)
     assert configs["t5_1_1"] == T5Config(vocab_size=64, num_decoder_layers=3, **shape)
     assert configs["mt5"] == T5Config(vocab_size=80, num_decoder_layers=2, **shape)
+    assert configs["ul2"] == T5Config(
+        vocab_size=64, num_decoder_layers=3, mlp_activations=("silu", "linear"), **shape
+    )
+    assert configs["umt5"] == T5Config(
+        vocab_size=80, num_decoder_layers=3, relative_bias_per_layer=True, **shape
+    )
     # A tied head that is not scaled is no T5X model: it is stored as a head of its own.
     for name in ("t5_1_1_tied", "mt5_tied"):
         assert not configs[name].logits_via_embedding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ul2", "umt5"])
+def test_models_of_the_day_have_the_same_logits(name, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(Path(__file__).parent / "hf_fixtures")
+    import make_hf_fixtures
+
+    model = make_hf_fixtures.make(name, seed=1)
+    model.save_pretrained(tmp_path / "theirs")
+    backbone, _ = imported(tmp_path / "theirs", tmp_path / "ours")
+    rng = np.random.default_rng(0)
+    tokens, inputs = (rng.integers(2, 60, shape) for shape in ((2, 9), (2, 5)))
+    with torch.no_grad():
+        expected = model(
+            input_ids=torch.tensor(tokens), decoder_input_ids=torch.tensor(inputs)
+        ).logits.numpy()
+    params, config = backbone.params, backbone.config
+    encoded = encode(params, config, jnp.asarray(tokens))
+    arguments = jnp.asarray(tokens), jnp.asarray(inputs), jnp.ones_like(inputs)
+    logits = decode(params, config, encoded, *arguments)
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
 
 
 def test_sharded_equals_whole(models, tmp_path):
@@ -231,7 +264,7 @@ def test_a_configuration_of_another_size(copy, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert', expected t5 or mt5"),
+        ({"model_type": "bert"}, "model_type is 'bert', expected t5, mt5 or umt5"),
         ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu', expected one of relu"),
         ({"d_model": None}, "lacks d_model"),
     ],

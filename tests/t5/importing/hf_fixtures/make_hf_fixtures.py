@@ -1,12 +1,14 @@
 """Make hf.tar.xz: tiny random T5s as `transformers` saves them, with its logits and greedy tokens.
 
     pip install torch transformers
-    python tests/t5/importing/hf_fixtures/make_hf_fixtures.py
+    python tests/t5/importing/hf_fixtures/make_hf_fixtures.py [NAME ...]
 
+makes all of them, or these anew and leaves the others as they are in the archive.
 Each directory of the archive is one model with an `expected.npz`: encoder_input_tokens [3, 10]
 (0 = pad), decoder_input_tokens [3, 6], logits [3, 6, V] and greedy [3, 8] (start token cut off).
 """
 
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -18,6 +20,8 @@ from transformers import (
     MT5ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
 )
 
 HERE = Path(__file__).parent
@@ -36,6 +40,11 @@ MODELS = {
                        {"max_shard_size": "20KB"}),
     "mt5": (MT5Config, MT5ForConditionalGeneration, {"vocab_size": 80}, True, {}),
     "mt5_tied": (MT5Config, MT5ForConditionalGeneration, {"vocab_size": 80}, False, {}),
+    # As the released models: UL2 has gated SiLU, umT5 a relative position bias in every layer.
+    "ul2": (T5Config, T5ForConditionalGeneration, {**GATED, "feed_forward_proj": "gated-silu"},
+            True, {}),
+    "umt5": (UMT5Config, UMT5ForConditionalGeneration,
+             {**GATED, "vocab_size": 80}, True, {}),
 }  # fmt: skip
 
 
@@ -80,9 +89,12 @@ def expected(model) -> dict[str, np.ndarray] | None:
     return {k: v.numpy() for k, v in arrays.items()} | {"greedy": out}
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        if names:
+            with tarfile.open(HERE / "hf.tar.xz") as archive:
+                archive.extractall(folder, filter="data")
+        for name in names or MODELS:
             for seed in range(500):
                 model = make(name, seed)
                 arrays = expected(model)
@@ -107,4 +119,4 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
