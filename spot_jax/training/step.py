@@ -56,6 +56,54 @@ def check_divisible_loss(method: BaseMethod, microbatches: int) -> None:
         )
 
 
+GradientFunction = Callable[
+    [Tree, Tree, dict[str, Array], Key[Array, " n"] | None], tuple[Array, dict[str, Array], Tree]
+]
+
+
+def gradient_function(program: Program, microbatches: int = 1) -> GradientFunction:
+    """Return (trainable, frozen, batch, dropout keys) -> (loss, metrics, gradients).
+
+    Args:
+        program: method at work, which gives the loss.
+        microbatches: number of parts that each prompt's rows are taken in; the gradients of the
+            parts add up to that of the whole batch but for the order of float32 sums.
+
+    Raises:
+        SpotError: parts for a method whose loss is no sum over rows.
+    """
+    check_divisible_loss(program.method, microbatches)
+
+    def gradients(
+        trainable: Tree, frozen: Tree, batch: dict[str, Array], keys: Key[Array, " n"] | None
+    ) -> tuple[Array, dict[str, Array], Tree]:
+        grad = jax.value_and_grad(program.loss, has_aux=True)
+        if microbatches == 1:
+            (loss, metrics), grads = grad(trainable, frozen, batch, keys)
+            return loss, metrics, grads
+        parts = _parts(batch, program.num_prompts, microbatches)
+        prompts = program.num_prompts
+        rows = batch["encoder_input_tokens"].shape[0] // prompts
+        whole = {
+            "whole_tokens": _tokens(batch, prompts),
+            "whole_rows": jnp.full(prompts, rows, jnp.float32),
+        }
+
+        def of_part(part: dict[str, Array]) -> tuple[Array, dict[str, Array], Tree]:
+            (loss, metrics), grads = grad(trainable, frozen, {**part, **whole}, keys)
+            return loss, metrics, grads
+
+        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total: Any, part: dict[str, Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_part(part)), None
+
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return gradients
+
+
 def train_step(
     program: Program, tx: optax.GradientTransformation, dropout: bool, microbatches: int = 1
 ) -> StepFunction:
@@ -75,29 +123,7 @@ def train_step(
     Raises:
         SpotError: parts for a method whose loss is no sum over rows.
     """
-    check_divisible_loss(program.method, microbatches)
-
-    def gradients(
-        trainable: Tree, frozen: Tree, batch: dict[str, Array], keys: Key[Array, " n"] | None
-    ) -> tuple[Array, dict[str, Array], Tree]:
-        grad = jax.value_and_grad(program.loss, has_aux=True)
-        if microbatches == 1:
-            (loss, metrics), grads = grad(trainable, frozen, batch, keys)
-            return loss, metrics, grads
-        parts = _parts(batch, program.num_prompts, microbatches)
-        whole = _tokens(batch, program.num_prompts)
-
-        def of_part(part: dict[str, Array]) -> tuple[Array, dict[str, Array], Tree]:
-            (loss, metrics), grads = grad(trainable, frozen, {**part, "whole_tokens": whole}, keys)
-            return loss, metrics, grads
-
-        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def add(total: Any, part: dict[str, Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, of_part(part)), None
-
-        return jax.lax.scan(add, zeros, parts)[0]
+    gradients = gradient_function(program, microbatches)
 
     def step(state: State, frozen: Tree, batch: dict) -> tuple[State, dict[str, Array]]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)

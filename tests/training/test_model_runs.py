@@ -69,7 +69,7 @@ def test_model_tuning_goes_on_as_if_it_had_not_stopped(wide, ways):
 def test_a_target_is_tuned_from_what_a_mixture_has_left(tiny, tmp_path):
     options = {"method": ModelTuning(), "optimizer": ADAFACTOR}
     mixture = tiny.train(tmp_path / "mixture", 3, **options).directory / "backbone"
-    still = {**options, "optimizer": Adafactor(0.0, weight_decay=0.0)}
+    still = {**options, "optimizer": Adafactor(1e-30, weight_decay=0.0)}
     target = tiny.train(
         tmp_path / "target",
         1,
