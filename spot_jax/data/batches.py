@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int
 
+from spot_jax.data.choices import ChoiceWriter
 from spot_jax.data.examples import Examples, Ids, cut
 from spot_jax.data.sources import Source, State
 from spot_jax.errors import SpotError
@@ -112,7 +113,8 @@ class Batches:
     closes when the next example fits in none; that example opens the next batch.
 
     Every host makes the same plan; `host_rows` names the rows of the global batch that this host
-    materialises.
+    materialises. `choices` adds the answers that rows are chosen among, to batches that are not
+    packed.
 
     Attributes:
         examples, truncated_inputs, truncated_targets: counts over all rows since the beginning.
@@ -125,8 +127,10 @@ class Batches:
         *,
         write: InputWriter | None = None,
         host_rows: slice | None = None,
+        choices: ChoiceWriter | None = None,
     ):
         self.source, self.shape, self.write = source, shape, write
+        self.choices = choices
         self.host_rows = host_rows or slice(None)
         self.room = write.room if write else 0
         self.row_lengths = shape.row_lengths(self.room)
@@ -146,7 +150,10 @@ class Batches:
             for row in rows[self.host_rows]
         ]
         inputs_length, targets_length = self.row_lengths
-        return materialise(here, inputs_length, targets_length, packed=self.shape.pack)
+        batch = materialise(here, inputs_length, targets_length, packed=self.shape.pack)
+        if self.choices is not None:
+            batch |= self.choices.features([pair for (pair,) in rows[self.host_rows]])
+        return batch
 
     def _padded_plan(self) -> list[Row]:
         rows = [[self.source.next()] for _ in range(self.shape.batch_size)]

@@ -24,14 +24,23 @@ class Example(tuple[Ids, Ids]):
     Attributes:
         keeps_eos: whether ids that are cut still end in eos, as seqio's `append_eos_after_trim`
             has it; after seqio's `append_eos` they end where they are cut.
+        choices: tokens of the answers that the target is one of, padded with 0; None without.
     """
 
     keeps_eos: bool
+    choices: Int32[np.ndarray, "c u"] | None
 
-    def __new__(cls, inputs: Ids, targets: Ids, keeps_eos: bool = False) -> "Example":
+    def __new__(
+        cls,
+        inputs: Ids,
+        targets: Ids,
+        keeps_eos: bool = False,
+        choices: Int32[np.ndarray, "c u"] | None = None,
+    ) -> "Example":
         """Make a pair that knows how it is cut."""
         example = super().__new__(cls, (inputs, targets))
         example.keeps_eos = keeps_eos
+        example.choices = choices
         return example
 
 
@@ -51,6 +60,8 @@ class Examples:
         inputs_offsets, targets_offsets: bounds [n + 1]; example i is `offsets[i]:offsets[i + 1]`.
         task: name of the task they come from, where that is known.
         keeps_eos: flag [n] of each example, see `Example`; None where it is false for all.
+        choices: tokens of each example's answers to choose among, padded with 0; None where they
+            have none of their own. `save` leaves them out.
     """
 
     inputs: Ids
@@ -59,6 +70,7 @@ class Examples:
     targets_offsets: Int64[np.ndarray, " n_plus_1"]
     task: str = ""
     keeps_eos: Bool[np.ndarray, " n"] | None = None
+    choices: Int32[np.ndarray, "n c u"] | None = None
 
     @classmethod
     def from_lists(
@@ -84,6 +96,7 @@ class Examples:
             self.inputs[self.inputs_offsets[i] : self.inputs_offsets[i + 1]],
             self.targets[self.targets_offsets[i] : self.targets_offsets[i + 1]],
             self.keeps_eos is not None and bool(self.keeps_eos[i]),
+            None if self.choices is None else self.choices[i],
         )
 
     def __iter__(self) -> Iterator[Example]:
@@ -99,6 +112,7 @@ class Examples:
             self.targets_offsets[: n + 1],
             self.task,
             None if self.keeps_eos is None else self.keeps_eos[:n],
+            None if self.choices is None else self.choices[:n],
         )
 
     def longest(self) -> tuple[int, int]:

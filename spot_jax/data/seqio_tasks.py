@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 
 from spot_jax.data import seqio_metrics, size_checks, verbalizers
+from spot_jax.data.choices import answer_tokens
 from spot_jax.data.evaluation_set import EvaluationSet
 from spot_jax.data.example_cache import cached
 from spot_jax.data.examples import Example, Examples, Ids, cut
@@ -183,6 +184,20 @@ def _choices(name: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return choices
 
 
+def _choice_tokens(
+    task: seqio.Task, rows: Sequence[Row], vocabulary: Vocabulary
+) -> np.ndarray | None:
+    """Return tokens [n, c, u] of the answers that each example has of its own; None without."""
+    tokens = [answer_tokens(vocabulary, texts) for texts in _choices(task.name, rows)]
+    if not tokens:
+        return None
+    shape = [max(each.shape[axis] for each in tokens) for axis in (0, 1)]
+    joined = np.zeros((len(tokens), *shape), np.int32)
+    for whole, each in zip(joined, tokens, strict=True):
+        whole[: each.shape[0], : each.shape[1]] = each
+    return joined
+
+
 def _features(row: Row, lengths: Lengths | None) -> Fields:
     """Return the features of an example as seqio's evaluator hands them to a postprocessor."""
     ids = dict(zip(FEATURES, row.example, strict=True))
@@ -273,14 +288,17 @@ def _task_source(
     size_checks.report(task.name, split, rows=size)
 
     def read() -> Examples | None:
-        rows = _read(task, split, vocabulary, limit=maximum + 1, **options)
+        rows = list(_read(task, split, vocabulary, limit=maximum + 1, **options))
         pairs = [row.example for row in rows]
         if not pairs:
             raise SpotError(
                 f"expected examples in split {split!r} of {task.name}, found none; "
                 "check the task's data and filters"
             )
-        return Examples.from_lists(pairs, task=task.name) if len(pairs) <= maximum else None
+        if len(pairs) > maximum:
+            return None
+        examples = Examples.from_lists(pairs, task=task.name)
+        return dataclasses.replace(examples, choices=_choice_tokens(task, rows, vocabulary))
 
     if size is None or size <= maximum:
         decided_by = sorted((options.get("lengths") or {}).items()), options.get("use_cached")

@@ -15,7 +15,14 @@ from spot_jax.methods.losses import Tree
 from spot_jax.t5.config import T5Config
 
 UNKNOWN = -1  # a row without a label, or whose target is none
-_FEATURES = ("encoder_input_tokens", "features", "feature_lengths", "label", "row_valid")
+_FEATURES = (
+    "encoder_input_tokens",
+    "features",
+    "feature_lengths",
+    "label",
+    "row_valid",
+    "row_number",
+)
 
 
 def known_labels(asked: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
@@ -73,7 +80,9 @@ def score_batch(
     scores = scorer(params, config, batch)
     is_labelled = batch["row_valid"] & (batch["label"] >= 0)
     losses = scorer.losses(scores, jnp.maximum(batch["label"], 0))
+    number = {"number": batch["row_number"]} if "row_number" in batch else {}
     return {
+        **number,
         "output": jnp.argmax(scores[:, columns], axis=1),
         "valid": batch["row_valid"],
         "loss": jnp.sum(jnp.where(is_labelled, losses, 0.0)),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, overload
 
 from spot_jax.data.fields import names_in, write
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, short
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.evaluation.scored_task import load_task, search_of
 from spot_jax.files import as_path, parse_json
@@ -26,6 +26,8 @@ from spot_jax.training.sharding import MeshShape
 FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text"}
 PREDICTION = "prediction"
+CHOICES = "choices"
+"""Field of a row with answers of its own, as in tasks whose examples have such a field."""
 DEFAULT_LENGTHS = {"inputs": 512, "targets": 32}
 DEFAULT_ROWS = 32
 # Batches that are predicted before the first of their results is written.
@@ -88,6 +90,7 @@ class Predictor:
         self.lengths = {**usual, **(lengths or {})}
         self.rows = batch_size or (setup.batch_size if setup else DEFAULT_ROWS)
         name = self.task.name or "this prompt's task"
+        self._takes_choices = decoding == "auto" and not allowed
         if decoding == "auto" and not labels:
             decoding, beams = use.decoding, use.beams
         if labels and decoding in ("greedy", "beam"):
@@ -113,7 +116,7 @@ class Predictor:
 
         Args:
             lines: texts, or JSON objects or rows of a table with the task's fields, or with
-                "inputs", the whole text. Bytes are UTF-8.
+                "inputs", the whole text, and perhaps "choices". Bytes are UTF-8.
             form: form of the lines, one of `FORMATS`; see `read_rows`.
 
         Raises:
@@ -123,7 +126,11 @@ class Predictor:
         empty = True
         while block := list(itertools.islice(rows, self.rows * BATCHES_AT_ONCE)):
             empty = False
-            predictions = self._predict([text for _, text in block], probabilities=False)
+            predictions = self._predict(
+                [text for _, text in block],
+                self._choices([fields for fields, _ in block], "line of the input"),
+                probabilities=False,
+            )
             for (fields, _), prediction in zip(block, predictions, strict=True):
                 yield {**fields, PREDICTION: prediction.label}
         if empty:
@@ -160,7 +167,8 @@ class Predictor:
         Args:
             inputs: text of a task with one field, or a mapping of the task's fields, or of
                 "inputs" to the whole text; or several of such; or a data frame (pandas, polars,
-                Arrow) with these as columns.
+                Arrow) with these as columns. For a task without labels a field "choices" has the
+                texts that the answer is chosen among.
             batch_size: number of rows that run at once, at most; the run's by default.
             probabilities: whether predictions of labels hold each label's probability. Without
                 them many labels take less time.
@@ -175,8 +183,10 @@ class Predictor:
             raise SpotError(f"expected batch_size to be at least 1, found {batch_size}")
         alone = isinstance(inputs, str | Mapping)
         several: Any = [inputs] if alone else inputs
+        several = list(_records(several))
         texts = texts_of(several, self.task)
-        predictions = self._predict(texts, batch_size, probabilities)
+        choices = self._choices(several, "input")
+        predictions = self._predict(texts, choices, batch_size, probabilities)
         return predictions[0] if alone else predictions
 
     def calibrated(
@@ -210,6 +220,12 @@ class Predictor:
         rows = [plain.ready.row(inputs) for inputs, _ in task.examples]
         return self._at(predict_rows(tuned, rows, batch_size=self.rows), task.targets)
 
+    def _choices(self, items: Sequence[Any], what: str) -> list[tuple[str, ...]]:
+        """Return each input's own answers to choose among; empty where it has none."""
+        if not self._takes_choices or self.ready.inference.scorer is not None:
+            return []
+        return [choices_of(item, f"{what} {n}") for n, item in enumerate(items, start=1)]
+
     def _at(self, predictions: Sequence[Prediction], targets: Sequence[Any]) -> "Predictor":
         return self._with_temperature(temperature_of(predictions, targets))
 
@@ -221,9 +237,18 @@ class Predictor:
         return other
 
     def _predict(
-        self, texts: Sequence[str], batch_size: int | None = None, probabilities: bool = True
+        self,
+        texts: Sequence[str],
+        choices: Sequence[tuple[str, ...]] = (),
+        batch_size: int | None = None,
+        probabilities: bool = True,
     ) -> list[Prediction]:
-        rows = self.ready.rows(self.tuned.vocabulary, texts)
+        vocabulary = self.tuned.vocabulary
+        rows = self.ready.rows(vocabulary, texts)
+        for number, answers in enumerate(choices):
+            if answers:
+                prompt = self.ready.among(vocabulary, answers)
+                rows[number] = rows[number]._replace(prompt=prompt)
         with self._counting:
             self.examples += len(rows)
             self.truncated_inputs += sum(row.was_cut for row in rows)
@@ -269,6 +294,30 @@ def load(
     )
     predictor = Predictor(tuned, **options)
     return predictor if calibrate is None else predictor.calibrated_on(calibrate)
+
+
+def choices_of(item: Any, place: str) -> tuple[str, ...]:
+    """Return the texts in an input's field `choices`, a list or one in JSON; empty without it.
+
+    Raises:
+        SpotError: fewer than two texts, or two that are the same.
+    """
+    value = item.get(CHOICES) if isinstance(item, Mapping) else None
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = ()
+    texts = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if len({*map(str, texts)}) < max(2, len(texts)) or not all(isinstance(t, str) for t in texts):
+        raise SpotError(
+            f"{place}: expected two different texts or more in the field {CHOICES!r}, found "
+            f"{short(item[CHOICES])}; give a list of them, or leave the field out to have an "
+            "answer written"
+        )
+    return texts
 
 
 def texts_of(inputs: Iterable[str | Mapping[str, Any]] | DataFrame, task: TaskFacts) -> list[str]:

@@ -51,6 +51,7 @@ class ReadyPrompt:
         tree: tokens of the labels; None for text, and for a method that scores labels itself.
         temperature: divisor of the labels' scores before they become probabilities.
         mixes: whether its rows may stand beside those of other prompts.
+        scores_all: whether all labels are scored even where only the best is asked for.
     """
 
     prompt: Prompt
@@ -63,6 +64,7 @@ class ReadyPrompt:
     tree: LabelTrees | None
     temperature: float
     mixes: bool
+    scores_all: bool = False
 
     @classmethod
     def of(
@@ -98,6 +100,21 @@ class ReadyPrompt:
             tree,
             temperature,
             scorer is None and inference.params is tuned.backbone.params,
+        )
+
+    def among(self, vocabulary: Vocabulary, choices: tuple[str, ...]) -> "ReadyPrompt":
+        """Return the prompt for a row that has answers of its own to choose among.
+
+        Raises:
+            SpotError: answers alike in their tokens.
+        """
+        return dataclasses.replace(
+            self,
+            search=dataclasses.replace(self.search, labels=choices, beams=1),
+            labels=choices,
+            tree=label_tree(label_matrix(vocabulary, choices)),
+            mixes=False,
+            scores_all=True,
         )
 
     def rows(self, vocabulary: Vocabulary, texts: Sequence[str]) -> list["Row"]:
@@ -247,7 +264,7 @@ def _group_of(prompt: ReadyPrompt, shared: SharedTable | None, probabilities: bo
     search, sizes = prompt.search, tree_sizes_of(prompt)
     if inference.scorer is not None:
         mode = "score"
-    elif labels and (probabilities or sizes[0] <= FEW_NODES):
+    elif labels and (probabilities or prompt.scores_all or sizes[0] <= FEW_NODES):
         # The tree says the rest; rows with one of many nodes would slow down the others.
         mode, search, labels = "rank", Search(), ()
     else:

@@ -33,9 +33,16 @@ from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.data.batch_source import BatchSource
 from spot_jax.data.data_source import DataSource
-from spot_jax.errors import Range, SpotError, check_fields, short, whole
+from spot_jax.errors import Range, SpotError, check_choice, check_fields, short, whole
 from spot_jax.files import input_path, plain, plain_fields
-from spot_jax.methods.losses import Batch, Metrics, Tree, seq2seq_loss
+from spot_jax.methods.losses import (
+    CHOICE_LOSSES,
+    Batch,
+    Metrics,
+    Tree,
+    choice_loss,
+    seq2seq_loss,
+)
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
@@ -356,15 +363,35 @@ class Method(BaseMethod):
         z_loss: weight of the squared log normaliser; 1e-4 in T5X.
         per_token: whether the loss is averaged over target tokens; T5X sums.
         label_smoothing: share of the target's weight that all other ids have alike, as in T5X.
+        choice_loss: loss over the answers that an example is chosen among, its own or the task's
+            verbalizers, instead of the target's tokens alone: "cross_entropy" or "hinge" (see
+            `losses.choice_loss`), which know no z-loss and no smoothing; None for the target's.
+        margin: margin of the hinge, in nats a token; 1 in P-Tuning's code.
     """
 
     z_loss: float = dataclasses.field(default=1e-4, kw_only=True)
     per_token: bool = dataclasses.field(default=False, kw_only=True)
     label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+    choice_loss: str | None = dataclasses.field(default=None, kw_only=True)
+    margin: float = dataclasses.field(default=1.0, kw_only=True)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the loss is over answers to choose among; `SpotError` for an unknown one."""
+        if self.choice_loss is None:
+            return False
+        check_choice(f"{type(self).__name__}.choice_loss", self.choice_loss, CHOICE_LOSSES)
+        if type(self).batch_loss is not Method.batch_loss:
+            raise SpotError(
+                f"{type(self).__name__} has a loss of its own; leave choice_loss = "
+                f"{self.choice_loss!r} out"
+            )
+        return True
 
     def __post_init__(self) -> None:
         """Raise `SpotError` for weights of the loss that are out of their range."""
         check_fields(self, z_loss=Range(0, 1000), label_smoothing=Range(0, 1, "high"))
+        check_fields(self, margin=Range(0, 1e6))
 
     def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         """Return the weights and virtual tokens that the T5 runs with.
@@ -426,8 +453,21 @@ class Method(BaseMethod):
         keys: Key[Array, " n"] | None,
         count: int,
     ) -> tuple[Float[Array, ""], Metrics]:
+        params = self.backbone_of(frozen) if adapted.params is None else adapted.params
+        if self.choice_loss is not None:
+            return choice_loss(
+                params,
+                config,
+                batch,
+                keys,
+                kind=self.choice_loss,
+                margin=self.margin,
+                table=adapted.table,
+                per_row=self.per_token,
+                num_prompts=count,
+            )
         return seq2seq_loss(
-            self.backbone_of(frozen) if adapted.params is None else adapted.params,
+            params,
             config,
             batch,
             keys,

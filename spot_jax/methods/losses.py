@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from spot_jax.t5 import model
 from spot_jax.t5.config import T5Config
 
+CHOICE_LOSSES = ("cross_entropy", "hinge")
 Tree = Any
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -61,6 +62,81 @@ def token_losses(
         least = -(sure * math.log(sure or 1.0) + label_smoothing * math.log(share))
     penalty = z_loss * jnp.square(log_z)
     return log_z - chosen - least + penalty, penalty
+
+
+def choice_loss(
+    params: Tree,
+    config: T5Config,
+    batch: Batch,
+    keys: Key[Array, " n"] | None,
+    *,
+    kind: str,
+    margin: float = 1.0,
+    table: Float[Array, "r d"] | None = None,
+    per_row: bool = False,
+    num_prompts: int = 1,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Compute the loss over the answers that each row is chosen among, each prompt by itself.
+
+    "cross_entropy" is that of a softmax over the answers' log-likelihoods: of words of one token it
+    is PET's and P-Tuning's over the label words. "hinge" is
+    sum over wrong answers of max(0, margin + l(right) - l(wrong)), l being an answer's loss by the
+    token, as P-Tuning's code has it for COPA, where it is of a batch's mean and not of each row.
+
+    Args:
+        params: tree of the T5.
+        config: shape of the T5.
+        batch: T5X's features, not packed, with `candidate_tokens` [b, c, u] (0 is padding; an
+            answer of padding only is none) and `candidate_target` [b], the number of the right one.
+            In part of a batch `whole_rows` [n] is each prompt's number of rows in all of it.
+        keys: dropout keys, one a prompt; None for no dropout.
+        kind: name of the loss, one of `CHOICE_LOSSES`.
+        margin: margin of the hinge, in nats a token.
+        table: rows of the virtual tokens.
+        per_row: whether each prompt's sum is divided by its number of rows.
+        num_prompts: number of prompts, N.
+
+    Returns:
+        The sum over prompts of each one's loss, and metrics with an axis of N: `loss` (mean over
+        rows), `accuracy` (share of rows whose right answer scores best), `tokens` of the targets.
+    """
+    drop = row_keys(keys, batch)
+    drops = [
+        None if drop is None else jax.vmap(jax.random.fold_in, (0, None))(drop, i) for i in (0, 1)
+    ]
+    tokens, right = batch["encoder_input_tokens"], batch["candidate_target"]
+    encoded = model.encode(params, config, tokens, table=table, dropout_keys=drops[0])
+
+    # An answer at a time, recomputed going back: many answers take no more memory than one.
+    @jax.checkpoint
+    def score(targets: Int[Array, "b u"]) -> Float[Array, " b"]:
+        inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+        logits = model.decode(
+            params, config, encoded, tokens, inputs, targets, dropout_keys=drops[1]
+        )
+        losses, _ = token_losses(logits, targets, 0.0)
+        count = jnp.sum(targets > 0, axis=1)
+        total = -jnp.sum(losses * (targets > 0), axis=1)
+        return total / jnp.maximum(count, 1) if kind == "hinge" else total
+
+    candidates = jnp.moveaxis(batch["candidate_tokens"], 1, 0)
+    scores = jax.lax.map(score, candidates).T
+    exists = jnp.any(batch["candidate_tokens"] > 0, axis=2)
+    is_right = jnp.arange(scores.shape[1])[None] == right[:, None]
+    best = jnp.sum(jnp.where(is_right, scores, 0.0), axis=1)
+    if kind == "hinge":
+        gaps = jnp.maximum(0.0, margin + scores - best[:, None])
+        losses = jnp.sum(jnp.where(exists & ~is_right, gaps, 0.0), axis=1)
+    else:
+        losses = jax.nn.logsumexp(jnp.where(exists, scores, -jnp.inf), axis=1) - best
+    hits = jnp.argmax(jnp.where(exists, scores, -jnp.inf), axis=1) == right
+    of_targets = jnp.sum(batch["decoder_loss_weights"], axis=1)
+    rows = jnp.stack([losses, hits, jnp.ones_like(losses), of_targets], axis=1)
+    prompt = batch.get("row_prompt", jnp.zeros(len(losses), jnp.int32))
+    loss, hit, here, count = jax.ops.segment_sum(rows, prompt, num_segments=num_prompts).T
+    whole = batch.get("whole_rows", here)
+    metrics = {"loss": loss / whole, "accuracy": hit / whole, "tokens": count}
+    return jnp.sum(loss / whole if per_row else loss), metrics
 
 
 def seq2seq_loss(

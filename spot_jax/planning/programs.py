@@ -134,6 +134,12 @@ class Programs:
         """
         self.run, self.mesh = run, mesh
         method, data = run.method, run.data
+        if getattr(method, "chooses", False):
+            raise SpotError(
+                f"no plan can be made with {type(method).__name__}.choice_loss, as the answers to "
+                "choose among are in the data; plan without it, and count a pass of the decoder "
+                "for each answer"
+            )
         count = number_of_prompts(method, data, run.optimizer, run.seeds)
         names = [*data.names] * (count if len(data.names) == 1 else 1)
         backbone = Backbone(run.config, self._parameters(), "", None)

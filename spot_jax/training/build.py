@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from spot_jax.data import loading
 from spot_jax.data.batch_source import BatchSource, TrainingBatches
 from spot_jax.data.batches import Batches, BatchShape, InputWriter
+from spot_jax.data.choices import ChoiceWriter, answer_tokens
 from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.multi_prompt import MultiPromptBatches
@@ -125,7 +126,11 @@ class RunParts:
                 for i in range(count)
             ]
             sources = _sources(data, names, seeds, vocabulary, loaded.config.vocab_size)
-            batches = _batches(sources, data, writers, placement.host_rows)
+            choices = [
+                _choices(program.method, task, each, data)
+                for task, each in zip(tasks, sources, strict=True)
+            ]
+            batches = _batches(sources, data, writers, placement.host_rows, choices)
         return cls(
             mesh,
             loaded,
@@ -341,11 +346,40 @@ def _sources(
     return sources
 
 
+def _choices(
+    method: BaseMethod, task: Task, source: Source, data: DataSource
+) -> ChoiceWriter | None:
+    """Return what adds a task's answers to batches, for a loss over them; None for other losses.
+
+    Raises:
+        SpotError: packed batches, a mixture, or a task without answers to choose among.
+    """
+    if not getattr(method, "chooses", False):
+        return None
+    setting = f"{type(method).__name__}.choice_loss"
+    if data.pack:
+        raise SpotError(
+            f"{setting} scores answers of one example a row, but DataSource.pack packs several; "
+            "set PACK = False"
+        )
+    if task.labels and task.vocabulary is not None:
+        labels = answer_tokens(task.vocabulary, task.labels)
+        return ChoiceWriter((labels.shape[0], labels.shape[1]), labels)
+    examples = source.examples if isinstance(source, Shuffled) else None
+    if examples is None or examples.choices is None:
+        raise SpotError(
+            f"{setting} needs answers to choose among, but {task.name} has neither labels nor "
+            "examples with a field `choices`; name such a task, or leave the setting out"
+        )
+    return ChoiceWriter((examples.choices.shape[1], examples.choices.shape[2]))
+
+
 def _batches(
     sources: Sequence[Source],
     data: DataSource,
     writers: Sequence[InputWriter | None],
     host_rows: slice,
+    choices: Sequence[ChoiceWriter | None],
 ) -> MultiPromptBatches | Batches:
     lengths, packed = data.lengths, data.packed_lengths or {}
     shape = BatchShape(
@@ -357,9 +391,13 @@ def _batches(
         packed.get("targets"),
     )
     batches = []
-    for source, write in zip(sources, writers, strict=True):
+    shapes = [each.shape for each in choices if each is not None]
+    room = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    for source, write, choice in zip(sources, writers, choices, strict=True):
         if write is not None and isinstance(source, Shuffled):
             write.check_examples(source.examples, shape.text_lengths(write.room)[0])
         rows = host_rows if len(sources) == 1 else None
-        batches.append(Batches(source, shape, write=write, host_rows=rows))
+        # Prompts of one program have answers of one shape.
+        writer = None if choice is None else ChoiceWriter((room[0], room[1]), choice.labels)
+        batches.append(Batches(source, shape, write=write, host_rows=rows, choices=writer))
     return batches[0] if len(batches) == 1 else MultiPromptBatches(batches, host_rows=host_rows)

@@ -5,21 +5,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import seqio
-import tensorflow as tf
+from choice_cases import ROWS, VOCABULARY, register
 
 from spot_jax.data import loading
 from spot_jax.data.batches import BatchShape, evaluation_batches
 from spot_jax.errors import SpotError
 from spot_jax.evaluation.evaluate import evaluate
 from spot_jax.evaluation.scored_task import load_task
-from spot_jax.metrics import accuracy
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.model import init_params
 from spot_jax.t5.scoring import label_matrix, rank_candidates, rank_labels
-from spot_jax.t5.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary("tasks/mini_spiece.model")
 CONFIG = T5Config(
     vocab_size=8192,
     emb_dim=8,
@@ -30,38 +26,6 @@ CONFIG = T5Config(
     num_decoder_layers=1,
     dropout_rate=0.0,
 )
-ROWS = [
-    ("the water froze because", ["it was cold", "it was late"], 0),
-    ("he ran because", ["he was slow", "the bus was about to leave", "night fell"], 1),
-    ("she slept because", ["she was tired", "a dog barked"], 0),
-]
-
-
-def register(name, rows):
-    def source(split, shuffle_files, seed=None):
-        def examples():
-            for text, choices, right in rows:
-                yield {"inputs": text, "targets": choices[right], "choices": choices}
-
-        signature = {
-            "inputs": tf.TensorSpec([], tf.string),
-            "targets": tf.TensorSpec([], tf.string),
-            "choices": tf.TensorSpec([None], tf.string),
-        }
-        return tf.data.Dataset.from_generator(examples, output_signature=signature)
-
-    if name not in seqio.TaskRegistry.names():
-        seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(source, splits=["train", "validation"]),
-            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-            output_features={
-                f: seqio.Feature(seqio.SentencePieceVocabulary(str(VOCABULARY.path)))
-                for f in ("inputs", "targets")
-            },
-            metric_fns=[accuracy],
-        )
-    return name
 
 
 @pytest.fixture(scope="module")

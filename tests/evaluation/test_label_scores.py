@@ -63,6 +63,26 @@ def test_the_best_label_of_all_and_of_some():
     assert "\n" not in str(caught.value)
 
 
+def test_rows_that_came_by_length_are_in_order_again():
+    mixed = list(batches())
+    order = np.array([2, 0, 1, 3], np.int32)
+    tokens, valid = (
+        np.concatenate([batch[name] for batch in mixed])[order]
+        for name in ("encoder_input_tokens", "row_valid")
+    )
+    rows = [
+        {
+            "encoder_input_tokens": tokens[here],
+            "row_valid": valid[here],
+            "row_number": order[here],
+        }
+        for here in (slice(0, 2), slice(2, 4))
+    ]
+    search = Search(labels=Given().labels)
+    result = predict(SCORES, T5Config(), rows, Letters(), search=search, scorer=Given())
+    assert result.texts == ["ab", "b", "ac"]
+
+
 def test_the_loss_is_that_of_the_rows_whose_label_is_known():
     # "ab", "b", and one that is no label; the row that fills has no part.
     assert found([[3, 4, 1], [4, 1, 0], [9, 1, 0]]).loss == pytest.approx((3.0 + 3.0) / 2)

@@ -140,9 +140,10 @@ class TransferPlan(Plan):
         plain |= {"embedding_step": self.embedding_step, "similarity": self.similarity}
         if self.method is not None:
             fields = plain_fields(self.method)
-            # Studies of before the field was there are the same without it.
-            if not fields.get("class_words", True):
-                del fields["class_words"]
+            # Studies of before these fields were there are the same without them.
+            for name, usual in (("class_words", ()), ("choice_loss", None), ("margin", 1.0)):
+                if name in fields and (fields[name] or None) == (usual or None):
+                    del fields[name]
             plain["method"] = {"type": type(self.method).__name__, **fields}
         for name in dict.fromkeys((*self.sources, *self.targets)):
             for key, value in self.task(name).items():
