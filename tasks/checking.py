@@ -7,7 +7,7 @@ from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.t5.vocabulary import load_vocabulary
 from tasks.bundled import reading
-from tasks.papers import crossfit_sets, data_files, lama_sets, sizes
+from tasks.papers import crossfit_sets, data_files, fewglue_sets, lama_sets, sizes
 from tasks.papers.catalogue import BY_NAME, base_of
 from tasks.papers.data_files import VARIABLE
 from tasks.papers.proportions import mixtures
@@ -51,6 +51,9 @@ def check(name: str) -> list[Finding]:
         return [_of_crossfit(name, *few)]
     if name.startswith("lama_") and relation in lama_sets.RELATIONS:
         return [_of_lama(name, relation)]
+    few_glue = base.removeprefix(fewglue_sets.PREFIX)
+    if base != few_glue and few_glue in fewglue_sets.SETS:
+        return [_of_fewglue(name, few_glue)]
     base_name = name.removeprefix("bundled_")
     if name != base_name and reading.whole(base_name) in reading.SETS:
         problems_ = _of_splits(reading.SPLITS, lambda split: reading.rows(base_name, split))
@@ -86,6 +89,12 @@ def _of_crossfit(name: str, task: crossfit_sets.FewShotTask, sample: int) -> Fin
     )
     path = f"crossfit/{task.title}/{task.title}_{task.k}_{sample}_{{train,dev,test}}.tsv"
     return Finding(name, problems, f"${VARIABLE}/{path}: input, tab, answer, tab, another answer")
+
+
+def _of_fewglue(name: str, base: str) -> Finding:
+    problems = _of_splits(fewglue_sets.STEMS, lambda split: fewglue_sets.read(base, split))
+    folder = f"${VARIABLE}/{fewglue_sets.DIRECTORY}/{fewglue_sets.SETS[base][0]}"
+    return Finding(name, problems, f"{folder}/{{train,dev32,val}}.jsonl: SuperGLUE's own JSON")
 
 
 def _of_lama(name: str, relation: str) -> Finding:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from spot_jax.errors import SpotError
 from spot_jax.files import aligned
 from tasks.bundled.sets import SETS
-from tasks.papers.catalogue import CATALOGUE, with_role
+from tasks.papers import fewglue_sets
+from tasks.papers.catalogue import BY_NAME, CATALOGUE, PTUNING, with_role
 from tasks.papers.crossfit_sets import gym
 from tasks.papers.data_set import SPLITS
 from tasks.papers.lama_sets import RELATIONS, name_of
 from tasks.papers.proportions import mixtures
 
-GROUPS = ("bundled", "papers", "crossfit", "lama")
+GROUPS = ("bundled", "papers", "fewglue", "crossfit", "lama")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return all sets: those that ship, the papers', CrossFit's tasks, LAMA's relations."""
-    return [*_bundled(), *_papers(), *_crossfit(), *_lama()]
+    """Return all sets: what ships, the papers', FewGLUE's, CrossFit's tasks, LAMA's relations."""
+    return [*_bundled(), *_papers(), *_fewglue(), *_crossfit(), *_lama()]
 
 
 def selected(family: str | None, role: str | None) -> list[Entry]:
@@ -78,6 +79,21 @@ def _papers() -> Iterable[Entry]:
             item.metrics,
             item.roles,
             where + item.location,
+        )
+
+
+def _fewglue() -> Iterable[Entry]:
+    for name, (folder, _) in fewglue_sets.SETS.items():
+        metrics = BY_NAME[f"super_glue_{name}"].metrics
+        source = f"$SPOT_DATA_DIR/{fewglue_sets.DIRECTORY}/{folder}"
+        yield Entry(
+            f"{fewglue_sets.PREFIX}{name}{PTUNING}",
+            "fewglue",
+            ("fewglue",),
+            {"train": 32, "validation": 32},
+            metrics,
+            (),
+            source,
         )
 
 

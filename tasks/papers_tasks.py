@@ -7,6 +7,7 @@ from spot_jax.data import size_checks
 from tasks.papers import (  # noqa: F401
     common_sense,
     crossfit,
+    fewglue,
     files,
     generation,
     glue,

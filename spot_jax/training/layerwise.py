@@ -22,7 +22,7 @@ def is_stacked(tree: Tree) -> bool:
 
 def ranks(tree: Tree) -> Tree:
     """Return the number of axes of every leaf, without that of stacked layers."""
-    return jax.tree.map_with_path(lambda path, x: x.ndim - _has_layers(_names(path)), tree)
+    return jax.tree.map_with_path(lambda path, x: x.ndim - _has_layers(names_of(path)), tree)
 
 
 def by_layer(part: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -66,10 +66,11 @@ def _mapped(layers: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _paths(tree: Tree) -> list[tuple[str, ...]]:
-    return [_names(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    return [names_of(path) for path, _ in jax.tree.leaves_with_path(tree)]
 
 
-def _names(path: Any) -> tuple[str, ...]:
+def names_of(path: Any) -> tuple[str, ...]:
+    """Return the keys of a leaf's path in nested dicts."""
     return tuple(str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey))
 
 

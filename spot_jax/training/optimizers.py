@@ -25,7 +25,8 @@ from spot_jax.errors import (
     check_fields,
     whole,
 )
-from spot_jax.training.layerwise import by_layer, is_stacked, ranks
+from spot_jax.methods.p_tuning import ENCODER as UNDECAYED
+from spot_jax.training.layerwise import by_layer, is_stacked, names_of, ranks
 
 Schedule = Callable[[Any], Any]
 # Far above what any of ours can be trained with, and below what overflows.
@@ -208,7 +209,8 @@ class AdamW:
         schedule: a factor on it by step.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        weight_decay: share that is taken off, times the learning rate; matrices only.
+        weight_decay: share that is taken off, times the learning rate; matrices only, and none of
+            a prompt encoder's, as in P-Tuning's code.
         parameter_scale: multiply the update by the parameter's root mean square, as Adafactor
             does: T5's embeddings begin at 1 and its matrices near 0.1, one rate fits both so.
         max_norm: limit of the norm of the gradient of everything trainable; None for no clip.
@@ -230,7 +232,9 @@ class AdamW:
         """See the class."""
 
         def matrices(params: Any) -> Any:
-            return jax.tree.map(lambda rank: rank > 1, ranks(params))
+            return jax.tree.map_with_path(
+                lambda path, rank: rank > 1 and UNDECAYED not in names_of(path), ranks(params)
+            )
 
         parts = [optax.scale_by_adam(self.b1, self.b2)]
         if self.max_norm is not None:

@@ -17,6 +17,7 @@ from tasks.papers import samples_files
 from tasks.papers.catalogue import CATALOGUE, PTUNING, base_of
 from tasks.papers.crossfit_sets import gym
 from tasks.papers.data_set import SPLITS, DataSet
+from tasks.papers.fewglue_sets import DIRECTORY, PREFIX, SETS
 from tasks.papers.lama_sets import RELATIONS
 from tasks.papers.proportions import MAXIMUM, mixtures, rates
 from tasks.papers.ptuning import PATTERNS
@@ -90,7 +91,7 @@ def page(forms: str | None = None) -> str:
     written = "\n".join(_forms()) if forms is None else forms
     return "\n".join(
         [HEAD, *_layouts(), "## Sets\n", *_sets(), "", written, CACHING, *_mixtures(), ""]
-        + [*_crossfit(), "", *_lama(), ""]
+        + [*_fewglue(), "", *_crossfit(), "", *_lama(), ""]
     )
 
 
@@ -216,6 +217,18 @@ def _crossfit() -> Iterator[str]:
             ]
             for task in catalogue.tasks.values()
         ),
+    )
+
+
+def _fewglue() -> Iterator[str]:
+    names = ", ".join(f"`{PREFIX}{name}{PTUNING}`" for name in SETS)
+    folders = ", ".join(folder for folder, _ in SETS.values())
+    yield (
+        "## FewGLUE (P-Tuning)\n\n"
+        f"{names}: SuperGLUE's sets with 32 examples, in P-Tuning's patterns. `train` is FewGLUE's "
+        "(of WSC the true pairs), `validation` P-Tuning's dev32, `test` SuperGLUE's validation "
+        f"split: `$SPOT_DATA_DIR/{DIRECTORY}/SET/{{train,dev32,val}}.jsonl` in SuperGLUE's own "
+        f"JSON, SET being {folders}."
     )
 
 

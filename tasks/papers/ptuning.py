@@ -1,12 +1,14 @@
 """P-Tuning's patterns of SuperGLUE as tasks, `NAME_ptuning` (Liu et al. 2021; PT-Fewshot's code).
 
 Each is a template (`spot_jax.data.templates`) with the places of virtual tokens that the authors'
-code has, and with a text as the field that is cut where an example is too long.
+code has, its letter case and marks, and with a text as the field that is cut where an example is
+too long.
 """
 
 import dataclasses
 import functools
 
+import seqio
 import tensorflow as tf
 
 from spot_jax import metrics
@@ -42,22 +44,24 @@ class Pattern:
         return parse(self.text).form
 
 
+# The code encodes each part by itself, so that marks stand apart as they do here. T5 has no [SEP],
+# which stands between the two texts of CB and WiC there: a space here.
 PATTERNS = {
     "super_glue_boolq": Pattern(
-        "{passage}. <prompt:1> Question: {question}? Answer: {target}.", _YES_NO
+        "{passage} . <prompt:1> Question: {question} ? Answer: {target} .", _YES_NO
     ),
-    "super_glue_cb": Pattern("{premise} {hypothesis}? <prompt:1> answer: {target}", _MAYBE),
+    "super_glue_cb": Pattern("{premise} {hypothesis} ? <prompt:1> answer: {target}", _MAYBE),
     "super_glue_copa": Pattern(
-        "{choice1} or {choice2}? {premise:cut} {joint} <prompt:1> {target}."
+        "{choice1} or {choice2} ? {premise:cut} {joint} <prompt:1> {target} ."
     ),
     "super_glue_multirc": Pattern(
-        "{paragraph}. Question: {question}? Is it {answer}? <prompt:1> {target}.", _YES_NO
+        "{paragraph} . Question: {question} ? Is it {answer} ? <prompt:1> {target} .", _YES_NO
     ),
     "super_glue_rte": Pattern(
-        "{premise} Question: {hypothesis}? <prompt:1> Answer: {target}.", _YES_NO
+        "{premise} Question: {hypothesis} ? <prompt:1> Answer: {target} .", _YES_NO
     ),
-    "super_glue_wic": Pattern("{sentence1} {sentence2} <prompt:1> {word}? {target}.", _YES_NO),
-    "super_glue_wsc": Pattern("{marked} <prompt:1> pronoun '*{span2_text}*' refers to {target}."),
+    "super_glue_wic": Pattern("{sentence1} {sentence2} <prompt:1> *{word} *? {target}", _YES_NO),
+    "super_glue_wsc": Pattern("{marked} <prompt:1> pronoun '* {span2_text} *' refers to {target}."),
 }
 
 
@@ -67,7 +71,13 @@ def write(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
 
     def example_of(row: text.Row) -> dict[str, tf.Tensor]:
         row, target, extra = dict(row), None, {}
-        if name == "super_glue_copa":
+        if name == "super_glue_rte":
+            row["hypothesis"] = text.without_final_punctuation(row["hypothesis"])
+        elif name == "super_glue_copa":
+            row["premise"] = text.without_final_punctuation(row["premise"])
+            for choice in ("choice1", "choice2"):
+                lowered = text.with_lower_first(row[choice])
+                row[choice] = text.without_final_punctuation(lowered)
             row["joint"] = tf.where(tf.equal(row["question"], "cause"), "because", "so")
             target = text.word(row["label"], labels)
             target = tf.where(tf.equal(target, labels[0]), row["choice1"], row["choice2"])
@@ -98,15 +108,22 @@ _POSTPROCESS = {
     "super_glue_multirc": postprocessors.multirc,
     "super_glue_wsc": postprocessors.wsc,
 }
-for _name, _pattern in PATTERNS.items():
-    _item = BY_NAME[_name]
-    _words = tuple(_pattern.words[label] for label in _item.labels) if _pattern.words else ()
-    add_task(
-        _name + PTUNING,
-        TfdsSource(_item, KEEP_TRUE if _name == "super_glue_wsc" else None),
-        [functools.partial(write, name=_name)],
-        _metrics(_name),
-        labels=_words,
-        postprocess_fn=_POSTPROCESS.get(_name),
-        template=_pattern.form,
+
+
+def add(task: str, name: str, source: seqio.DataSource) -> str:
+    """Register a set's pattern over a source of its rows, and return the task's name."""
+    pattern, labels = PATTERNS[name], BY_NAME[name].labels
+    return add_task(
+        task,
+        source,
+        [functools.partial(write, name=name)],
+        _metrics(name),
+        labels=tuple(pattern.words[label] for label in labels) if pattern.words else (),
+        postprocess_fn=_POSTPROCESS.get(name),
+        template=pattern.form,
     )
+
+
+for _name in PATTERNS:
+    _keep = KEEP_TRUE if _name == "super_glue_wsc" else None
+    add(_name + PTUNING, _name, TfdsSource(BY_NAME[_name], _keep))

@@ -56,6 +56,18 @@ def without_html(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(tf.strings.regex_replace(text, "<br>", " "), "</?b>", "")
 
 
+def without_final_punctuation(text: tf.Tensor) -> tf.Tensor:
+    """Return text without the ASCII punctuation that it ends in."""
+    return tf.strings.regex_replace(text, "[[:punct:]]+$", "")
+
+
+def with_lower_first(text: tf.Tensor) -> tf.Tensor:
+    """Return text with its first character in lower case."""
+    first = tf.strings.substr(text, 0, 1, unit="UTF8_CHAR")
+    rest = tf.strings.substr(text, tf.strings.length(first), tf.strings.length(text))
+    return tf.strings.lower(first, encoding="utf-8") + rest
+
+
 def is_written(text: tf.Tensor) -> tf.Tensor:
     """Return whether there is more than white space in a text."""
     return tf.strings.length(tf.strings.strip(text)) > 0

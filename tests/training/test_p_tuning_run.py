@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from method_cases import backbone_of, program_on
 
+import spot_jax as spot
 from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.errors import SpotError
@@ -19,7 +20,7 @@ from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import EvaluationPlan
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import AdamW
 
 P = 2
@@ -151,3 +152,21 @@ def test_both_kinds_of_file_are_gone_on_with(run, tmp_path):
     plain = str(tmp_path / "plain.safetensors")
     program = program_on(PTuning(length=P, init="prompt", prompt=plain), backbone)
     assert program.method.encoder == "identity"
+
+
+@pytest.mark.slow
+def test_rows_of_the_shipped_settings_are_distinct_after_600_steps(tmp_path):
+    """AdamW at 1e-4 on `mini`, as p_tuning.gin has it."""
+    result = spot.train(
+        model_dir=str(tmp_path / "run"),
+        backbone=StoredBackbone("backbones/mini", dropout_rate=0.0),
+        method=PTuning("<prompt:10> {text:cut} <prompt:10> {target}"),
+        data=DataSource("bundled_vader_movie", {"inputs": 32, "targets": 8}, batch_size=8),
+        optimizer=AdamW(1e-4, b2=0.999, weight_decay=0.0),
+        train_steps=600,
+        evaluation=EvaluationPlan(period=0),
+        progress=False,
+    )
+    squares = np.linalg.svd(load_prompt(result.prompts[0]).rows, compute_uv=False) ** 2
+    shares = squares / squares.sum()
+    assert np.exp(-np.sum(shares * np.log(shares + 1e-12))) > 5

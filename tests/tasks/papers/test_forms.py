@@ -145,40 +145,39 @@ def test_c4_is_cut_into_two_halves(vocabulary, tfds_data, tfds_here):
 PATTERNS = {
     "boolq": (
         "<extra_id_98> Lighthouse of Skerra -- The lighthouse was lit by gas until 1931. "
-        "<extra_id_98>. <extra_id_99> "
-        "Question: was the lighthouse of skerra ever lit by gas? Answer: <extra_id_0>.",
+        "<extra_id_98> . <extra_id_99> "
+        "Question: was the lighthouse of skerra ever lit by gas ? Answer: <extra_id_0> .",
         "Yes",
     ),
     "cb": (
-        "<extra_id_98> Did she think that the road was closed? <extra_id_98> the road was closed? "
+        "<extra_id_98> Did she think that the road was closed? <extra_id_98> the road was closed ? "
         "<extra_id_99> answer: <extra_id_0>",
         "Maybe",
     ),
     "copa": (
-        "The oven was cold. or The baker fell asleep.? <extra_id_98> The bread was burnt. "
-        "<extra_id_98> because <extra_id_99> <extra_id_0>.",
-        "The baker fell asleep.",
+        "the oven was cold or the baker fell asleep ? <extra_id_98> The bread was burnt "
+        "<extra_id_98> because <extra_id_99> <extra_id_0> .",
+        "the baker fell asleep",
     ),
     "multirc": (
         "<extra_id_98> Sent 1: Ida planted an oak. Sent 2: Her brother planted two elms.  "
-        "<extra_id_98>. Question: Who planted trees?? Is it Her mother? <extra_id_99> "
-        "<extra_id_0>.",
+        "<extra_id_98> . Question: Who planted trees? ? Is it Her mother ? <extra_id_99> "
+        "<extra_id_0> .",
         "No",
     ),
     "rte": (
         "<extra_id_98> Mara Lindt leads the orchestra. <extra_id_98> Question: Mara Lindt plays "
-        "the oboe.? <extra_id_99> Answer: <extra_id_0>.",
+        "the oboe ? <extra_id_99> Answer: <extra_id_0> .",
         "No",
     ),
     "wic": (
         "<extra_id_98> They sat on the bank of the river. <extra_id_98> The bank lent them money. "
-        "<extra_id_99> bank? "
-        "<extra_id_0>.",
+        "<extra_id_99> *bank *? <extra_id_0>",
         "No",
     ),
     "wsc": (
         "<extra_id_98> Olga thanked Ruth because *she* had lent her the tent. <extra_id_98> "
-        "<extra_id_99> pronoun '*she*' refers to <extra_id_0>.",
+        "<extra_id_99> pronoun '* she *' refers to <extra_id_0>.",
         "Ruth",
     ),
 }
@@ -194,6 +193,8 @@ def test_p_tuning_patterns(name, read, vocabulary):
         assert list(inputs).count(vocabulary.sentinel(0)) == 1
     (score, *_) = seqio_tasks.metric_fns(task)
     assert set(score(found.targets, [target for _, target in texts]).values()) == {100.0}
+    if name == "copa":
+        assert found.choices[1] == ("the oven was cold", "the baker fell asleep")
 
 
 @pytest.mark.slow
