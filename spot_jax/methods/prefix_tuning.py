@@ -317,7 +317,8 @@ def layout_of(config: T5Config, file: PromptFile) -> Layout:
         SpotError: not a prefix, or not one of this backbone's shape.
     """
     name, places = str(file.method.get("name", "")), file.method.get("places", ())
-    if name != PrefixTuning.__name__:
+    # One with a classification head holds a prefix as well.
+    if name not in (PrefixTuning.__name__, "PrefixClassifier"):
         raise SpotError(
             f"expected a prefix, found a prompt of {name or 'unknown kind'}; give a file of "
             "prefix-tuning"

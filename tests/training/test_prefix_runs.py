@@ -10,15 +10,20 @@ import pytest
 from etils import epath
 from tiny_run import CONFIG, VOCABULARY, store
 
+import spot_jax as spot
 from spot_jax.cli.main import main
+from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
+from spot_jax.inference.scores import score
+from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.prefix_classifier import PrefixClassifier
 from spot_jax.methods.prefix_tuning import PrefixTuning
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.prefix import prefix_shape
 from spot_jax.training.checkpoints import CheckpointPlan
-from spot_jax.training.config import StoredBackbone
+from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor, AdamW
 from spot_jax.training.run_directory import run_path
@@ -105,7 +110,7 @@ def test_prefixes_go_their_way_alone_together_and_in_parts(
 
 @pytest.mark.slow
 def test_training_goes_on_from_the_mlp_that_was_kept(tiny, tmp_path):
-    still = {"optimizer": Adafactor(0.0, weight_decay=0.0)}
+    still = {"optimizer": Adafactor(1e-30, weight_decay=0.0)}
     first = tiny.train(tmp_path / "first", 2, method=MLP)
     kept = first.directory / "prompts" / "reparameterisation-last-0.safetensors"
     for name, begun in (
@@ -234,3 +239,20 @@ def test_the_commands_train_score_vote_and_predict(tmp_path, capsys, monkeypatch
     other = store(tmp_path / "other", config, seed=1, vocabulary=epath.Path(VOCABULARY))
     assert main(["infer", "--prompt", file, "--backbone", other]) == 2
     assert "tuned on another backbone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_classification_head_is_tuned_scored_and_predicts(worded, tmp_path):
+    result = worded.train(
+        tmp_path / "run",
+        4,
+        method=PrefixClassifier(3, "normal"),
+        data=DataSource("bundled_vader_movie_16shot", {"inputs": 16, "targets": 4}, batch_size=8),
+        optimizer=AdamW(0.05),
+        seeds=[0, 1],
+        evaluation=EvaluationPlan(period=2, examples=16, batch_size=8),
+    )
+    scores = score(open_tuned(result.directory), split="validation", examples=16)
+    assert [s.score for s in scores] == [best.score for best in result.best]
+    prediction = spot.load(result.directory).predict({"text": "what a film"})
+    assert set(prediction.probabilities) == {"negative", "positive"}
