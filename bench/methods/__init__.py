@@ -17,6 +17,7 @@ go to bench/results/methods.json, the page to docs/methods.md.
     models      model tuning, of one task and after a mixture
     others      P-Tuning, prefixes, intrinsic subspaces, Y-Tuning: what of each is tried
     ways        the methods by name
+    ablations   Y-Tuning's ablations, a table a command
     summary     means, shares and intervals over cells
     page        the page
 """

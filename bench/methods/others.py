@@ -1,6 +1,7 @@
 """P-Tuning, prefixes, LoRA, IA3, intrinsic subspaces, label vectors: what of each is tried here."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.methods.prompts import Candidate, Way, finished_train, seconds_of, tuned
@@ -23,6 +24,7 @@ from tasks.bundled import reading
 ADAM = AdamW(b2=0.999, weight_decay=0.0, max_norm=None)
 # Finding a subspace: rows of each task in an update.
 ROWS = 4
+Y_LOSSES = {"triplet": "triplet", "cross_entropy": "cross entropy"}
 # Sets whose prompts subspaces are found from; the others are held out.
 FOUND_FROM = (
     "banking77",
@@ -147,20 +149,24 @@ def prompt_file(results: MethodResults, task: str, recipe: str) -> str:
     return max(alike, key=lambda trial: trial["validation"])["file"]
 
 
+def y_way(candidates: Mapping[str, Candidate], steps: int, rates: tuple[float, ...]) -> Way:
+    """Return how label vectors are tuned: on cached features, by AdamW, with dropout."""
+    return Way(candidates, rates, steps, 32, ADAM, evaluations=5, dropout_rate=0.1)
+
+
 def y_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """Return the cell of Y-Tuning on cached features of the encoder's last layer."""
-    candidates = {"1 layer": Candidate(YTuning(cache=str(bench.directory / "features")))}
-    return tuned(
-        bench,
-        task,
-        "y_tuning",
-        Way(
-            candidates,
-            (1e-3, 3e-3),
-            bench.y_steps,
-            examples=32,
-            optimizer=ADAM,
-            evaluations=5,
-            dropout_rate=0.1,
-        ),
-    )
+    """Return the cell of Y-Tuning, by either loss, with one vector a label and several.
+
+    By the triplet loss it takes longer than by cross entropy to get as far, so that three times the
+    steps are tried of both.
+    """
+    cache = str(bench.directory / "features")
+    long = 3 * bench.y_steps
+    candidates = {
+        f"{Y_LOSSES[loss]}, V = {vectors}, steps {steps:,}": Candidate(
+            YTuning(cache=cache, loss=loss, per_label=vectors), steps=steps
+        )
+        for loss in Y_LOSSES
+        for vectors, steps in ((1, bench.y_steps), (1, long), (4, long))
+    }
+    return tuned(bench, task, "y_tuning", y_way(candidates, bench.y_steps, (1e-3, 3e-3)))

@@ -31,10 +31,12 @@ class Candidate:
     Attributes:
         method: method to tune with.
         room: virtual tokens of an example, where several share a row; None where none does.
+        steps: number of updates, where it is not the way's.
     """
 
     method: BaseMethod
     room: int | None = None
+    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,11 @@ def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
         scores[0].examples,
         trainable=result.trainable,
         seconds=round(result.seconds / len(seeds), 2),
-        chosen={"recipe": best["recipe"], "rate": best["rate"], "steps": way.steps},
+        chosen={
+            "recipe": best["recipe"],
+            "rate": best["rate"],
+            "steps": way.candidates[best["recipe"]].steps or way.steps,
+        },
         tried=tuple(tried),
         files=tuple(relative(bench, path) for path in result.prompts),
         whole_seconds=round(time.monotonic() - start, 1),
@@ -130,16 +136,17 @@ def run(
     examples = min(way.examples, task.examples)
     room = candidate.room
     source = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
+    steps = candidate.steps or way.steps
     return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(dropout_rate=way.dropout_rate),
         method=candidate.method,
         data=source,
         optimizer=dataclasses.replace(way.optimizer, learning_rate=rates),
-        train_steps=way.steps,
+        train_steps=steps,
         seeds=seeds,
-        evaluation=bench.evaluation(task, max(way.steps // way.evaluations, 1)),
-        checkpoints=CheckpointPlan(period=way.steps),
+        evaluation=bench.evaluation(task, max(steps // way.evaluations, 1)),
+        checkpoints=CheckpointPlan(period=steps),
         progress=False,
     )
 

@@ -1,13 +1,14 @@
 """The table of methods: what its summary says, by hand, and that a cell is what a run came to."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
 from bench.methods import __main__ as command
-from bench.methods import models, page, prompts, summary, ways
+from bench.methods import ablations, models, others, page, prompts, summary, ways
 from bench.methods.baselines import majority, no_prompt
 from bench.methods.others import FOUND_FROM, template
 from bench.methods.prompts import Candidate
@@ -20,6 +21,7 @@ from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_file import PromptFile, load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
+from spot_jax.methods.y_tuning import YTuning
 from spot_jax.t5.stored import read_description
 from tasks.bundled import reading
 
@@ -205,12 +207,35 @@ def test_cells_are_what_runs_come_to(tmp_path):
     # Done again it says the same, the time of its updates included.
     again = prompts.tuned(bench, task, "prompt_tuning", way)
     assert dataclasses.replace(again, whole_seconds=0) == dataclasses.replace(cell, whole_seconds=0)
-    tuning = models.Tuning(steps=3, examples=8)
+    tuning = models.Tuning(dropout_rates=(0.0, 0.1), steps=3, examples=8)
     found = models.model_tuning(bench, task, tuning)
     assert len(found.accuracies) == 2
     assert [one["dropout"] for one in found.tried] == [0.0, 0.1]
     assert found.trainable > 1_000_000
     assert not prompts.place(bench, task, "model_tuning", "").exists()
+
+
+@pytest.mark.slow
+def test_an_ablation_is_one_command_and_one_record(tmp_path, capsys):
+    output = tmp_path / "init.json"
+    command = ["init", "--tasks", "vader_movie", "--seeds", "0", "--steps", "3", "--test", "20"]
+    ablations.main([*command, "--directory", str(tmp_path / "runs"), "--output", str(output)])
+    record = json.loads(output.read_text())
+    assert [r["value"] for r in record["results"]] == list(ablations.TABLES["init"])
+    assert all(len(r["accuracies"]) == 1 for r in record["results"])
+    assert capsys.readouterr().out.splitlines()[-3].startswith("labels")
+    fields = {f.name for f in dataclasses.fields(YTuning)}
+    assert set(ablations.TABLES) <= fields
+
+
+def test_y_tuning_is_tried_by_both_losses_at_several_steps_and_vectors(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(others, "tuned", lambda *arguments: seen.append(arguments[-1]))
+    others.y_tuning(Bench(tmp_path), TASKS["clinc150"], None)
+    (way,) = seen
+    grid = {(c.method.loss, c.method.per_label, c.steps) for c in way.candidates.values()}
+    pairs = {(1, 500), (1, 1500), (4, 1500)}
+    assert grid == {(loss, *pair) for loss in ("triplet", "cross_entropy") for pair in pairs}
 
 
 @pytest.mark.slow
