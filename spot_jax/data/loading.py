@@ -123,6 +123,7 @@ def load_evaluation(
     limit: int | None = None,
     lengths: Lengths | None = None,
     rows: slice = ALL,
+    use_cached: bool = False,
 ) -> EvaluationSet:
     """Return what predictions on a split are compared with, and by what.
 
@@ -133,6 +134,7 @@ def load_evaluation(
         limit: number of examples read; None for all.
         lengths: feature lengths in tokens of text, for tasks whose examples depend on them.
         rows: slice of the examples read that are evaluated on.
+        use_cached: whether seqio's offline cache is read, of a task by name.
     """
     needed = _needed(vocabulary, name)
     if is_table(name):
@@ -142,7 +144,7 @@ def load_evaluation(
         return EvaluationSet(Examples.from_lists(pairs, task=name), golds, table.metrics)
     if not is_arrays(name):
         return _seqio().load_evaluation(
-            name, split, needed, limit=limit, lengths=lengths, rows=rows
+            name, split, needed, limit=limit, lengths=lengths, rows=rows, use_cached=use_cached
         )
     every = load_examples(name, split, vocabulary, limit=limit)
     examples = every if rows == ALL else Examples.from_lists(list(every)[rows], task=every.task)

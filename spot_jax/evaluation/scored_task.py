@@ -59,6 +59,7 @@ def load_task(
     beams: int = 4,
     alpha: float = 0.6,
     limit: int | None = None,
+    use_cached: bool = False,
 ) -> ScoredTask:
     """Read a split of a task, with verbalizers or without, or held-back text without metrics.
 
@@ -73,6 +74,7 @@ def load_task(
         beams: number of beams of "beam".
         alpha: length penalty of "beam".
         limit: number of examples at most; of text without metrics 256 by default.
+        use_cached: whether seqio's offline cache is read; text without metrics has none.
 
     Raises:
         SpotError: an unknown task, split or decoding, or nothing to rank.
@@ -98,6 +100,7 @@ def load_task(
         limit=read,
         lengths=lengths,
         rows=slice(first, None, step),
+        use_cached=use_cached,
     )
     labels = loading.labels_of(name) or ()
     ranked = bool(loaded.choices) and not labels and decoding in ("auto", "rank")

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from spot_jax.errors import COUNT, SpotError, check_fields, whole
+from spot_jax.errors import COUNT, SpotError, check_fields, check_range, whole
 from spot_jax.files import absolute, is_local, reading
 from spot_jax.files.digests import FIELD, hasher, json_digest
 from spot_jax.training.step import State
@@ -32,11 +33,14 @@ class CheckpointPlan:
         keep: number of the newest steps that stay.
         embedding_step: the step whose prompts are kept besides, as task embeddings (SPoT, Vu 2022,
             §3.2): 10,000 in the paper, the same for all tasks that are compared; 0 for none.
+        prompt_steps: steps whose prompts are kept besides, as `prompts/step-STEP-I.safetensors`,
+            to be scored or compared later.
     """
 
     period: int = 1000
     keep: int = 2
     embedding_step: int = 0
+    prompt_steps: Sequence[int] = ()
 
     def check(self) -> None:
         """Raise `SpotError` for periods and numbers that no run can have."""
@@ -45,6 +49,8 @@ class CheckpointPlan:
                 f"checkpoint period and keep are at least 1, found {self.period} and {self.keep}"
             )
         check_fields(self, period=COUNT, keep=COUNT, embedding_step=whole(0, 10**9))
+        for step in self.prompt_steps:
+            check_range("CheckpointPlan.prompt_steps", step, COUNT)
 
 
 class Checkpoints:

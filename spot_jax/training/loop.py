@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -71,9 +71,9 @@ class Hooks:
         report: function of a step and its scalars, called every step, one step late.
         save_period: steps between saves.
         evaluation_period: steps between evaluations; 0 for none.
-        keep: function of step and state, called at `keep_step` before that step is saved, so that
-            it has been called in every run that goes on from there.
-        keep_step: step of `keep`; 0 for none.
+        keep: function of step and state, called at `keep_steps` before such a step is saved, so
+            that it has been called in every run that goes on from there.
+        keep_steps: steps of `keep`.
         is_over: function of a step that was evaluated, whether the run ends there.
     """
 
@@ -83,7 +83,7 @@ class Hooks:
     save_period: int
     evaluation_period: int
     keep: Callable[[int, State], None] = lambda step, state: None
-    keep_step: int = 0
+    keep_steps: Collection[int] = ()
     is_over: Callable[[int], bool] = lambda step: False
 
 
@@ -135,7 +135,7 @@ def fit(
             if measured or step == steps:
                 fetch()
                 hooks.evaluate(step, state)
-            if step == hooks.keep_step:
+            if step in hooks.keep_steps:
                 fetch()
                 hooks.keep(step, state)
             over = measured and hooks.is_over(step)

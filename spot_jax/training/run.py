@@ -146,7 +146,7 @@ def train(
     directory = run_path(model_dir)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
     plans[1].check()
-    _check_steps(train_steps, plans[1].embedding_step, method)
+    _check_steps(train_steps, plans[1], method)
     check_range("SEEDS", seeds, SEED)
     method.check_source()
     forget(data.names)
@@ -174,7 +174,8 @@ def train(
         return run.go(train_steps, progress)
 
 
-def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> None:
+def _check_steps(train_steps: int, plan: CheckpointPlan, method: BaseMethod) -> None:
+    embedding_step = plan.embedding_step
     if train_steps < 1:
         raise SpotError(f"TRAIN_STEPS is at least 1, found {train_steps}")
     check_range("TRAIN_STEPS", train_steps, COUNT)
@@ -194,6 +195,15 @@ def _check_steps(train_steps: int, embedding_step: int, method: BaseMethod) -> N
         raise SpotError(
             f"embedding_step is {embedding_step}, but model tuning has no prompt to embed a task "
             "by; set CheckpointPlan.embedding_step = 0"
+        )
+    beyond = [step for step in plan.prompt_steps if step > train_steps]
+    if beyond or (plan.prompt_steps and method.tunes_backbone):
+        reason = "a tuned model is not kept by steps"
+        if beyond:
+            reason = f"the run's steps are 1 to {train_steps}"
+        raise SpotError(
+            f"CheckpointPlan.prompt_steps is {list(plan.prompt_steps)}, but {reason}; leave out "
+            "what cannot be"
         )
 
 
@@ -274,8 +284,8 @@ class _Run:
             self.report,
             self.saved.plan.period,
             self.plan.period,
-            self.timer.untimed(self.keep_embeddings),
-            self.saved.plan.embedding_step,
+            self.timer.untimed(self.keep_prompts),
+            {self.saved.plan.embedding_step, *self.saved.plan.prompt_steps},
             self.is_over,
         )
         setup = self.setup
@@ -405,9 +415,13 @@ class _Run:
         self.bar.update(step, float(np.mean(scalars["loss"])), batches.examples)
         self.log.write(step, values)
 
-    def keep_embeddings(self, step: int, state: State) -> None:
-        for i in range(len(self.setup.names)):
-            self._write_prompt("embedding", i, step, state, {})
+    def keep_prompts(self, step: int, state: State) -> None:
+        plan = self.saved.plan
+        kinds = ["embedding"] if step == plan.embedding_step else []
+        kinds += [f"step-{step}"] if step in plan.prompt_steps else []
+        for kind in kinds:
+            for i in range(len(self.setup.names)):
+                self._write_prompt(kind, i, step, state, {})
 
     def _embeddings(self) -> list[epath.Path]:
         """Return the embeddings' files, if each exists and is of the step that was asked for."""
@@ -425,6 +439,12 @@ class _Run:
                 "set CheckpointPlan.embedding_step as when the run began, or choose another "
                 "MODEL_DIR"
             )
+        for step in self.saved.plan.prompt_steps:
+            if step <= first and not self._prompt_path(f"step-{step}", 0).is_file():
+                raise SpotError(
+                    f"{self.directory} is at step {first} and kept no prompt at step {step}; leave "
+                    "it out of CheckpointPlan.prompt_steps, or choose another MODEL_DIR"
+                )
 
     def _prompt_path(self, which: str, i: int) -> epath.Path:
         return self.directory / "prompts" / f"{which}-{i}.safetensors"

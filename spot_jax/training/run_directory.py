@@ -3,6 +3,8 @@
 checkpoints/STEP/        state and data position, one Orbax step each
 prompts/best-I.safetensors, last-I.safetensors   prompt I of the run, best by validation, last
 prompts/embedding-I.safetensors                  prompt I at an early step: its task's embedding
+prompts/step-STEP-I.safetensors                  prompt I at a step of CheckpointPlan.prompt_steps
+profile/                 a trace of some steps, where train.profile_steps asks for one
 backbone/                the tuned weights, in our stored form (model tuning)
 run.json                 what the run is; a run of another kind is refused here
 setup.json               what `spot eval` and `spot infer` need to know

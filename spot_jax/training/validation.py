@@ -91,6 +91,7 @@ class Validation:
                 beams=plan.beams,
                 alpha=plan.alpha,
                 limit=plan.examples,
+                use_cached=data.use_cached_tasks,
             )
             for name in dict.fromkeys(parts.names)
         }

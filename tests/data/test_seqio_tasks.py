@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from spot_jax.data import (  # noqa: E402
     seqio_tasks,
     verbalizers,  # noqa: E402
 )
+from spot_jax.data.data_source import DataSource  # noqa: E402
+from spot_jax.data.seqio_registry import set_directories  # noqa: E402
 from spot_jax.data.seqio_tasks import (  # noqa: E402
     import_module,
     load_evaluation,
@@ -29,7 +33,12 @@ from spot_jax.data.seqio_tasks import (  # noqa: E402
 )
 from spot_jax.data.sources import Mixture, Shuffled, Stream, mixing_rates  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
+from spot_jax.evaluation.scored_task import load_task  # noqa: E402
+from spot_jax.metrics import accuracy  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
+from spot_jax.training import validation  # noqa: E402
+from spot_jax.training.config import EvaluationPlan  # noqa: E402
+from spot_jax.training.sharding import MeshShape, make_mesh  # noqa: E402
 from tasks import bundled_tasks  # noqa: E402
 from tasks.bundled import reading  # noqa: E402
 from tasks.bundled.sets import SETS  # noqa: E402
@@ -258,3 +267,59 @@ def test_a_rate_by_a_size_that_nobody_knows_is_one_line(mini):
     with pytest.raises(SpotError, match="rate of sizeless in by_size cannot be computed") as caught:
         training_source("by_size", mini, 0)
     assert "\n" not in str(caught.value)
+
+
+def test_evaluation_reads_the_cache_and_not_the_source(mini, tmp_path, monkeypatch):
+    def source(split, shuffle_files, seed=None):
+        raise AssertionError("the cache was passed by")
+
+    name = "a_task_with_a_cache"
+    if name not in seqio.TaskRegistry.names():
+        vocabulary = seqio.SentencePieceVocabulary(str(mini.path), extra_ids=mini.extra_ids)
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(source, splits=["validation"]),
+            preprocessors=[
+                seqio.preprocessors.tokenize,
+                seqio.CacheDatasetPlaceholder(),
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={f: seqio.Feature(vocabulary) for f in ("inputs", "targets")},
+            metric_fns=[accuracy],
+        )
+    folder = tmp_path / name
+    folder.mkdir()
+    features = {f: {"shape": [None], "dtype": "int32"} for f in ("inputs", "targets")}
+    info = {"num_shards": 1, "features": features, "seqio_version": seqio.__version__}
+    (folder / "info.validation.json").write_text(json.dumps(info))
+    (folder / "stats.validation.json").write_text(json.dumps({"examples": 1}))
+    (folder / "COMPLETED").touch()
+    with tf.io.TFRecordWriter(str(folder / "validation.tfrecord-00000-of-00001")) as writer:
+        ids = {"inputs": mini.encode("it was good"), "targets": mini.encode("yes")}
+        lists = {f: tf.train.Int64List(value=value) for f, value in ids.items()}
+        feature = {f: tf.train.Feature(int64_list=value) for f, value in lists.items()}
+        record = tf.train.Example(features=tf.train.Features(feature=feature))
+        writer.write(record.SerializeToString())
+    set_directories(None, [str(tmp_path)])
+    lengths = {"inputs": 16, "targets": 4}
+    task = load_task(name, "validation", mini, lengths=lengths, use_cached=True)
+    (example,) = task.examples
+    assert task.targets == ["yes"]
+    assert example[0].tolist() == [*mini.encode("it was good"), 1]
+    asked = []
+    monkeypatch.setattr(
+        validation,
+        "load_tasks",
+        lambda *names, **options: asked.append(options["use_cached"]) or [],
+    )
+    parts = types.SimpleNamespace(
+        vocabulary=mini,
+        mesh=make_mesh(MeshShape(1, 1)),
+        names=[name],
+        backbone=types.SimpleNamespace(config=types.SimpleNamespace(vocab_size=mini.size)),
+        prompt_length=0,
+        method=types.SimpleNamespace(placement="before"),
+    )
+    data = DataSource(name, lengths, use_cached_tasks=True)
+    validation.Validation(parts, data, EvaluationPlan())
+    assert asked == [True]

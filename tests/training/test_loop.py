@@ -28,7 +28,7 @@ class Recorder:
             save_period,
             evaluation_period,
             lambda step, state: self.calls.append(("keep", step)),
-            keep_step,
+            {keep_step},
         )
 
 

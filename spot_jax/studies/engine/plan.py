@@ -29,6 +29,8 @@ class Stage:
             "sampled_vocabulary" where the plan names no method. See `PromptTuning.init`.
         batch_size: number of rows in a step, for each prompt.
         period: number of steps between evaluations, of which the best stays; 500 in the paper.
+        validation_examples: greatest number of validation examples of its evaluations; None for
+            the plan's.
     """
 
     steps: int
@@ -36,6 +38,7 @@ class Stage:
     init: str | None = None
     batch_size: int = 32
     period: int = 500
+    validation_examples: int | None = None
 
     def check(self, name: str) -> None:
         """Raise `SpotError` for a stage that tunes nothing."""
@@ -49,9 +52,11 @@ class Stage:
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the stage as one level of JSON: `target.steps`."""
-        kind = type(self.optimizer).__name__
+        kind, fields = type(self.optimizer).__name__, plain_fields(self)
+        if self.validation_examples is None:
+            del fields["validation_examples"]  # studies of before it was there are the same
         return {
-            **{f"{name}.{key}": value for key, value in plain_fields(self).items()},
+            **{f"{name}.{key}": value for key, value in fields.items()},
             f"{name}.optimizer": {"type": kind, **plain_fields(self.optimizer)},
         }
 
@@ -147,19 +152,19 @@ class Plan:
         }
 
     def evaluation(
-        self, period: int, split: str | None = None, decoding: str = ""
+        self, stage: Stage, split: str | None = None, decoding: str = ""
     ) -> EvaluationPlan:
         """Return how checkpoints are chosen.
 
         Args:
-            period: number of steps between evaluations.
+            stage: stage that is tuned, whose period and number of examples count.
             split: name of the split; None for the plan's.
             decoding: decoding of the task; "" for the plan's.
         """
         return EvaluationPlan(
-            period=period,
+            period=stage.period,
             split=split or self.validation_split,
-            examples=self.validation_examples,
+            examples=stage.validation_examples or self.validation_examples,
             batch_size=self.evaluation_batch_size,
             decoding=decoding or self.decoding,
             metric=self.metric,

@@ -52,7 +52,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
             job.task,
             self.seeds,
             plan.source,
-            plan.evaluation(plan.source.period, decoding=self.decoding),
+            plan.evaluation(plan.source, decoding=self.decoding),
             lengths=plan.task_lengths(job.task),
             embedding_step=plan.embedding_step,
         )
@@ -90,7 +90,7 @@ class TransferJobRun(JobRun[TransferPlan, TransferJob]):
             self.job.task,
             self.seeds,
             stage,
-            plan.evaluation(stage.period, choosing, self.decoding),
+            plan.evaluation(stage, choosing, self.decoding),
             lengths=plan.task_lengths(self.job.task),
             embedding_step=0 if files else plan.embedding_step,
         )
