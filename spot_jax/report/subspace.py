@@ -19,10 +19,12 @@ from spot_jax.studies.subspace.analysis import (
     TaskScores,
     over_random,
     relative_rows,
+    stability,
     task_scores,
 )
 from spot_jax.studies.subspace.jobs import DIFF_IST, SAME_IST, TEST_IST
 from spot_jax.studies.subspace.results import (
+    FASTFOOD,
     FOUND,
     MODEL_TUNING,
     PROMPT_TUNING,
@@ -36,6 +38,7 @@ WITHOUT = {
     MAJORITY: "the commonest label",
     NO_PROMPT: "no prompt",
     RANDOM: "in a random subspace",
+    FASTFOOD: "Fastfood on all weights",
     FOUND: "",
 }
 SETS = {
@@ -82,7 +85,13 @@ def all_tables(
     results: SubspaceResults, rows: Sequence[Row], tasks: Sequence[TaskScores]
 ) -> dict[str, Table]:
     """Return every table that has rows, by name."""
-    tables = [_relative(rows), _by_task(results, tasks), _trained(results)]
+    tables = [
+        _relative(rows),
+        _by_task(results, tasks),
+        _stability(results),
+        _vectors(results),
+        _trained(results),
+    ]
     return {table.name: table for table in tables if table.rows}
 
 
@@ -172,6 +181,47 @@ def _by_task(results: SubspaceResults, tasks: Sequence[TaskScores]) -> Table:
     if any(not math.isnan(row[f"{RANDOM}_{d}"]) for row in rows for d in results.dimensions):
         columns += [Column(f"random, d = {d}", _share(f"{RANDOM}_{d}")) for d in results.dimensions]
     return Table("scores", rows, columns)
+
+
+def _stability(results: SubspaceResults) -> Table:
+    """Scores over seeds of prompts from scratch, and from a subspace."""
+    items = stability(results)
+    label = short_names([item.task for item in items])
+    dimensions = sorted({d for item in items for d in item.second})
+    rows = []
+    for item in items:
+        row: dict[str, Any] = {"task": item.task, "short": label[item.task]}
+        row[PROMPT_TUNING], row[f"{PROMPT_TUNING}_sd"] = item.scratch
+        for d in dimensions:
+            row[f"d{d}"], row[f"d{d}_sd"] = item.second.get(d, (math.nan, math.nan))
+        rows.append(row)
+    columns = [
+        Column("task", lambda r: r["short"], numeric=False),
+        Column("prompt tuning from scratch", _share(PROMPT_TUNING)),
+        *(Column(f"from the subspace of d = {d}", _share(f"d{d}")) for d in dimensions),
+    ]
+    return Table("stability", rows, columns)
+
+
+def _vectors(results: SubspaceResults) -> Table:
+    """Cosines of held-out tasks' vectors, a row for each two."""
+    rows = []
+    for d, similarity in results.vectors.items():
+        label = short_names(list(similarity.tasks))
+        for i, first in enumerate(similarity.tasks):
+            for j, second in enumerate(similarity.tasks[:i]):
+                pair = {"first": label[first], "second": label[second], "dimension": int(d)}
+                rows.append({**pair, "cosine": similarity.cosines[i][j]})
+    return Table(
+        "vectors",
+        rows,
+        (
+            Column("d", lambda r: str(r["dimension"])),
+            Column("task", lambda r: r["first"], numeric=False),
+            Column("and task", lambda r: r["second"], numeric=False),
+            Column("cosine of their vectors", lambda r: number(r["cosine"], 2)),
+        ),
+    )
 
 
 def _trained(results: SubspaceResults) -> Table:

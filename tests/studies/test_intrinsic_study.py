@@ -14,12 +14,14 @@ from study_cases import make_world
 
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
+from spot_jax.files import read_object
 from spot_jax.library.library import Library
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.report.subspace import write_report
 from spot_jax.studies.engine.job import NO_PROMPT, PromptResult
 from spot_jax.studies.engine.plan import Stage
-from spot_jax.studies.subspace.analysis import Group, relative_rows
+from spot_jax.studies.subspace.analysis import Group, relative_rows, stability
 from spot_jax.studies.subspace.jobs import SubspaceResult
 from spot_jax.studies.subspace.plan import SubspacePlan
 from spot_jax.studies.subspace.results import PROMPT_TUNING, SubspaceResults
@@ -258,6 +260,10 @@ def finished(arrays, tmp_path_factory):
         model=Stage(2, Adafactor(0.001), batch_size=4, period=2),
         prompts_per_task=2,
         dimensions=(3,),
+        reference_settings={"z_loss": 0.0},
+        second_stage=True,
+        fastfood=Stage(2, AdamW(0.1), batch_size=4, period=1),
+        fastfood_dimensions=(2,),
     )
     return plan, SubspaceStudy(plan).run(lambda line: None, progress=False)
 
@@ -265,9 +271,10 @@ def finished(arrays, tmp_path_factory):
 @pytest.mark.slow
 def test_the_whole_path_ends_in_results(finished):
     plan, found = finished
-    assert len(found.scores) == 2 * (3 + 3 + 1)  # gone through, tuned, random; two seeds
+    # Gone through, tuned, random, prompts from there, Fastfood; two seeds.
+    assert len(found.scores) == 2 * (3 + 3 + 1 + 1 + 1)
     assert {one.setting for one in found.scores} == {
-        *("train_msf", "test_msf", "train_same_ist", "test_ist")
+        *("train_msf", "test_msf", "train_same_ist", "test_ist", "test_second")
     }
     assert all(0 <= one.test <= 100 for one in found.scores)
     assert len([r for r in found.references if r.method == "model_tuning"]) == 6
@@ -275,15 +282,33 @@ def test_the_whole_path_ends_in_results(finished):
     assert found.trained["subspace 3"] == (48 * 3 + 3) + (3 * 8 + 8) + (8 * 48 + 48)
     groups = {row.group for row in relative_rows(found) if row.against == PROMPT_TUNING}
     assert Group("test_ist", "test", "random", 3) in groups
+    assert Group("test_ist", "test", "fastfood", 2) in groups
+    assert Group("test_second", "test", "found", 3, 2) in groups
+    (item,) = stability(found)
+    assert item.task == plan.test_tasks["test"][0] and set(item.second) == {3}
+    text = write_report(found, Path(plan.directory) / "report").read_text()
+    assert "From the subspace on" in text and "Fastfood on all weights" in text
+
+
+@pytest.mark.slow
+def test_stage_two_begins_from_the_prompt_in_the_subspace_with_the_references_loss(finished):
+    plan, _ = finished
+    study = SubspaceStudy(plan, look=True)
+    second = load_prompt(study.path / study.result("second-d3-s1").prompts[0].file)
+    tuned = study.job("tuned-d3-s1").parts
+    number = [part.task for part in tuned].index(second.task)
+    begun = study.path / study.result("tuned-d3-s1").prompts[number].file
+    assert second.ancestry[0]["file"] == str(begun)
+    for name in ("second-d3-s1", *(j.name for j in study.jobs if j.kind in ("prompts", "model"))):
+        run = read_object(study.directory(study.job(name)) / "run" / "run.json", "")
+        assert run["method_settings"]["z_loss"] == 0.0
 
 
 @pytest.mark.slow
 def test_prompts_are_the_librarys_where_it_has_them(finished):
     plan, _ = finished
     root = Path(plan.directory)
-    taken = [
-        json.loads(path.read_text()) for path in sorted(root.glob("jobs/prompts-*/taken.json"))
-    ]
+    taken = [read_object(path, "") for path in sorted(root.glob("jobs/prompts-*/taken.json"))]
     assert sorted(map(len, taken)) == [0, 0, 1]
     (made,) = root.glob("jobs/prompts-*/made/library-0.safetensors")
     (entry,) = Library(plan.library).entries()

@@ -16,9 +16,16 @@ from spot_jax.studies.subspace.jobs import (
     SAME_IST,
     TEST_IST,
     TEST_MSF,
+    TEST_SECOND,
     TRAIN_MSF,
 )
-from spot_jax.studies.subspace.results import FOUND, MODEL_TUNING, PROMPT_TUNING, RANDOM
+from spot_jax.studies.subspace.results import (
+    FASTFOOD,
+    FOUND,
+    MODEL_TUNING,
+    PROMPT_TUNING,
+    RANDOM,
+)
 
 AGAINST = {PROMPT_TUNING: "prompt tuning", MODEL_TUNING: "model tuning"}
 LINES = {  # name: colour, dashes
@@ -27,11 +34,14 @@ LINES = {  # name: colour, dashes
     "training tasks, other data (IST)": (theme.LOSS, [2, 2]),
     "held-out tasks, gone through (MSF)": ("#e3b07f", [5, 3]),
     "held-out tasks (IST)": (theme.GAIN, [1, 0]),
+    "held-out tasks, prompt tuning from there": ("#b0572e", [6, 2]),
     "held-out tasks, random subspace": (theme.INK, [2, 2]),
+    "held-out tasks, Fastfood on all weights": ("#6a51a3", [4, 2]),
     "held-out tasks, commonest label": ("#a0a0a0", [8, 3]),
     "held-out tasks, no prompt": ("#6d6d6d", [3, 3]),
 }
-SETTINGS = dict(zip((TRAIN_MSF, SAME_IST, DIFF_IST, TEST_MSF, TEST_IST), LINES, strict=False))
+_IN_ORDER = (TRAIN_MSF, SAME_IST, DIFF_IST, TEST_MSF, TEST_IST, TEST_SECOND)
+SETTINGS = dict(zip(_IN_ORDER, LINES, strict=False))
 PANEL = (330, 300)
 SMALL = (220, 150)
 COLUMNS = 3
@@ -41,6 +51,8 @@ def name_of(row: Row) -> str:
     """Return the line that a row belongs to."""
     if row.group.subspace == RANDOM:
         return "held-out tasks, random subspace"
+    if row.group.subspace == FASTFOOD:
+        return "held-out tasks, Fastfood on all weights"
     if row.group.subspace == MAJORITY:
         return "held-out tasks, commonest label"
     if row.group.subspace == NO_PROMPT:
@@ -60,7 +72,7 @@ def over_dimension(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Plot E_rel by d, a panel a reference; None without a subspace of all training tasks."""
     data = []
     for row in whole(rows):
-        if row.group.draw >= 0 or row.group.subspace not in (FOUND, RANDOM):
+        if row.group.draw >= 0 or row.group.subspace not in (FOUND, RANDOM, FASTFOOD):
             continue
         data.append(_point(row, d=row.group.dimension))
     dimensions = sorted({point["d"] for point in data})
@@ -192,7 +204,7 @@ def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any
         panel = f"{label[scores.task]}{' (held out)' if scores.category != 'train' else ''}"
         for (subspace, d), (mean, sd) in scores.subspaces.items():
             sd = 0.0 if math.isnan(sd) else sd
-            line = "in a random subspace" if subspace == RANDOM else "in the subspace"
+            line = IN_SUBSPACE[subspace]
             data.append(
                 {
                     "task": panel,
@@ -216,9 +228,15 @@ def by_task(tasks: Sequence[TaskScores], label: dict[str, str]) -> dict[str, Any
     return theme.finish(_small(data, marks, order), "Scores by task over the dimension")
 
 
+IN_SUBSPACE = {
+    FOUND: "in the subspace",
+    RANDOM: "in a random subspace",
+    FASTFOOD: "Fastfood on all weights",
+}
 STYLES = {
     "in the subspace": (theme.GAIN, [1, 0]),
     "in a random subspace": (theme.INK, [2, 2]),
+    "Fastfood on all weights": ("#6a51a3", [4, 2]),
     "prompt tuning": (theme.LOSS, [1, 0]),
     "model tuning": ("#7fa3c4", [6, 3]),
     "commonest label": ("#a0a0a0", [8, 3]),

@@ -7,9 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from spot_jax.studies.engine.job import NO_PROMPT
-from spot_jax.studies.subspace.jobs import DIFF_IST, SAME_IST, SETTINGS, TEST_IST
+from spot_jax.studies.subspace.jobs import (
+    DIFF_IST,
+    SAME_IST,
+    SETTINGS,
+    TEST_IST,
+    TEST_SECOND,
+)
 from spot_jax.studies.subspace.relative import means, relative_gain, relative_performance
-from spot_jax.studies.subspace.results import FOUND, METHODS, RANDOM, Score, SubspaceResults
+from spot_jax.studies.subspace.results import (
+    FOUND,
+    METHODS,
+    PROMPT_TUNING,
+    RANDOM,
+    Score,
+    SubspaceResults,
+)
 
 MAJORITY = "majority"
 ALL = "all held-out tasks"
@@ -22,8 +35,8 @@ class Group:
     Attributes:
         setting: setting of the prompts, one of `jobs.SETTINGS`.
         category: category of the tasks; `ALL` for held-out tasks of all, where there are several.
-        subspace: kind of subspace: "found", "random", a reference method, "majority" or
-            "no_prompt".
+        subspace: kind of subspace: "found", "random", "fastfood", a reference method, "majority"
+            or "no_prompt".
         dimension: number d of dimensions; 0 without a subspace.
         tasks: number of tasks that the subspace was found from.
         draw: index of the subset of the training tasks; -1 for all.
@@ -94,6 +107,39 @@ def over_random(results: SubspaceResults) -> dict[int, tuple[float, float]]:
         if tuned and tuned.keys() == drawn.keys():
             gains[d].append(statistics.fmean(tuned[task] - drawn[task] for task in tuned))
     return {d: (statistics.fmean(values), spread(values)) for d, values in gains.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """A held-out task's prompts over seeds, from scratch and from its prompt in a subspace.
+
+    Attributes:
+        task: name of the task.
+        scratch: mean and standard deviation (n - 1) of prompt tuning.
+        second: the same of prompt tuning that begins from the subspace, by dimension.
+    """
+
+    task: str
+    scratch: tuple[float, float]
+    second: Mapping[int, tuple[float, float]]
+
+
+def stability(results: SubspaceResults) -> list[Stability]:
+    """Return how scores of held-out tasks vary over seeds (the paper's stage two)."""
+    scores: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for score in results.scores:
+        if score.setting == TEST_SECOND:
+            scores[score.task][score.dimension].append(score.test)
+    rows = []
+    for task, by_dimension in scores.items():
+        alone = [r.test for r in results.references if (r.task, r.method) == (task, PROMPT_TUNING)]
+        if alone:
+            second = {
+                d: (statistics.fmean(values), spread(values))
+                for d, values in sorted(by_dimension.items())
+            }
+            rows.append(Stability(task, (statistics.fmean(alone), spread(alone)), second))
+    return rows
 
 
 def reference(results: SubspaceResults, method: str) -> dict[str, float]:

@@ -7,6 +7,8 @@
     subspace-d5-n4-...  the same from a subset of 4 of them
     tuned-d5-s0         vectors in that subspace, one a task
     random-d5-s0        vectors in a random subspace of 5 dimensions, one a held-out task
+    second-d5-s0        prompts that begin from the held-out tasks' in that subspace (stage two)
+    fastfood-TASK-d5-s0 a vector that moves all weights, on a held-out task
 
 A subset's jobs are named after its tasks too, so that a job, once named, never changes.
 """
@@ -23,10 +25,12 @@ from spot_jax.studies.engine.job import NO_PROMPT, Job, JobResult
 from spot_jax.studies.subspace.plan import SubspacePlan, check_enough
 
 PROMPTS, MODEL, SUBSPACE, TUNED, RANDOM = "prompts", "model", "subspace", "tuned", "random"
-KINDS = (PROMPTS, NO_PROMPT, SUBSPACE, MODEL, TUNED, RANDOM)
+SECOND, FASTFOOD = "second", "fastfood"
+KINDS = (PROMPTS, NO_PROMPT, SUBSPACE, MODEL, TUNED, RANDOM, SECOND, FASTFOOD)
 TRAIN_MSF, TEST_MSF = "train_msf", "test_msf"
 SAME_IST, DIFF_IST, TEST_IST = "train_same_ist", "train_diff_ist", "test_ist"
-SETTINGS = (TRAIN_MSF, TEST_MSF, SAME_IST, DIFF_IST, TEST_IST)
+TEST_SECOND = "test_second"
+SETTINGS = (TRAIN_MSF, TEST_MSF, SAME_IST, DIFF_IST, TEST_IST, TEST_SECOND)
 TRAIN = "train"
 MODEL_WORK = 3.0
 """A step of the whole model against one of prompts, roughly: for the time that is left only."""
@@ -102,10 +106,12 @@ class SubspaceJob(Job):
             prompts = len(self.tasks) * plan.prompts_per_task
             return scored + plan.msf.steps * plan.msf.batch_size * prompts
         stage, factor = plan.ist, 1.0
-        if self.kind == PROMPTS:
+        if self.kind in (PROMPTS, SECOND):
             stage = plan.prompt
         elif self.kind == MODEL and plan.model is not None:
             stage, factor = plan.model, MODEL_WORK
+        elif self.kind == FASTFOOD and plan.fastfood is not None:
+            stage, factor = plan.fastfood, MODEL_WORK
         return scored + factor * stage.steps * stage.batch_size * len(self.parts)
 
 
@@ -204,6 +210,12 @@ def _jobs(plan: SubspacePlan, tasks: Tasks) -> Iterator[SubspaceJob]:
             # Random subspaces have the scale of the training tasks' prompts.
             needs = tuple(map(prompts_job, tasks.train))
             yield from _chunks(plan, f"{RANDOM}-d{d}-s{seed}", RANDOM, held_out, needs, seed, d)
+    for d in plan.fastfood_dimensions:
+        for category, task in tasks.held_out:
+            for seed in plan.seeds:
+                name = f"{FASTFOOD}-{unique_slug(task)}-d{d}-s{seed}"
+                parts = (Part(task, seed, TEST_IST, category),)
+                yield SubspaceJob(name, FASTFOOD, parts, seed=seed, dimension=d)
 
 
 def _of_subspace(plan: SubspacePlan, tasks: Tasks, d: int, draw: int) -> Iterator[SubspaceJob]:
@@ -223,7 +235,13 @@ def _of_subspace(plan: SubspacePlan, tasks: Tasks, d: int, draw: int) -> Iterato
             parts += [Part(task, seed, SAME_IST) for task in tasks.train]
             parts += [Part(task, seed, DIFF_IST) for task in tasks.other.values()]
         whose = f"{TUNED}-{middle}-s{seed}"
-        yield from _chunks(plan, whose, TUNED, parts, (name,), seed, d, from_, draw)
+        tuned = list(_chunks(plan, whose, TUNED, parts, (name,), seed, d, from_, draw))
+        yield from tuned
+        if whole and plan.second_stage:
+            parts = [Part(task, seed, TEST_SECOND, category) for category, task in held_out]
+            needs = tuple(job.name for job in tuned)
+            second = f"{SECOND}-{middle}-s{seed}"
+            yield from _chunks(plan, second, SECOND, parts, needs, seed, d, from_, draw)
 
 
 def _chunks(

@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spot_jax.errors import SpotError
+from spot_jax.methods.base import Method
 from spot_jax.methods.subspace_finding import FEWEST, SubspaceFinding
 from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.studies.engine.plan import SIDES, Plan, Stage, check_list
 
-STAGES = ("prompt", "msf", "ist", "model")
+STAGES = ("prompt", "msf", "ist", "model", "fastfood")
 OURS = {
     "msf_settings": (SubspaceFinding, ("prompts", "dim", "tunes_backbone")),
     "ist_settings": (
         SubspaceTuning,
         ("subspace", "dim", "length", "subspace_seed", "scale", "init", "prompt", "tunes_backbone"),
     ),
+    # What both references have: the settings of their loss.
+    "reference_settings": (Method, ()),
 }
 
 
@@ -40,6 +43,13 @@ class SubspacePlan(Plan):
         msf_settings: settings that differ from the defaults of `SubspaceFinding`.
         ist_settings: settings that differ from the defaults of `SubspaceTuning`, for random
             subspaces too.
+        reference_settings: settings of the loss that differ from the defaults of prompt tuning and
+            model tuning, so that references have the loss of what they are compared with.
+        fastfood: stage of tuning held-out tasks in random subspaces of all weights (Fastfood), of
+            which a run tunes one; None for none.
+        fastfood_dimensions: numbers d of those; some may be added, or taken away.
+        second_stage: whether prompt tuning goes on from each held-out task's prompt in a found
+            subspace, which the paper's figures of stability compare with tuning from scratch.
         dimensions: numbers d of dimensions. Some may be added later, or taken away.
         subsets: lists of training tasks that subspaces are also found from, to see what their
             number does. Some may be added later, or taken away.
@@ -61,6 +71,10 @@ class SubspacePlan(Plan):
     model: Stage | None = None
     msf_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ist_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reference_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fastfood: Stage | None = None
+    fastfood_dimensions: Sequence[int] = ()
+    second_stage: bool = False
     dimensions: Sequence[int] = (5, 250)
     subsets: Sequence[Sequence[str]] = ()
     subset_dimensions: Sequence[int] = ()
@@ -81,7 +95,7 @@ class SubspacePlan(Plan):
                 f"test_tasks names held-out tasks by category, found {self.test_tasks!r}; give "
                 "for example {'test': ['my_task']}"
             )
-        for what in ("dimensions", "subset_dimensions"):
+        for what in ("dimensions", "subset_dimensions", "fastfood_dimensions"):
             for d in getattr(self, what):
                 if not isinstance(d, int) or d < 1:
                     raise SpotError(f"{what} are whole numbers, 1 or more, found {d!r}")
@@ -89,6 +103,8 @@ class SubspacePlan(Plan):
             raise SpotError(
                 "subsets of the training tasks need subset_dimensions; give one or more"
             )
+        if self.fastfood_dimensions and self.fastfood is None:
+            raise SpotError("fastfood_dimensions need a stage to be tuned by; give fastfood")
         if not 1 <= self.prompts_per_task <= len(self.seeds):
             raise SpotError(
                 f"prompts_per_task is {self.prompts_per_task}, but each task has a prompt a seed, "
@@ -126,6 +142,8 @@ class SubspacePlan(Plan):
             plain |= stage.settings(name)
         for name in ("test_tasks", "lengths", "msf_settings", "ist_settings"):
             plain[name] = dict(getattr(self, name))
+        if self.reference_settings:  # studies of before it was there are the same without it
+            plain["reference_settings"] = dict(self.reference_settings)
         for name in (
             *("train_tasks", "other_suffix", "seeds", "prompts_per_task", "decoding"),
             "prompts_at_once",

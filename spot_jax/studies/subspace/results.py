@@ -11,7 +11,7 @@ from spot_jax.errors import SpotError
 from spot_jax.studies.engine.results import Results
 from spot_jax.studies.subspace.jobs import SETTINGS
 
-FOUND, RANDOM = "found", "random"
+FOUND, RANDOM, FASTFOOD = "found", "random", "fastfood"
 PROMPT_TUNING, MODEL_TUNING = "prompt_tuning", "model_tuning"
 METHODS = (PROMPT_TUNING, MODEL_TUNING)
 
@@ -26,7 +26,7 @@ class Score:
         category: category of the task: "train", or the held-out task's.
         test: score on the split that no choice was made on.
         dimension: number d of dimensions.
-        subspace: kind of subspace, "found" or "random".
+        subspace: kind of subspace: "found", "random", or "fastfood" for one of all weights.
         tasks: number of training tasks that the subspace was found from; 0 for random ones.
         draw: index of the subset of the training tasks; -1 for all of them.
         seed: seed of the run, and of the prompts that the subspace was found from.
@@ -57,7 +57,7 @@ class Reference:
         test: score on the split that no choice was made on.
         seed: seed of the run.
         validation: validation score at the scored step.
-        step: scored step: the best by validation of a prompt, the last of a model.
+        step: scored step: the best by validation; the last of a model without evaluation.
     """
 
     task: str
@@ -66,6 +66,19 @@ class Reference:
     seed: int = 0
     validation: float | None = None
     step: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSimilarity:
+    """How alike tasks are by their vectors in one subspace.
+
+    Attributes:
+        tasks: names of the tasks.
+        cosines: cosine of the vectors of each two, mean over seeds.
+    """
+
+    tasks: tuple[str, ...]
+    cosines: tuple[tuple[float, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,8 @@ class SubspaceResults(Results):
         subsets: subsets of the training tasks; `Score.draw` counts them.
         trained: number of numbers that are trained, by what ("prompt_tuning", "subspace 5").
         settings: settings of the study.
+        vectors: similarity of held-out tasks by their vectors in found subspaces, by dimension:
+            names of the tasks, and the mean over seeds of the cosine of each two.
     """
 
     command = "spot intrinsic ist"
@@ -95,6 +110,7 @@ class SubspaceResults(Results):
     subsets: tuple[tuple[str, ...], ...] = ()
     trained: Mapping[str, int] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    vectors: Mapping[str, VectorSimilarity] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise `SpotError` where parts contradict each other."""

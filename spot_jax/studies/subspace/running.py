@@ -12,6 +12,7 @@ from spot_jax.files import read_object, reading, write_object
 from spot_jax.inference.tuned import Prompt, open_tuned
 from spot_jax.library.library import Library
 from spot_jax.methods.base import BaseMethod
+from spot_jax.methods.fastfood import FastfoodTuning
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
@@ -24,10 +25,13 @@ from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.engine.running import JobRun, bare
 from spot_jax.studies.engine.study import Study
 from spot_jax.studies.subspace.jobs import (
+    FASTFOOD,
     MODEL,
     PROMPTS,
     RANDOM,
+    SECOND,
     SUBSPACE,
+    TEST_IST,
     TEST_MSF,
     TUNED,
     Part,
@@ -62,6 +66,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         """Do the job, or what an earlier start left of it."""
         kinds = {PROMPTS: self.prompts, NO_PROMPT: self.bare, MODEL: self.model}
         kinds |= {SUBSPACE: self.subspace, TUNED: self.tuned, RANDOM: self.random}
+        kinds |= {SECOND: self.second, FASTFOOD: self.fastfood}
         return dataclasses.replace(kinds[self.job.kind](), seconds=self.seconds)
 
     def bare(self) -> SubspaceResult:
@@ -83,23 +88,28 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
         missing = [seed for seed in self.seeds if seed not in files]
         if missing:
             init = plan.prompt.init or "sampled_vocabulary"
-            method = PromptTuning(length=plan.prompt_length, init=init)
+            method = PromptTuning(plan.prompt_length, init, **plan.reference_settings)
             result = self._tune(plan.prompt, method, [task], missing)
             files |= dict(zip(missing, result.prompts, strict=True))
         trained = plan.prompt_length * plan.backbone.description().config.emb_dim
         return self._scored([files[part.seed or 0] for part in self.job.parts], trained)
 
     def model(self) -> SubspaceResult:
-        """Tune a whole model on a task; what is scored is its last step."""
+        """Tune a whole model on a task; what is scored is its best step by validation."""
         plan, part = self.plan, self.job.parts[0]
         assert plan.model is not None
-        result = self._tune(plan.model, ModelTuning(), [part.task], self.seeds)
+        method = ModelTuning(**plan.reference_settings)
+        result = self._tune(plan.model, method, [part.task], self.seeds)
         tuned = open_tuned(result.directory, mesh=plan.mesh)
         (score,) = self.score(tuned, lengths=plan.lengths, rows=plan.prompt.batch_size)
         shapes = parameter_shapes(tuned.backbone.config)
-        validation = result.last[0]["score"] if result.last else None
-        prompt = self.prompt_result(score)
-        prompt = dataclasses.replace(prompt, validation=validation, step=result.step)
+        best = result.best[0]
+        evaluated = best.step >= 0
+        prompt = dataclasses.replace(
+            self.prompt_result(score),
+            validation=best.score if evaluated else None,
+            step=best.step if evaluated else result.step,
+        )
         return SubspaceResult(self.job.name, (prompt,), trained=_numbers(shapes))
 
     def subspace(self) -> SubspaceResult:
@@ -149,6 +159,36 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
             **plan.ist_settings,
         )
         return self._vectors(method)
+
+    def second(self) -> SubspaceResult:
+        """Tune prompts that begin from the held-out tasks' prompts in a found subspace."""
+        plan = self.plan
+        files = {
+            part.task: str(self.study.path / prompt.file)
+            for name in self.job.needs
+            for part, prompt in zip(
+                self.study.job(name).parts, self.study.needed(name).prompts, strict=True
+            )
+            if part.setting == TEST_IST
+        }
+        tasks = [part.task for part in self.job.parts]
+        method = PromptTuning(
+            plan.prompt_length,
+            "prompt",
+            prompt=[files[task] for task in tasks],
+            **plan.reference_settings,
+        )
+        result = self._tune(plan.prompt, method, tasks, self.seeds)
+        trained = plan.prompt_length * plan.backbone.description().config.emb_dim
+        return self._scored(result.prompts, trained)
+
+    def fastfood(self) -> SubspaceResult:
+        """Tune a vector that moves all weights, in directions of the seed's own."""
+        plan, job = self.plan, self.job
+        assert plan.fastfood is not None
+        method = FastfoodTuning(job.dimension, job.seed, **plan.reference_settings)
+        result = self._tune(plan.fastfood, method, [job.parts[0].task], self.seeds)
+        return self._scored(result.prompts, job.dimension)
 
     def _vectors(self, method: SubspaceTuning) -> SubspaceResult:
         tasks = [part.task for part in self.job.parts]
@@ -205,7 +245,7 @@ class SubspaceJobRun(JobRun[SubspacePlan, SubspaceJob]):
             list(tasks) if len(set(tasks)) > 1 else tasks[0],
             seeds,
             stage,
-            self.plan.evaluation(stage.period),
+            self.plan.evaluation(stage),
             by_task=False if alone else None,
         )
 

@@ -20,8 +20,10 @@ from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.study import Study
 from spot_jax.studies.subspace.assembly import assemble
 from spot_jax.studies.subspace.jobs import (
+    FASTFOOD,
     MODEL,
     PROMPTS,
+    SECOND,
     SUBSPACE,
     SubspaceJob,
     SubspaceResult,
@@ -64,7 +66,8 @@ class SubspaceStudy(Study[SubspacePlan, SubspaceJob, SubspaceResult]):
         if job.kind == NO_PROMPT:
             return "0"
         stages = self.plan.stages
-        stage = {PROMPTS: "prompt", MODEL: "model", SUBSPACE: "msf"}.get(job.kind, "ist")
+        names = {PROMPTS: "prompt", SECOND: "prompt", MODEL: "model", SUBSPACE: "msf"}
+        stage = {**names, FASTFOOD: "fastfood"}.get(job.kind, "ist")
         return str(stages[stage].steps)
 
     def do(self, job: SubspaceJob, progress: bool | None) -> SubspaceResult:
