@@ -255,4 +255,4 @@ def test_a_classification_head_is_tuned_scored_and_predicts(worded, tmp_path):
     scores = score(open_tuned(result.directory), split="validation", examples=16)
     assert [s.score for s in scores] == [best.score for best in result.best]
     prediction = spot.load(result.directory).predict({"text": "what a film"})
-    assert set(prediction.probabilities) == {"negative", "positive"}
+    assert set(prediction.probabilities) == {"negative", "neutral", "positive"}
