@@ -307,7 +307,7 @@ def choices_of(item: Any, place: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             value = ()
     texts = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
