@@ -1,5 +1,6 @@
 """A study of subspaces: its jobs, what is refused, what is done once, what goes on."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,12 +13,17 @@ import numpy as np
 import pytest
 from study_cases import make_world
 
+from spot_jax.cli.configurables import configured
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
 from spot_jax.files import read_object
 from spot_jax.library.library import Library
+from spot_jax.methods.fastfood import FastfoodTuning
+from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_file import load_subspace
+from spot_jax.methods.subspace_tuning import SubspaceTuning
 from spot_jax.report.subspace import write_report
 from spot_jax.studies.engine.job import NO_PROMPT, PromptResult
 from spot_jax.studies.engine.plan import Stage
@@ -242,6 +248,31 @@ def test_the_shipped_studies_are_whole(capsys, tmp_path):
     assert sum(line.startswith("prompts-crossfit_") for line in lines) == 220
     assert sum("tuned-d5-n20-" in line for line in lines) == 3
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("name", ["intrinsic_mini", "intrinsic_paper"])
+def test_shipped_seeds_are_replications_and_references_have_one_loss(name):
+    flags = {"STUDY_DIR": "s", "INITIAL_CHECKPOINT_PATH": "backbones/mini"}
+    pairs = [(f"--gin.{k}", f"{k} = {v!r}") for k, v in flags.items()]
+    pairs = pairs if name == "intrinsic_paper" else pairs[:1]
+    file = f"gin_configs/studies/{name}.gin"
+    plan_of, fields, _ = configured("intrinsic", [file], pairs)
+    plan = plan_of(**fields)
+    assert plan.prompts_per_task == 1
+    tuned = SubspaceTuning("subspace", **plan.ist_settings)
+    for reference in (PromptTuning(3), ModelTuning(), FastfoodTuning(3)):
+        reference = dataclasses.replace(reference, **plan.reference_settings)
+        for setting in ("z_loss", "label_smoothing", "choice_loss"):
+            assert getattr(reference, setting) == getattr(tuned, setting), setting
+    assert plan.second_stage and plan.fastfood_dimensions
+
+
+def test_a_stage_may_cap_its_own_evaluations(arrays, tmp_path):
+    plan = plan_of(arrays, tmp_path, validation_examples=9)
+    capped = dataclasses.replace(plan.prompt, validation_examples=4)
+    assert plan.evaluation(plan.prompt).examples == 9 and plan.evaluation(capped).examples == 4
+    assert "prompt.validation_examples" not in plan.settings()
+    assert capped.settings("prompt")["prompt.validation_examples"] == 4
 
 
 @pytest.fixture(scope="module")

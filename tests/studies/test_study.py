@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from study_cases import make_world, pretend
 
+from spot_jax.cli.configurables import configured
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
 from spot_jax.files.locks import file_lock, holder
@@ -355,6 +356,16 @@ def test_a_command_that_cannot_be_is_one_line(arguments, line, capsys):
     assert main(["study", *arguments]) == 2
     complaint = capsys.readouterr().err
     assert line in complaint and complaint.count("\n") == 1
+
+
+def test_the_papers_study_caps_its_sources_and_says_how_it_decodes():
+    flags = {"STUDY_DIR": "s", "INITIAL_CHECKPOINT_PATH": "backbones/mini"}
+    pairs = [(f"--gin.{k}", f"{k} = {v!r}") for k, v in {**flags, "DECODING": "greedy"}.items()]
+    plan_of, fields, _ = configured("study", ["gin_configs/studies/spot_paper.gin"], pairs)
+    plan = plan_of(**fields)
+    assert plan.evaluation(plan.source).examples == 2000
+    assert plan.evaluation(plan.target).examples is None
+    assert plan.task("glue_mrpc")["decoding"] == "greedy"
 
 
 def test_the_shipped_studies_are_whole(capsys, tmp_path):

@@ -171,6 +171,10 @@ def test_adamw_clips_the_whole_gradient_and_decays_matrices_only():
     (found,) = update(build(made, 1), p, [zero])
     np.testing.assert_allclose(found["kernel"], 0.95, rtol=1e-6)
     np.testing.assert_allclose(found["scale"], 1.0)
+    encoder = {"prompt_encoder": p, "decoder": p}
+    (found,) = update(build(made, 1), encoder, [jax.tree.map(np.zeros_like, encoder)])
+    np.testing.assert_allclose(found["prompt_encoder"]["kernel"], 1.0)
+    np.testing.assert_allclose(found["decoder"]["kernel"], 0.95, rtol=1e-6)
     tx = build(AdamW(0.1, b1=0.0, max_norm=1.0), 1)
     big = jax.tree.map(lambda x: 100.0 * np.ones_like(x), p)
     _, state = tx.update(big, tx.init(p), p)
