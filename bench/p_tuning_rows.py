@@ -3,8 +3,8 @@
     taskset -c 0 python bench/p_tuning_rows.py [--output bench/results/p_tuning_rows.json]
 
 20 virtual tokens around the text of `bundled_vader_movie`, 600 steps of 8 examples. At steps 1,
-200, 400 and 600: the effective rank of the rows (e to the entropy of the shares of the squared
-singular values), their mean cosine, their root mean square beside the embedding table's, and
+200, 400 and 600: the effective rank of the rows (e to the entropy of the singular values'
+shares), their mean cosine, their root mean square beside the embedding table's, and
 accuracy on 200 validation examples. Runs of one optimizer are prompts of one program.
 """
 
@@ -25,9 +25,9 @@ STEPS = (200, 400, 600)
 
 
 def effective_rank(rows: np.ndarray) -> float:
-    """Return e to the entropy of the shares of the squared singular values."""
-    squares = np.linalg.svd(rows, compute_uv=False) ** 2
-    shares = squares / squares.sum()
+    """Return e to the entropy of the singular values' shares (Roy & Vetterli 2007)."""
+    values = np.linalg.svd(rows, compute_uv=False)
+    shares = values / values.sum()
     return float(np.exp(-np.sum(shares * np.log(shares + 1e-12))))
 
 

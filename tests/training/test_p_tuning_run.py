@@ -167,6 +167,6 @@ def test_rows_of_the_shipped_settings_are_distinct_after_600_steps(tmp_path):
         evaluation=EvaluationPlan(period=0),
         progress=False,
     )
-    squares = np.linalg.svd(load_prompt(result.prompts[0]).rows, compute_uv=False) ** 2
-    shares = squares / squares.sum()
+    values = np.linalg.svd(load_prompt(result.prompts[0]).rows, compute_uv=False)
+    shares = values / values.sum()  # effective rank as Roy & Vetterli 2007 have it
     assert np.exp(-np.sum(shares * np.log(shares + 1e-12))) > 5
