@@ -24,17 +24,17 @@ PROMPTS |= {"t_a_s2": (70.0, 70.0), "t_b_s2": (40.0, 40.0)}
 
 
 def references() -> list[Reference]:
-    made = [
+    tuned = [
         Reference(task, PROMPT_TUNING, value, seed, validation=value, step=4)
         for task, values in PROMPTS.items()
         for seed, value in enumerate(values)
     ]
-    return made + [Reference(task, MODEL_TUNING, 100.0, 0) for task in PROMPTS]
+    return tuned + [Reference(task, MODEL_TUNING, 100.0, 0) for task in PROMPTS]
 
 
 def scores(dimensions=(1, 5, 50)) -> list[Score]:
     """A share of prompt tuning that grows with d and is smaller on held-out tasks."""
-    made = []
+    points = []
     for d in dimensions:
         share = d / (d + 1)
         for seed in (0, 1):
@@ -45,20 +45,20 @@ def scores(dimensions=(1, 5, 50)) -> list[Score]:
             ):
                 for task in tasks:
                     value = share * sum(PROMPTS[task]) / 2
-                    made.append(Score(setting, task, "train", value, d, tasks=2, seed=seed))
+                    points.append(Score(setting, task, "train", value, d, tasks=2, seed=seed))
             for category, (task,) in TEST.items():
                 value = 0.8 * share * PROMPTS[task][0] + seed
                 for setting in (TEST_MSF, TEST_IST):
-                    made.append(Score(setting, task, category, value, d, tasks=2, seed=seed))
-                made.append(Score(TEST_IST, task, category, 20.0, d, RANDOM, seed=seed))
+                    points.append(Score(setting, task, category, value, d, tasks=2, seed=seed))
+                points.append(Score(TEST_IST, task, category, 20.0, d, RANDOM, seed=seed))
                 if d == 5:
                     part = Score(TEST_IST, task, category, value / 2, d, tasks=1, draw=0, seed=seed)
-                    made.append(part)
-    return made
+                    points.append(part)
+    return points
 
 
 def results(**options) -> SubspaceResults:
-    given = {
+    defaults = {
         "title": "Subspaces <of> nothing",
         "train_tasks": TRAIN,
         "test_tasks": TEST,
@@ -73,4 +73,4 @@ def results(**options) -> SubspaceResults:
         "commands": ("spot intrinsic ist --gin_file=x.gin",),
         "machine": {"cores": 2},
     }
-    return SubspaceResults(**{**given, **options})
+    return SubspaceResults(**{**defaults, **options})

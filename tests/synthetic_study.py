@@ -49,17 +49,22 @@ class _Runs:
             self.run(base + 2, target=target, seed=seed, method="weighted_average", k=3)
             self.run(base + 2.5, target=target, seed=seed, method="multitask_mixture", k=3)
         for source in names:
-            for own in range(seeds):
-                i, j = row[source, own], [row[target, seed] for seed in range(seeds)]
+            for source_seed in range(seeds):
+                i, j = row[source, source_seed], [row[target, seed] for seed in range(seeds)]
                 self.similarities += [
                     Similarity(
-                        source, target, own, seed, float(average[i, at]), float(per_token[i, at])
+                        source,
+                        target,
+                        source_seed,
+                        seed,
+                        float(average[i, at]),
+                        float(per_token[i, at]),
                     )
                     for seed, at in enumerate(j)
                 ]
                 gain = 10 * average[i, j].mean() - 4 + self.random.normal() * 1.5
-                what = {"method": "transfer", "source": source, "source_seed": own}
-                self.run(base + float(gain), target=target, seed=own, **what)
+                what = {"method": "transfer", "source": source, "source_seed": source_seed}
+                self.run(base + float(gain), target=target, seed=source_seed, **what)
 
 
 def _prompts(embedded, names) -> tuple[PromptRecord, ...]:
@@ -100,9 +105,9 @@ def synthetic_study(
     average = _cosines(vectors)
     per_token = _cosines(vectors + 0.3 * random.normal(size=vectors.shape))
     row = {name: i for i, name in enumerate(embedded)}
-    made = _Runs(random, steps)
+    runs = _Runs(random, steps)
     for target in aims:
-        made.target(target, names, seeds, row, average, per_token)
+        runs.target(target, names, seeds, row, average, per_token)
     return TransferResults(
         title=f"A study of {sources} sources and {targets} targets",
         backbone=BACKBONE,
@@ -111,14 +116,14 @@ def synthetic_study(
         sources=tuple(names),
         targets=tuple(aims),
         seeds=tuple(range(seeds)),
-        scores=tuple(made.scores),
-        similarities=tuple(made.similarities),
+        scores=tuple(runs.scores),
+        similarities=tuple(runs.similarities),
         embeddings=Embeddings(
             tuple(EmbeddedPrompt(t, s, "source" if t in names else "target") for t, s in embedded),
             tuple(map(tuple, average.tolist())),
             tuple(map(tuple, per_token.tolist())),
         ),
-        curves=tuple(made.curves),
+        curves=tuple(runs.curves),
         majority=dict.fromkeys(aims, 50.0),
         no_prompt=dict.fromkeys(aims, 51.25),
         families=family,

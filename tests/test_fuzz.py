@@ -38,7 +38,7 @@ class Form:
         name: name of the form.
         write: function that writes its files into a new directory.
         read: function from the directory to all that was read, in a form that compares.
-        own: whether it is ours, so that nothing else may be read than was written.
+        ours: whether it is ours, so that nothing else may be read than was written.
         files: pattern of the files that are damaged.
         weight: share of the mutations, among the others'.
     """
@@ -46,7 +46,7 @@ class Form:
     name: str
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
-    own: bool = True
+    ours: bool = True
     files: str = "**/*"
     weight: int = 4
 
@@ -258,7 +258,7 @@ def adapter_form() -> Form:
 
     return Form(
         "PEFT adapter", lambda d: write_adapter(d / "a", make_prompt()),
-        lambda d: read_adapter(d / "a"), own=False,
+        lambda d: read_adapter(d / "a"), ours=False,
     )  # fmt: skip
 
 
@@ -268,7 +268,7 @@ def numpy_form() -> Form:
     def write(directory: Path) -> None:
         np.save(directory / "prompt.npy", np.ones((3, 4), np.float32))
 
-    return Form("T5X prompt", write, lambda d: load_prompt(d / "prompt.npy"), own=False)
+    return Form("T5X prompt", write, lambda d: load_prompt(d / "prompt.npy"), ours=False)
 
 
 def vocabulary_form() -> Form:
@@ -281,7 +281,7 @@ def vocabulary_form() -> Form:
         vocabulary = Vocabulary(directory / "spiece.model")
         return vocabulary.size, vocabulary.encode("a film that is a joy")
 
-    return Form("vocabulary", write, read, own=False, weight=1)
+    return Form("vocabulary", write, read, ours=False, weight=1)
 
 
 def imported_form(name: str, archive: Path, member: str, weight: int) -> Form:
@@ -304,7 +304,7 @@ def imported_form(name: str, archive: Path, member: str, weight: int) -> Form:
             shutil.rmtree(dest, ignore_errors=True)
         return backbone.config, dict(flatten(backbone.params))
 
-    return Form(name, write, read, own=False, files="source/**/*", weight=weight)
+    return Form(name, write, read, ours=False, files="source/**/*", weight=weight)
 
 
 FORMS: tuple[Callable[[], Form], ...] = (
@@ -362,7 +362,7 @@ def fuzz(count: int, seed: int, work: Path) -> tuple[dict[str, collections.Count
             path.write_bytes(after)
             kind, text = outcome_of(form, directory, whole)
             counter[kind] += 1
-            if kind == "foreign exception" or (kind == "other content" and form.own):
+            if kind == "foreign exception" or (kind == "other content" and form.ours):
                 place = path.relative_to(directory)
                 wrong.append(
                     f"{form.name} {attempt}: {mutation.__name__} of {place}: {kind}\n{text}"

@@ -294,7 +294,7 @@ def test_each_of_200_flipped_bits_of_a_backbone_of_100_mb_is_found(tmp_path):
     size = path.stat().st_size
     assert size > 100e6
     load_backbone(tmp_path / "b")
-    found = 0
+    refused = 0
     with path.open("r+b") as file:
         for bit in random.integers(0, 8 * size, 200):
             place = int(bit) // 8
@@ -308,8 +308,8 @@ def test_each_of_200_flipped_bits_of_a_backbone_of_100_mb_is_found(tmp_path):
                     try:
                         load_backbone(tmp_path / "b")
                     except SpotError as error:
-                        found += "\n" not in str(error) and str(path) in str(error)
-    assert found == 200
+                        refused += "\n" not in str(error) and str(path) in str(error)
+    assert refused == 200
     load_backbone(tmp_path / "b")
 
 

@@ -72,7 +72,7 @@ def drawn() -> list[str]:
     """The packages and modules of spot_jax in the order of the README's map."""
     text = (ROOT / "README.md").read_text()
     lines = text[text.index("\nspot_jax/\n") : text.index("\ntasks/ ")].splitlines()
-    return [found[1] for line in lines if (found := re.match(r"  (\w+)(?:/|\.py) ", line))]
+    return [match[1] for line in lines if (match := re.match(r"  (\w+)(?:/|\.py) ", line))]
 
 
 def backwards(graph: Mapping[str, set[str]], order: list[str]) -> list[str]:

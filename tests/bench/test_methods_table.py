@@ -76,9 +76,9 @@ def test_the_share_of_the_distance_is_of_the_means(results):
 
 
 def test_a_change_is_by_seed_with_an_interval_around_it(results):
-    found = summary.change(results, "spot", "prompt_tuning", [ONE, TWO])
-    assert found.mean == pytest.approx((4 + 2 + 0 + 4) / 4)
-    assert found.low <= found.mean <= found.high
+    change = summary.change(results, "spot", "prompt_tuning", [ONE, TWO])
+    assert change.mean == pytest.approx((4 + 2 + 0 + 4) / 4)
+    assert change.low <= change.mean <= change.high
     assert summary.change(results, "spot", "prompt_tuning", [UNSEEN]) is None
 
 
@@ -133,9 +133,9 @@ def test_jobs_are_done_once_and_never_under_other_settings(tmp_path, monkeypatch
 
 def test_a_method_comes_after_what_it_begins_from():
     assert [task for task, _ in ways.order(["ist_5"], [UNSEEN])[:-1]] == list(FOUND_FROM)
-    found = ways.order(["spot"], [ONE])
-    assert found[-1] == (ONE, "spot")
-    assert set(found[:-1]) == {(ONE, "prompt_tuning"), (TASKS[ONE].source, "prompt_tuning")}
+    order = ways.order(["spot"], [ONE])
+    assert order[-1] == (ONE, "spot")
+    assert set(order[:-1]) == {(ONE, "prompt_tuning"), (TASKS[ONE].source, "prompt_tuning")}
     with pytest.raises(SpotError, match="prompt_tuning on banking77 is not done"):
         ways.METHODS["spot"].cell(Bench(None), TASKS[ONE], MethodResults())
 
@@ -165,15 +165,15 @@ def test_tasks_are_the_bundled_ones_and_their_sources_differ():
 
 
 def test_the_commonest_label_is_of_the_training_split(tmp_path):
-    found = majority(Bench(tmp_path, test=100), TASKS["sms_spam"])
-    assert found.chosen == {"label": "ham"} and found.examples == 100
-    assert found.accuracies[0] == texts("sms_spam", "test")[1][:100].count("ham")
+    cell = majority(Bench(tmp_path, test=100), TASKS["sms_spam"])
+    assert cell.chosen == {"label": "ham"} and cell.examples == 100
+    assert cell.accuracies[0] == texts("sms_spam", "test")[1][:100].count("ham")
 
 
 def test_no_prompt_is_the_bare_backbone_by_the_evaluator(tmp_path):
     bench = Bench(tmp_path, test=20, evaluation_rows=20)
     task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=16)
-    found = no_prompt(bench, task)
+    cell = no_prompt(bench, task)
     tuned = open_tuned(backbone=bench.backbone)
     (by_hand,) = score(
         tuned,
@@ -183,8 +183,8 @@ def test_no_prompt_is_the_bare_backbone_by_the_evaluator(tmp_path):
         lengths={"inputs": 16, "targets": task.targets},
         examples=20,
     )
-    assert by_hand.prompt == "no prompt" and found.accuracies == (by_hand.metrics["accuracy"],)
-    assert (found.method, found.examples, found.trainable) == ("no_prompt", 20, 0)
+    assert by_hand.prompt == "no prompt" and cell.accuracies == (by_hand.metrics["accuracy"],)
+    assert (cell.method, cell.examples, cell.trainable) == ("no_prompt", 20, 0)
 
 
 @pytest.mark.slow
@@ -195,8 +195,8 @@ def test_cells_are_what_runs_come_to(tmp_path):
     way = prompts.Way(two, (0.1, 0.3), 4, 8, evaluations=2)
     cell = prompts.tuned(bench, task, "prompt_tuning", way)
     assert len(cell.tried) == 4 and len(cell.accuracies) == len(cell.files) == 2
-    best = max(one["validation"] for one in cell.tried)
-    assert [one for one in cell.tried if one["validation"] == best][0]["rate"] == cell.chosen[
+    best = max(trial["validation"] for trial in cell.tried)
+    assert [trial for trial in cell.tried if trial["validation"] == best][0]["rate"] == cell.chosen[
         "rate"
     ]
     length = int(cell.chosen["recipe"].split()[-1])
@@ -208,10 +208,10 @@ def test_cells_are_what_runs_come_to(tmp_path):
     again = prompts.tuned(bench, task, "prompt_tuning", way)
     assert dataclasses.replace(again, whole_seconds=0) == dataclasses.replace(cell, whole_seconds=0)
     tuning = models.Tuning(dropout_rates=(0.0, 0.1), steps=3, examples=8)
-    found = models.model_tuning(bench, task, tuning)
-    assert len(found.accuracies) == 2
-    assert [one["dropout"] for one in found.tried] == [0.0, 0.1]
-    assert found.trainable > 1_000_000
+    model_cell = models.model_tuning(bench, task, tuning)
+    assert len(model_cell.accuracies) == 2
+    assert [trial["dropout"] for trial in model_cell.tried] == [0.0, 0.1]
+    assert model_cell.trainable > 1_000_000
     assert not prompts.place(bench, task, "model_tuning", "").exists()
 
 
@@ -246,9 +246,11 @@ def test_every_other_method_comes_to_a_cell(tmp_path):
     rng, cells = np.random.default_rng(0), []
     described = read_description(bench.backbone)
     mark, width = described.fingerprint, described.config.emb_dim
-    for name, one in TASKS.items():
+    for name, bench_task in TASKS.items():
         prompt = rng.normal(size=(bench.length, width)).astype(np.float32)
-        file = PromptFile(prompt, {"name": "PromptTuning"}, mark, task=one.task, tasks=(one.task,))
+        file = PromptFile(
+            prompt, {"name": "PromptTuning"}, mark, task=bench_task.task, tasks=(bench_task.task,)
+        )
         file.save(tmp_path / f"{name}.safetensors")
         tried = (
             {"recipe": f"P = {bench.length}", "validation": 1.0, "file": f"{name}.safetensors"},

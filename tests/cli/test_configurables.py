@@ -34,8 +34,8 @@ def test_every_name_stands_for_something(name):
 
 
 def parameters(name: str) -> int:
-    found = read([f"gin_configs/models/{name}.gin"])
-    config = T5Config(**{b.parameter: b.value for b in found.of("T5Config")})
+    settings = read([f"gin_configs/models/{name}.gin"])
+    config = T5Config(**{b.parameter: b.value for b in settings.of("T5Config")})
     return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
@@ -53,16 +53,16 @@ def test_every_model_file_gives_the_whole_shape():
     shape = set(T5Config().shape_fields()) - {"layer_norm_epsilon"}
     shape = {name for name in shape if not name.startswith("relative_attention")}
     for path in sorted((INSTALLED / "gin_configs" / "models").glob("*.gin")):
-        given = {binding.parameter for binding in read([str(path)]).of("T5Config")}
-        assert given == shape, path
+        bound = {binding.parameter for binding in read([str(path)]).of("T5Config")}
+        assert bound == shape, path
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("1x1", (1, 1)), ("2x4", (2, 4)), ("*x8", (None, 8)), (" 8 x 1", (8, 1))]
 )
 def test_a_mesh_in_short(text, expected):
-    made = values.mesh(text)
-    assert (made.data, made.model) == expected
+    shape = values.mesh(text)
+    assert (shape.data, shape.model) == expected
 
 
 @pytest.mark.parametrize("text", ["8", "2x", "x2", "2x2x2", "-1x2", ""])
@@ -73,11 +73,11 @@ def test_a_mesh_that_is_not_one(text):
 
 def test_a_file_that_ships_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = values.shipped("tasks/t5_spiece.model")
-    assert found == str(INSTALLED / "tasks" / "t5_spiece.model")
-    own = tmp_path / "tasks" / "t5_spiece.model"
-    own.parent.mkdir()
-    own.write_bytes(b"")
+    installed = values.shipped("tasks/t5_spiece.model")
+    assert installed == str(INSTALLED / "tasks" / "t5_spiece.model")
+    local = tmp_path / "tasks" / "t5_spiece.model"
+    local.parent.mkdir()
+    local.write_bytes(b"")
     assert values.shipped("tasks/t5_spiece.model") == "tasks/t5_spiece.model"
     assert values.shipped("gs://bucket/x") == "gs://bucket/x"
     assert values.shipped("no/such.file") == "no/such.file"

@@ -68,22 +68,22 @@ def write(path: Path, text: str) -> str:
 def test_flags_win_over_the_file_and_a_file_over_its_includes(tmp_path):
     write(tmp_path / "base.gin", "A = 1\nB = 1\nC = 1\n")
     top = write(tmp_path / "top.gin", "B = 2\nC = 2\ninclude 'base.gin'\n")
-    found = read([top], [("--gin.C=3", "C = 3")], [str(tmp_path)])
-    assert {name: found.bindings[name].value for name in "ABC"} == {"A": 1, "B": 2, "C": 3}
+    settings = read([top], [("--gin.C=3", "C = 3")], [str(tmp_path)])
+    assert {name: settings.bindings[name].value for name in "ABC"} == {"A": 1, "B": 2, "C": 3}
 
 
 def test_the_order_of_files_and_flags_is_nothing(tmp_path):
-    one = write(tmp_path / "one.gin", "A = %B\nx.y = @z()\n")
-    two = write(tmp_path / "two.gin", "B = 2\n")
+    first = write(tmp_path / "one.gin", "A = %B\nx.y = @z()\n")
+    second = write(tmp_path / "two.gin", "B = 2\n")
     flags = [("--gin.C=3", "C = 3"), ("--gin.D=4", "D = 4")]
-    assert read([one, two], flags).text() == read([two, one], flags[::-1]).text()
+    assert read([first, second], flags).text() == read([second, first], flags[::-1]).text()
 
 
 def test_text_is_gin_that_reads_back_as_the_same(tmp_path):
     text = "A = {'k': [1, -2.5, (None, True)], 's': \"it's\"}\na/b.c = @d/e()\nb.c = [%A, @e]\n"
-    found = read([write(tmp_path / "a.gin", text)])
-    again = read([write(tmp_path / "b.gin", found.text())])
-    assert found.text() == again.text()
+    settings = read([write(tmp_path / "a.gin", text)])
+    again = read([write(tmp_path / "b.gin", settings.text())])
+    assert settings.text() == again.text()
     assert again.bindings["b.c"].value == [Macro("A"), Reference("e", False)]
     assert again.bindings["a/b.c"].scope == "a"
 
@@ -112,30 +112,30 @@ def test_arguments_are_the_library_s_own_classes():
     from spot_jax.training.config import StoredBackbone
     from spot_jax.training.run import train
 
-    called, given, text = configurables.configured(
+    called, arguments, text = configurables.configured(
         "train", [RUN], as_pairs(**FULL, LEARNING_RATE="[0.1, 0.3]", MESH="'2x4'", PACK="True")
     )
     assert called is train
-    assert type(given["data"]) is DataSource and given["data"].pack is True
-    assert given["backbone"] == StoredBackbone("nowhere")
-    assert given["optimizer"].learning_rate == [0.1, 0.3]
-    assert (given["mesh"].data, given["mesh"].model) == (2, 4)
-    assert given["train_steps"] == 30000
+    assert type(arguments["data"]) is DataSource and arguments["data"].pack is True
+    assert arguments["backbone"] == StoredBackbone("nowhere")
+    assert arguments["optimizer"].learning_rate == [0.1, 0.3]
+    assert (arguments["mesh"].data, arguments["mesh"].model) == (2, 4)
+    assert arguments["train_steps"] == 30000
     assert "LEARNING_RATE = [0.1, 0.3]\n" in text
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("'a.b'", ("a.b",)), ("['a', 'b']", ("a", "b")), ("()", ())]
+    ("text", "expected"), [("'a.b'", ("a.b",)), ("['a', 'b']", ("a", "b")), ("()", ())]
 )
-def test_a_task_module_as_t5x_names_it_or_several(given, expected):
-    flags = as_pairs(**FULL, MIXTURE_OR_TASK_MODULE=given)
+def test_a_task_module_as_t5x_names_it_or_several(text, expected):
+    flags = as_pairs(**FULL, MIXTURE_OR_TASK_MODULE=text)
     assert configurables.configured("train", [RUN], flags)[1]["data"].modules == expected
 
 
 def test_one_call_leaves_nothing_to_the_next():
     configurables.configured("train", [RUN], as_pairs(**FULL, PROMPT_LENGTH="7"))
-    _, given, _ = configurables.configured("train", [RUN], as_pairs(**FULL))
-    assert given["method"].length == 100
+    _, arguments, _ = configurables.configured("train", [RUN], as_pairs(**FULL))
+    assert arguments["method"].length == 100
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -147,8 +147,8 @@ def test_every_run_file_is_complete(path):
     values |= {"TEMPLATE": "'{text} <prompt:2> {target}'"}
     flags = as_pairs(**{name: values[name] for name in required})
     verb = "transfer" if path.stem.startswith("spot_transfer") else "train"
-    _, given, _ = configurables.configured(verb, [str(path)], flags)
-    assert given
+    _, arguments, _ = configurables.configured(verb, [str(path)], flags)
+    assert arguments
     header = path.read_text().split("\n\n")[0]
     assert f"spot {verb} --gin_file=gin_configs/runs/{path.name}" in header
     short = {macro: f"--{flag}=" for flag, macro in MACROS.items()} if verb == "transfer" else {}
@@ -169,22 +169,22 @@ def test_a_run_file_leaves_to_the_shared_parts_what_they_say(path):
 
 def test_what_a_file_sets_itself_takes_the_use_of_an_included_default(complaint, tmp_path):
     text = f"include '{RUN}'\nEvaluationPlan.examples = 5\n"
-    own = write(tmp_path / "own.gin", text)
-    _, given, _ = configurables.configured("train", [own], as_pairs(**FULL))
-    assert given["evaluation"].examples == 5
-    line = complaint(f"--gin_file={own}", *as_flags(**FULL, EVAL_EXAMPLES="7"))
+    file = write(tmp_path / "own.gin", text)
+    _, arguments, _ = configurables.configured("train", [file], as_pairs(**FULL))
+    assert arguments["evaluation"].examples == 5
+    line = complaint(f"--gin_file={file}", *as_flags(**FULL, EVAL_EXAMPLES="7"))
     assert "EVAL_EXAMPLES is set (the command line)" in line
-    own = write(tmp_path / "own.gin", f"{text}EVAL_EXAMPLES = 7\n")
-    assert "EVAL_EXAMPLES is set" in complaint(f"--gin_file={own}", *as_flags(**FULL))
+    file = write(tmp_path / "own.gin", f"{text}EVAL_EXAMPLES = 7\n")
+    assert "EVAL_EXAMPLES is set" in complaint(f"--gin_file={file}", *as_flags(**FULL))
 
 
 def test_a_user_s_module_can_register_more(tmp_path, monkeypatch):
     write(tmp_path / "my_optimizers.py", "import gin\n@gin.configurable\ndef mine(x): return x\n")
     monkeypatch.syspath_prepend(tmp_path)
     text = f"import my_optimizers\ninclude '{RUN}'\ntrain.optimizer = @mine()\nmine.x = 5\n"
-    own = write(tmp_path / "own.gin", text)
-    _, given, _ = configurables.configured("train", [own], as_pairs(**FULL))
-    assert given["optimizer"] == 5
+    file = write(tmp_path / "own.gin", text)
+    _, arguments, _ = configurables.configured("train", [file], as_pairs(**FULL))
+    assert arguments["optimizer"] == 5
     gin.clear_config()
 
 
@@ -203,8 +203,8 @@ def test_a_file_that_does_not_exist(complaint):
 
 
 def test_an_included_file_that_does_not_exist(complaint, tmp_path):
-    own = write(tmp_path / "own.gin", "include 'gin_configs/models/t5_1_1_smal.gin'\n")
-    assert "t5_1_1_small.gin" in complaint(f"--gin_file={own}")
+    file = write(tmp_path / "own.gin", "include 'gin_configs/models/t5_1_1_smal.gin'\n")
+    assert "t5_1_1_small.gin" in complaint(f"--gin_file={file}")
 
 
 def test_a_misspelt_macro(complaint):
@@ -214,8 +214,8 @@ def test_a_misspelt_macro(complaint):
 
 
 def test_a_macro_in_a_file_that_nothing_sets(complaint, tmp_path):
-    own = write(tmp_path / "own.gin", f"include '{RUN}'\ntrain.train_steps = %TRAIN_STEP\n")
-    line = complaint(f"--gin_file={own}", *as_flags(**FULL))
+    file = write(tmp_path / "own.gin", f"include '{RUN}'\ntrain.train_steps = %TRAIN_STEP\n")
+    line = complaint(f"--gin_file={file}", *as_flags(**FULL))
     assert "TRAIN_STEPS" in line
 
 
@@ -260,16 +260,16 @@ def test_a_flag_without_a_value(complaint):
 
 
 def test_a_file_that_is_not_gin(complaint, tmp_path):
-    own = write(tmp_path / "own.gin", "A = 1\ntrain steps are 5\n")
-    assert f"{own}:2 is not gin" in complaint(f"--gin_file={own}")
+    file = write(tmp_path / "own.gin", "A = 1\ntrain steps are 5\n")
+    assert f"{file}:2 is not gin" in complaint(f"--gin_file={file}")
     (tmp_path / "bytes.gin").write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in complaint(f"--gin_file={tmp_path / 'bytes.gin'}")
 
 
 def test_two_files_that_disagree(complaint, tmp_path):
-    one, two = (write(tmp_path / f"{n}.gin", f"TRAIN_STEPS = {n}\n") for n in (1, 2))
-    line = complaint(f"--gin_file={one}", f"--gin_file={two}")
-    assert f"1 ({one}:1)" in line and f"2 ({two}:1)" in line
+    first, second = (write(tmp_path / f"{n}.gin", f"TRAIN_STEPS = {n}\n") for n in (1, 2))
+    line = complaint(f"--gin_file={first}", f"--gin_file={second}")
+    assert f"1 ({first}:1)" in line and f"2 ({second}:1)" in line
 
 
 def test_a_file_of_t5x(complaint, tmp_path):
@@ -278,8 +278,8 @@ def test_a_file_of_t5x(complaint, tmp_path):
 
 
 def test_an_import_that_fails(complaint, tmp_path):
-    own = write(tmp_path / "own.gin", f"import no_such_module\ninclude '{RUN}'\n")
-    assert "no_such_module" in complaint(f"--gin_file={own}", *as_flags(**FULL))
+    file = write(tmp_path / "own.gin", f"import no_such_module\ninclude '{RUN}'\n")
+    assert "no_such_module" in complaint(f"--gin_file={file}", *as_flags(**FULL))
 
 
 def test_a_file_that_is_no_run(complaint):

@@ -126,10 +126,10 @@ def test_tasks_lists_what_ships(capsys):
     from spot_jax.shipped import NAMES
 
     assert main(["tasks"]) == 0
-    found = capsys.readouterr().out.split()
-    assert "bundled_sms_spam" in found
+    listed = capsys.readouterr().out.split()
+    assert "bundled_sms_spam" in listed
     # `spot tasks > tasks/names.txt` writes the file anew.
-    assert set(NAMES.read_text("utf-8").split()) <= set(found)
+    assert set(NAMES.read_text("utf-8").split()) <= set(listed)
 
 
 @pytest.mark.slow

@@ -16,17 +16,17 @@ REQUIRED = [
 @pytest.fixture
 def called(monkeypatch):
     """The arguments that `transfer` was called with; it does nothing."""
-    given = {}
+    arguments = {}
 
     def transfer(
         *, model_dir, tuning, method, library, top_k, metric, embedding, report_split,
         operative_config="",
     ):  # fmt: skip
-        given.update(locals())
+        arguments.update(locals())
         raise SystemExit(0)
 
     monkeypatch.setattr(transfer_module, "transfer", transfer)
-    return given
+    return arguments
 
 
 def test_the_papers_setting_is_the_run_files(called):
@@ -48,8 +48,8 @@ def test_the_papers_setting_is_the_run_files(called):
 def test_flags_are_short_for_macros(called):
     flags = ["--method=oracle", "--library=gs://lib", "--target=boolq", "--top_k=5"]
     main([*RUN, *REQUIRED, *flags, "--metric=average_tokens", "--embedding=e.safetensors"])
-    found = {name: called[name] for name in ("method", "library", "top_k", "metric", "embedding")}
-    assert found == {
+    actual = {name: called[name] for name in ("method", "library", "top_k", "metric", "embedding")}
+    assert actual == {
         "method": "oracle",
         "library": "gs://lib",
         "top_k": 5,
@@ -81,8 +81,8 @@ def test_source_and_target_runs_are_the_papers(monkeypatch):
     from spot_jax.cli.configurables import configured
 
     def read(name, **macros):
-        given = {"MODEL_DIR": "r", "INITIAL_CHECKPOINT_PATH": "b", "MIXTURE_OR_TASK_NAME": "t"}
-        flags = {**given, "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 2}, **macros}
+        required = {"MODEL_DIR": "r", "INITIAL_CHECKPOINT_PATH": "b", "MIXTURE_OR_TASK_NAME": "t"}
+        flags = {**required, "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 2}, **macros}
         pairs = [(f"--gin.{key}", f"{key} = {value!r}") for key, value in flags.items()]
         return configured("train", [f"gin_configs/runs/{name}.gin"], pairs)[1]
 

@@ -29,24 +29,27 @@ def in_order(examples):
 
 def segments(batch):
     """The (inputs, targets) of a packed batch, by row and segment."""
-    found = []
+    pairs = []
     for row in range(len(batch["encoder_input_tokens"])):
         ids, others = batch["encoder_segment_ids"][row], batch["decoder_segment_ids"][row]
         for segment in range(1, ids.max() + 1):
-            where, there = np.flatnonzero(ids == segment), np.flatnonzero(others == segment)
-            assert (np.diff(where) == 1).all() and (np.diff(there) == 1).all()
-            assert (batch["encoder_positions"][row, where] == np.arange(len(where))).all()
-            assert (batch["decoder_positions"][row, there] == np.arange(len(there))).all()
-            targets = batch["decoder_target_tokens"][row, there]
+            inputs_at, targets_at = (
+                np.flatnonzero(ids == segment),
+                np.flatnonzero(others == segment),
+            )
+            assert (np.diff(inputs_at) == 1).all() and (np.diff(targets_at) == 1).all()
+            assert (batch["encoder_positions"][row, inputs_at] == np.arange(len(inputs_at))).all()
+            assert (batch["decoder_positions"][row, targets_at] == np.arange(len(targets_at))).all()
+            targets = batch["decoder_target_tokens"][row, targets_at]
             moved = np.concatenate([[0], targets[:-1]])
-            assert (batch["decoder_input_tokens"][row, there] == moved).all()
-            found.append((batch["encoder_input_tokens"][row, where], targets))
-        for side, own in (("encoder", ids), ("decoder", others)):
-            unused = own == 0
+            assert (batch["decoder_input_tokens"][row, targets_at] == moved).all()
+            pairs.append((batch["encoder_input_tokens"][row, inputs_at], targets))
+        for side, segment_ids in (("encoder", ids), ("decoder", others)):
+            unused = segment_ids == 0
             assert not batch[f"{side}_positions"][row, unused].any()
             assert not batch[f"{side}_input_tokens"][row, unused].any()
         assert (batch["decoder_loss_weights"][row] == (others > 0)).all()
-    return found
+    return pairs
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,12 +62,12 @@ def test_packing_keeps_every_example_once_and_in_order(sizes, rows, room):
     seen, cut = [], 0
     while len(seen) < len(sizes):
         batch = next(batches)
-        found = segments(batch)
-        cut += sum(sizes[(len(seen) + i) % len(sizes)][0] > 10 for i in range(len(found)))
+        pairs = segments(batch)
+        cut += sum(sizes[(len(seen) + i) % len(sizes)][0] > 10 for i in range(len(pairs)))
         # First fit spreads examples over the rows; none is left out or taken from later on.
-        expected = [10 + (len(seen) + i) % len(sizes) for i in range(len(found))]
-        assert sorted(int(targets[0]) for _, targets in found) == sorted(expected)
-        for inputs, targets in found:
+        expected = [10 + (len(seen) + i) % len(sizes) for i in range(len(pairs))]
+        assert sorted(int(targets[0]) for _, targets in pairs) == sorted(expected)
+        for inputs, targets in pairs:
             a, b = sizes[targets[0] - 10]
             assert inputs[:room].tolist() == list(range(V, V + room))
             assert inputs[room:].tolist() == [targets[0]] + [2] * (min(a, 10) - 1)
@@ -81,17 +84,17 @@ def test_restore_gives_the_batches_that_followed(sizes, pack, before):
         shape = BatchShape(3, 10, 4, pack=pack, **packed)
         return Batches(Shuffled(examples_of(sizes), 0), shape, write=VirtualTokens(V, 2))
 
-    one, other = make(), make()
+    original, resumed = make(), make()
     for _ in range(before):
-        next(one)
-    state = json.loads(json.dumps(one.state()))
-    next(other)
-    other.restore(state)
-    assert other.state() == state
+        next(original)
+    state = json.loads(json.dumps(original.state()))
+    next(resumed)
+    resumed.restore(state)
+    assert resumed.state() == state
     for _ in range(4):
-        expected, found = next(one), next(other)
-        assert all((expected[name] == found[name]).all() for name in expected)
-    assert one.state() == other.state()
+        expected, actual = next(original), next(resumed)
+        assert all((expected[name] == actual[name]).all() for name in expected)
+    assert original.state() == resumed.state()
 
 
 def test_padded_rows_by_hand():

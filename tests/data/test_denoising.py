@@ -25,8 +25,8 @@ def pieces(ids, sentinels):
 @settings(max_examples=80, deadline=None)
 @given(text, st.integers(0, 1000), st.sampled_from([0.15, 0.5]), st.sampled_from([100, 3]))
 def test_inputs_and_targets_together_are_the_text(chunk, seed, density, sentinels):
-    made = SpanCorruption(V, sentinels=sentinels, noise_density=density)
-    inputs, targets = made.apply(np.array(chunk), generator(seed))
+    corruption = SpanCorruption(V, sentinels=sentinels, noise_density=density)
+    inputs, targets = corruption.apply(np.array(chunk), generator(seed))
     assert inputs[-1] == targets[-1] == 1
     head, kept = pieces(inputs[:-1].tolist(), sentinels)
     nothing, gone = pieces(targets[:-1].tolist(), sentinels)
@@ -40,9 +40,9 @@ def test_inputs_and_targets_together_are_the_text(chunk, seed, density, sentinel
 
 
 def test_lengths_are_t5s():
-    made = SpanCorruption(32100)
-    assert (made.chunk_length(512), made.targets_length(512)) == (568, 114)
-    inputs, targets = made.apply(np.full(568, 5), generator(0))
+    corruption = SpanCorruption(32100)
+    assert (corruption.chunk_length(512), corruption.targets_length(512)) == (568, 114)
+    inputs, targets = corruption.apply(np.full(568, 5), generator(0))
     assert (len(inputs), len(targets)) == (512, 114)
     assert (inputs == 32099).sum() == 1 and (inputs == 32099 - 27).sum() == 1
 
@@ -72,32 +72,34 @@ def test_prefix_and_continuation_are_the_text(chunk, seed, continuation):
 @pytest.mark.parametrize("name", ["span_corruption", "prefix_lm"])
 def test_a_source_fits_its_lengths_covers_the_text_and_restores(name):
     tokens = np.arange(3, 903, dtype=np.uint16)
-    made = objective(name, V, 12)
+    pretraining = objective(name, V, 12)
 
     def source():
-        return TokenSource(tokens, made, 40, seed=5)
+        return TokenSource(tokens, pretraining, 40, seed=5)
 
-    one = source()
-    drawn = [one.next() for _ in range(3 * one.chunks)]
+    original = source()
+    drawn = [original.next() for _ in range(3 * original.chunks)]
     assert max(len(inputs) for inputs, _ in drawn) <= 40
-    assert max(len(targets) for _, targets in drawn) <= made.targets_length(40)
-    first = {int(i[0]) for i, _ in drawn[: one.chunks]}
-    assert len(first) == one.chunks and first != {int(i[0]) for i, _ in drawn[one.chunks :]}
+    assert max(len(targets) for _, targets in drawn) <= pretraining.targets_length(40)
+    first = {int(i[0]) for i, _ in drawn[: original.chunks]}
+    assert len(first) == original.chunks and first != {
+        int(i[0]) for i, _ in drawn[original.chunks :]
+    }
 
-    other = source()
-    for _ in range(one.chunks + 3):
-        other.next()
-    state = other.state()
-    third = source()
-    third.restore(state)
-    for inputs, targets in drawn[one.chunks + 3 : one.chunks + 20]:
-        again = third.next()
+    stopped = source()
+    for _ in range(original.chunks + 3):
+        stopped.next()
+    state = stopped.state()
+    resumed = source()
+    resumed.restore(state)
+    for inputs, targets in drawn[original.chunks + 3 : original.chunks + 20]:
+        again = resumed.next()
         assert again[0].tolist() == inputs.tolist() and again[1].tolist() == targets.tolist()
 
 
 def test_what_becomes_of_a_chunk_follows_from_seed_epoch_and_number_alone():
-    tokens, made = np.arange(3, 903), PrefixLM()
-    source = TokenSource(tokens, made, 40, seed=5)
+    tokens, prefix_lm = np.arange(3, 903), PrefixLM()
+    source = TokenSource(tokens, prefix_lm, 40, seed=5)
     seen = {}
     for epoch in range(2):
         offset = int(generator(5, epoch).integers(40))
@@ -106,7 +108,7 @@ def test_what_becomes_of_a_chunk_follows_from_seed_epoch_and_number_alone():
             number, rest = divmod(int(inputs[0]) - 3 - offset, 40)
             assert rest == 0
             chunk = tokens[offset + number * 40 :][:40]
-            again = made.apply(chunk, generator(5, epoch, number))
+            again = prefix_lm.apply(chunk, generator(5, epoch, number))
             assert again[0].tolist() == inputs.tolist() and again[1].tolist() == targets.tolist()
             seen.setdefault(number, []).append(len(inputs))
     assert len(seen) == source.chunks and any(a != b for a, b in seen.values())

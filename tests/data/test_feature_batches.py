@@ -38,39 +38,39 @@ def numbers(batch):
 
 def test_examples_come_in_the_order_of_batches_of_tokens():
     runs, seeds = [numbered(7), numbered(10)], [3, 4]
-    made = FeatureBatches(runs, seeds, 4)
+    batches = FeatureBatches(runs, seeds, 4)
     sources = [
         Shuffled(Examples.from_lists([([i], [1]) for i in range(len(run.labels))]), seed)
         for run, seed in zip(runs, seeds, strict=True)
     ]
     seen = []
     for _ in range(6):
-        batch = next(made)
+        batch = next(batches)
         expected = [int(source.next()[0][0]) for source in sources for _ in range(4)]
         assert numbers(batch).tolist() == expected
         assert batch["label"].tolist() == [i % 3 for i in expected]
         assert batch["feature_lengths"].tolist() == [1 + i % 4 for i in expected]
         assert batch["features"].shape == (8, 4, 1, 1)
         seen += expected
-    assert made.examples == 48
-    assert made.truncated_inputs == sum(i % 5 == 0 for i in seen)
+    assert batches.examples == 48
+    assert batches.truncated_inputs == sum(i % 5 == 0 for i in seen)
 
 
 def test_the_place_is_exact():
-    def made():
+    def fresh():
         return FeatureBatches([numbered(7), numbered(10)], [3, 4], 4)
 
-    one = made()
+    original = fresh()
     for _ in range(3):
-        next(one)
-    place, counts = one.state(), (one.examples, one.truncated_inputs)
-    rest = [next(one) for _ in range(3)]
-    other = made()
-    other.restore(place)
-    assert (other.examples, other.truncated_inputs) == counts
+        next(original)
+    place, counts = original.state(), (original.examples, original.truncated_inputs)
+    rest = [next(original) for _ in range(3)]
+    resumed = fresh()
+    resumed.restore(place)
+    assert (resumed.examples, resumed.truncated_inputs) == counts
     for batch in rest:
-        found = next(other)
-        assert all(np.array_equal(found[name], array) for name, array in batch.items())
+        actual = next(resumed)
+        assert all(np.array_equal(actual[name], array) for name, array in batch.items())
     with pytest.raises(SpotError, match="data places of 1 runs, found 2"):
         FeatureBatches([numbered(7)], [3], 4).restore(place)
 
@@ -80,16 +80,16 @@ def test_each_process_takes_its_rows():
     whole = FeatureBatches(runs, seeds, 4)
     halves = [FeatureBatches(runs, seeds, 4, host_rows=slice(*s)) for s in [(0, 3), (3, 8)]]
     for _ in range(3):
-        expected, found = next(whole), [next(half) for half in halves]
+        expected, parts = next(whole), [next(half) for half in halves]
         for name, array in expected.items():
-            np.testing.assert_array_equal(np.concatenate([one[name] for one in found]), array)
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
 
 
 def test_in_order_with_rows_that_only_fill():
     batches = list(features_in_order(numbered(7), 3))
     valid = np.concatenate([batch["row_valid"] for batch in batches])
-    found = np.concatenate([numbers(batch) for batch in batches])
-    assert valid.sum() == 7 and found[valid].tolist() == list(range(7))
+    indices = np.concatenate([numbers(batch) for batch in batches])
+    assert valid.sum() == 7 and indices[valid].tolist() == list(range(7))
     here = [numbers(b)[b["row_valid"]] for b in features_in_order(numbered(7), 3, slice(1, 3))]
     assert np.concatenate(here).tolist() == [1, 2, 4, 5]
 
@@ -102,8 +102,8 @@ def test_a_target_outside_the_labels_is_named():
 
     pairs = [([5, 1], target("good")), ([6, 1], target("bad")), ([7, 1], target("good"))]
     labels = ["bad", "good"]
-    found = label_numbers(Examples.from_lists(pairs), labels, vocabulary, "reviews train")
-    assert found.tolist() == [1, 0, 1]
+    actual = label_numbers(Examples.from_lists(pairs), labels, vocabulary, "reviews train")
+    assert actual.tolist() == [1, 0, 1]
     odd = Examples.from_lists([*pairs, ([5, 1], target("so so"))])
     with pytest.raises(SpotError, match=r"example 3 of reviews train: .*'so so' is none of the 2"):
         label_numbers(odd, labels, vocabulary, "reviews train")

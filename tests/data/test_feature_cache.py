@@ -14,9 +14,9 @@ LENGTH = 6
 
 
 def store(directory, encoder=None, **options):
-    told = []
-    given = {"shard_bytes": 2048, "notify": told.append, **options}
-    return FeatureStore(directory, encoder or Table(), **given), told
+    notes = []
+    settings = {"shard_bytes": 2048, "notify": notes.append, **options}
+    return FeatureStore(directory, encoder or Table(), **settings), notes
 
 
 def shards(directory):
@@ -30,21 +30,21 @@ def whole(features):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_cached_features_are_the_encoders_rounded(dtype, tmp_path):
     text = feature_examples()
-    made, told = store(tmp_path, dtype=dtype)
-    found = made.of("task", "train", text, LENGTH)
-    assert len(shards(tmp_path)) > 2 and not told
+    cache, notes = store(tmp_path, dtype=dtype)
+    cached = cache.of("task", "train", text, LENGTH)
+    assert len(shards(tmp_path)) > 2 and not notes
     for i, (inputs, _) in enumerate(text):
         expected = Table()(inputs[None, :LENGTH])[0].astype(feature_cache.DTYPES[dtype])
-        np.testing.assert_array_equal(found[i], expected)
+        np.testing.assert_array_equal(cached[i], expected)
     # Nothing is stored but tokens, and the second reading encodes nothing.
     tokens = int(np.minimum(np.diff(text.inputs_offsets), LENGTH).sum())
     assert sum(path.stat().st_size for path in shards(tmp_path)) == tokens * 2 * 3 * 2
     again, _ = store(tmp_path, dtype=dtype, rebuild=False)
-    np.testing.assert_array_equal(whole(again.of("task", "train", text, LENGTH)), whole(found))
-    assert again.encoder.rows == 0 and isinstance(found.shards[0], np.memmap)
-    features, lengths = found.padded([3, 0], 8)
-    assert features.shape == (2, 8, 2, 3) and lengths.tolist() == [len(found[3]), len(found[0])]
-    np.testing.assert_array_equal(features[0, : lengths[0]], found[3])
+    np.testing.assert_array_equal(whole(again.of("task", "train", text, LENGTH)), whole(cached))
+    assert again.encoder.rows == 0 and isinstance(cached.shards[0], np.memmap)
+    features, lengths = cached.padded([3, 0], 8)
+    assert features.shape == (2, 8, 2, 3) and lengths.tolist() == [len(cached[3]), len(cached[0])]
+    np.testing.assert_array_equal(features[0, : lengths[0]], cached[3])
     assert not features[0, lengths[0] :].any()
 
 
@@ -62,14 +62,14 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path):
 
     with pytest.raises(Killed):
         store(tmp_path, Dying())[0].of("task", "train", text, LENGTH)
-    there = {path.name: path.stat().st_mtime_ns for path in shards(tmp_path)}
-    assert there
-    made, told = store(tmp_path)
-    found = made.of("task", "train", text, LENGTH)
-    assert 0 < made.encoder.rows < len(text) and not told
-    assert all(p.stat().st_mtime_ns == there[p.name] for p in shards(tmp_path) if p.name in there)
+    times = {path.name: path.stat().st_mtime_ns for path in shards(tmp_path)}
+    assert times
+    cache, notes = store(tmp_path)
+    cached = cache.of("task", "train", text, LENGTH)
+    assert 0 < cache.encoder.rows < len(text) and not notes
+    assert all(p.stat().st_mtime_ns == times[p.name] for p in shards(tmp_path) if p.name in times)
     fresh = store(tmp_path / "fresh")[0].of("task", "train", text, LENGTH)
-    np.testing.assert_array_equal(whole(found), whole(fresh))
+    np.testing.assert_array_equal(whole(cached), whole(fresh))
 
 
 def cut(path):
@@ -91,10 +91,10 @@ def test_a_damaged_shard_is_found_and_made_again(damage, says, tmp_path):
     with pytest.raises(SpotError, match=rf"shard-00001.bin .*{says}") as caught:
         refusing.of("task", "train", text, LENGTH)
     assert "\n" not in str(caught.value)
-    made, told = store(tmp_path)
-    np.testing.assert_array_equal(whole(made.of("task", "train", text, LENGTH)), before)
-    assert 0 < made.encoder.rows < len(text)
-    assert len(told) == 1 and says in told[0]
+    cache, notes = store(tmp_path)
+    np.testing.assert_array_equal(whole(cache.of("task", "train", text, LENGTH)), before)
+    assert 0 < cache.encoder.rows < len(text)
+    assert len(notes) == 1 and says in notes[0]
 
 
 def test_features_of_other_text_are_made_again(tmp_path):
@@ -102,11 +102,11 @@ def test_features_of_other_text_are_made_again(tmp_path):
     other = feature_examples(1)
     with pytest.raises(SpotError, match="other text: the task's data has changed"):
         store(tmp_path, rebuild=False)[0].of("task", "train", other, LENGTH)
-    made, told = store(tmp_path)
-    found = made.of("task", "train", other, LENGTH)
-    assert made.encoder.rows == len(other) and "data has changed" in told[0]
+    cache, notes = store(tmp_path)
+    cached = cache.of("task", "train", other, LENGTH)
+    assert cache.encoder.rows == len(other) and "data has changed" in notes[0]
     expected = Table()(other[0][0][None, :LENGTH])[0].astype(np.float16)
-    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(cached[0], expected)
 
 
 def test_features_of_another_backbone_are_never_used(tmp_path):
@@ -120,8 +120,10 @@ def test_features_of_another_backbone_are_never_used(tmp_path):
     assert other.rows == len(text)
     assert len(list(tmp_path.glob("*/features.json"))) == 2
     # A copy in the other's place is found as well.
-    one, two = sorted(tmp_path.glob("*/features.json"), key=lambda p: BACKBONE in p.read_text())
-    one.write_text(two.read_text())
+    of_other, of_ours = sorted(
+        tmp_path.glob("*/features.json"), key=lambda p: BACKBONE in p.read_text()
+    )
+    of_other.write_text(of_ours.read_text())
     with pytest.raises(SpotError, match="encoder = .* is expected"):
         refusing.of("task", "train", text, LENGTH)
     assert len(theirs) == len(text)
@@ -139,9 +141,9 @@ def test_each_choice_has_a_cache_of_its_own(tmp_path):
         (Table(), "task", "train", text, LENGTH, "bfloat16"),
     ]
     for encoder, *what, dtype in choices:
-        made, told = store(tmp_path, encoder, dtype=dtype)
-        made.of(*what)
-        assert encoder.rows == len(what[2]) and not told
+        cache, notes = store(tmp_path, encoder, dtype=dtype)
+        cache.of(*what)
+        assert encoder.rows == len(what[2]) and not notes
     assert len({json.dumps(p.name) for p in tmp_path.iterdir()}) == len(choices)
 
 

@@ -45,8 +45,8 @@ def test_restore_of_all_prompts_is_exact(key):
     )
     next(first)
     second.restore({key: first.state()["prompts"]})
-    expected, restored = next(first), next(second)
-    assert all((expected[name] == restored[name]).all() for name in expected)
+    expected, actual = next(first), next(second)
+    assert all((expected[name] == actual[name]).all() for name in expected)
 
 
 def test_hosts_take_their_rows_of_all_prompts():

@@ -124,11 +124,11 @@ def wsc_rows(dataset):
 
 
 def qa_rows(dataset):
-    def one(row):
+    def qa_row(row):
         inputs = tf.strings.join(["question:", row["question"], "context:", row["context"]], " ")
         return {**row, "inputs": inputs, "targets": row["answers"][0]}
 
-    return dataset.map(one)
+    return dataset.map(qa_row)
 
 
 def class_number(text, words, example=None, is_target=False):

@@ -154,11 +154,11 @@ def test_metrics_of_every_signature_and_value_are_seqios_own(t5, caplog):
         metric_objs=[FirstTokens()],
     )
     texts = ["red", "green", "dark red"]
-    expected, found = (by(name, texts, SCORES, t5) for by in (by_seqio, by_us))
-    assert list(found) == list(expected)
+    expected, actual = (by(name, texts, SCORES, t5) for by in (by_seqio, by_us))
+    assert list(actual) == list(expected)
     for key, value in expected.items():
-        np.testing.assert_equal(found[key], bare(value), err_msg=key)
-    assert found["exact"] == pytest.approx(2 / 3) and found["first_tokens"] == 3.0
+        np.testing.assert_equal(actual[key], bare(value), err_msg=key)
+    assert actual["exact"] == pytest.approx(2 / 3) and actual["first_tokens"] == 3.0
     loaded = loading.load_evaluation(name, "validation", t5)
     with caplog.at_level(logging.INFO):
         numbers = measure(

@@ -81,10 +81,10 @@ def register(name, rows, *, preprocessors=None, **options):
     )
 
 
-def same(one, other):
+def same(first, second):
     return all(
         a.tolist() == c.tolist() and b.tolist() == d.tolist()
-        for (a, b), (c, d) in zip(one, other, strict=True)
+        for (a, b), (c, d) in zip(first, second, strict=True)
     )
 
 
@@ -92,8 +92,8 @@ def same(one, other):
 @pytest.mark.parametrize("which", ["mini", "t5"])
 def test_a_task_is_read_with_the_backbones_vocabulary(name, which, request):
     vocabulary = request.getfixturevalue(which)
-    found = load_examples(f"bundled_{name}", "train", vocabulary)
-    assert same(found, reading.examples(name, "train", vocabulary))
+    examples = load_examples(f"bundled_{name}", "train", vocabulary)
+    assert same(examples, reading.examples(name, "train", vocabulary))
     assert len(load_examples(f"bundled_{name}", "train", vocabulary, limit=5)) == 5
 
 
@@ -169,16 +169,16 @@ def test_a_mixture_comes_at_seqios_rates(mini):
 def test_a_large_task_is_streamed_the_same_each_time(mini):
     few = training_source("bundled_sms_spam_16shot", mini, 0)
     assert isinstance(few, Shuffled) and len(few.examples) == 32
-    one, other = (
+    original, resumed = (
         training_source("bundled_sms_spam_16shot", mini, 7, maximum_in_memory=10) for _ in range(2)
     )
-    assert isinstance(one, Stream)
-    drawn = [one.next() for _ in range(70)]  # more than two epochs
-    other.restore({"count": 40})
-    assert same(drawn[40:50], [other.next() for _ in range(10)])
+    assert isinstance(original, Stream)
+    drawn = [original.next() for _ in range(70)]  # more than two epochs
+    resumed.restore({"count": 40})
+    assert same(drawn[40:50], [resumed.next() for _ in range(10)])
     assert drawn[0][0].dtype == np.int32
-    known = {tuple(inputs.tolist()) for inputs, _ in few.examples}
-    assert {tuple(inputs.tolist()) for inputs, _ in drawn} <= known
+    all_inputs = {tuple(inputs.tolist()) for inputs, _ in few.examples}
+    assert {tuple(inputs.tolist()) for inputs, _ in drawn} <= all_inputs
     assert not same(drawn[:32], few.examples)
 
 
@@ -252,7 +252,7 @@ def test_data_at_fault_are_one_line_with_the_task(fault, mini, tmp_path):
         ],
         output_features=OUTPUT_FEATURES,
     )
-    for read in (load_examples, lambda *given: training_source(*given[:1], mini, 0)):
+    for read in (load_examples, lambda *args: training_source(*args[:1], mini, 0)):
         with pytest.raises(SpotError, match=expected) as caught:
             read(name, "train", mini)
         assert "\n" not in str(caught.value) and name in str(caught.value)

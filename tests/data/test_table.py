@@ -259,8 +259,8 @@ def test_splits_share_no_text_and_hold_every_label_in_its_share():
     labels = ["rare" if i % 10 == 0 else "common" for i in range(600)]
     bounds = bounds_of(rows, labels)
     for label, size in (("rare", 60), ("common", 540)):
-        own = [text for text, each in zip(rows, labels, strict=True) if each == label]
-        splits = [split_of(text, label, bounds) for text in own]
+        labelled = [text for text, each in zip(rows, labels, strict=True) if each == label]
+        splits = [split_of(text, label, bounds) for text in labelled]
         assert splits.count("validation") == splits.count("test") == size / 10
     # A text is the same but for case and spaces.
     assert place_of("text 7") == place_of("Text  7")

@@ -41,11 +41,11 @@ def small():
     ],
 )
 def test_what_a_template_comes_to(text, form, cut, length):
-    found = templates.parse(text)
-    assert (found.cut, found.length) == (cut, length)
-    assert found.form == form
-    assert fields.names_in(found.form) == found.fields
-    assert templates.length_of(found.form) == length
+    template = templates.parse(text)
+    assert (template.cut, template.length) == (cut, length)
+    assert template.form == form
+    assert fields.names_in(template.form) == template.fields
+    assert templates.length_of(template.form) == length
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_a_bundled_task_in_a_template(small):
     assert name == add_template_task(TASK, text) != add_template_task(TASK, f"{text}!")
     assert templates.base_of(name) == TASK and templates.base_of(TASK) is None
     assert verbalizers.of(name) == verbalizers.of(TASK)
-    found = seqio_tasks.load_evaluation(name, "test", small, limit=20)
+    templated = seqio_tasks.load_evaluation(name, "test", small, limit=20)
     plain = seqio_tasks.load_evaluation(TASK, "test", small, limit=20)
-    assert found.targets == plain.targets
+    assert templated.targets == plain.targets
     write = input_writer(8192, 3, 0, "in_template", small)
-    for (inputs, _), row in zip(found.examples, plain.fields, strict=True):
+    for (inputs, _), row in zip(templated.examples, plain.fields, strict=True):
         first, second = (row[f"text{i}"].decode() for i in (1, 2))
         tokens = write.write(inputs, 500).tolist()
         # The pieces are those that the text has without places and marks.
@@ -103,8 +103,8 @@ def test_the_whole_text_and_mixtures_and_joined_names(small):
     joined = loading.in_template(f"{TASK}+bundled_sms_spam", text)
     assert {templates.base_of(part) for part in joined.split("+")} == {TASK, "bundled_sms_spam"}
     assert loading.template_of(joined) == f"{M} {{inputs}} {M} {V} {A}"
-    found = seqio_tasks.load_examples(name, "test", small, limit=2)
-    assert all(small.sentinel(99) in inputs for inputs, _ in found)
+    examples = seqio_tasks.load_examples(name, "test", small, limit=2)
+    assert all(small.sentinel(99) in inputs for inputs, _ in examples)
 
 
 def test_a_task_in_a_template_is_found_again_by_name_and_form():
@@ -156,10 +156,10 @@ def relation(tmp_path, monkeypatch):
 
 def test_lama_in_the_papers_template_with_restricted_answers(relation, small):
     name = "lama_P19_ptuning"
-    found = seqio_tasks.load_evaluation(name, "train", small)
-    texts = [row["inputs_pretokenized"].decode() for row in found.fields]
+    evaluation = seqio_tasks.load_evaluation(name, "train", small)
+    texts = [row["inputs_pretokenized"].decode() for row in evaluation.fields]
     assert texts[0] == f"{V} {V} {V} {M} Rome {M} was born in {V} {V} {V} {A} {V} {V} {V} ."
-    assert found.targets == ["Italy", "France"]
+    assert evaluation.targets == ["Italy", "France"]
     assert loading.labels_of(name) == ("France", "Germany", "Italy")
     assert fields.write(loading.template_of(name), {"subject": "Rome"}) == texts[0]
     assert (

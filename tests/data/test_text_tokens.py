@@ -44,8 +44,8 @@ def test_tokens_are_the_lines_with_eos_between(directory, mini):
 
     shuffled = tokenise(lines, mini, seed=1)
     parts = np.split(shuffled, np.flatnonzero(shuffled == 1) + 1)[:-1]
-    found = [mini.decode(part) for part in parts]
-    assert found != lines and sorted(found) == sorted(lines)
+    texts = [mini.decode(part) for part in parts]
+    assert texts != lines and sorted(texts) == sorted(lines)
     assert (tokenise(lines, mini, seed=1) == shuffled).all()
 
 
@@ -103,9 +103,9 @@ def test_a_vocabulary_is_trained_the_same_twice(tmp_path):
     words = ["".join(rng.choice(list("abcdefgh"), 5)) for _ in range(300)]
     file = tmp_path / "t.txt"
     file.write_text("\n".join(" ".join(rng.choice(words, 8)) for _ in range(500)))
-    one, two = (train_vocabulary([file], tmp_path / name, 120, 3) for name in ("a", "b"))
-    assert one.read_bytes() == two.read_bytes()
-    assert Vocabulary(one).size == 220
+    first, second = (train_vocabulary([file], tmp_path / name, 120, 3) for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    assert Vocabulary(first).size == 220
     file.write_text("")
     with pytest.raises(SpotError, match="text to train a vocabulary on"):
         train_vocabulary([file], tmp_path / "c", 120)

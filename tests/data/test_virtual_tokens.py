@@ -40,8 +40,8 @@ def test_only_the_marked_field_is_cut(before, field, after, places, length):
             write.write(inputs, length)
         return
     kept = cut[: length - rest]
-    own = list(range(V + 2 * (places + 1), V + 3 * (places + 1)))
-    expected = ids(own[:places], first, kept, last, own[places:], [1])
+    virtual = list(range(V + 2 * (places + 1), V + 3 * (places + 1)))
+    expected = ids(virtual[:places], first, kept, last, virtual[places:], [1])
     np.testing.assert_array_equal(write.write(inputs, length), expected)
     assert len(expected) <= length + write.room
     examples = Examples.from_lists([(inputs, [1])])
@@ -86,9 +86,9 @@ def test_the_sentinels_are_the_vocabularys():
     write = input_writer(8192, 2, 0, "in_template", vocabulary)
     text = "<extra_id_98> a few words <extra_id_98> and <extra_id_99> more <extra_id_99>."
     expected = vocabulary.encode("a few words and more.")
-    found = write.write(np.asarray(vocabulary.encode(text), np.int32), 50).tolist()
-    assert [x for x in found if x < 8192] == expected
-    assert [x for x in found if x >= 8192] == [8192, 8193]
+    tokens = write.write(np.asarray(vocabulary.encode(text), np.int32), 50).tolist()
+    assert [x for x in tokens if x < 8192] == expected
+    assert [x for x in tokens if x >= 8192] == [8192, 8193]
     with pytest.raises(SpotError, match="need the backbone's vocabulary"):
         input_writer(8192, 2, 0, "in_template")
     with pytest.raises(SpotError, match="before or in_template, found 'behind'"):

@@ -66,9 +66,9 @@ def files(directory: Path, pattern: str = "**/*") -> dict[str, str]:
     }
 
 
-def do_train(shared: Path, own: Path) -> None:
+def do_train(shared: Path, directory: Path) -> None:
     train(
-        model_dir=str(own / "run"),
+        model_dir=str(directory / "run"),
         backbone=StoredBackbone(str(shared / "world/backbone"), dropout_rate=0.1),
         method=PromptTuning(length=4),
         data=DataSource(str(shared / "a-{split}.npz"), {"inputs": 8, "targets": 2}, batch_size=8),
@@ -80,82 +80,84 @@ def do_train(shared: Path, own: Path) -> None:
     )
 
 
-def check_run(own: Path) -> None:
-    if (own / "run/setup.json").exists():
-        read_setup(own / "run")
-    for path in (own / "run").glob("**/*.json"):
+def check_run(directory: Path) -> None:
+    if (directory / "run/setup.json").exists():
+        read_setup(directory / "run")
+    for path in (directory / "run").glob("**/*.json"):
         if "checkpoints" not in path.parts:
             json.loads(path.read_bytes())
-    for path in (own / "run/prompts").glob("*.safetensors"):
+    for path in (directory / "run/prompts").glob("*.safetensors"):
         load_prompt(path)
 
 
-def run_content(own: Path) -> Any:
-    log = [(row["step"], row.get("train/loss")) for row in read_metrics(own / "run")]
-    steps = sorted(path.name for path in (own / "run/checkpoints").iterdir())
-    return files(own / "run/prompts"), log, steps
+def run_content(directory: Path) -> Any:
+    log = [(row["step"], row.get("train/loss")) for row in read_metrics(directory / "run")]
+    steps = sorted(path.name for path in (directory / "run/checkpoints").iterdir())
+    return files(directory / "run/prompts"), log, steps
 
 
-def do_add(shared: Path, own: Path) -> None:
-    library = ["--library", str(own / "library")]
+def do_add(shared: Path, directory: Path) -> None:
+    library = ["--library", str(directory / "library")]
     prompts = map(str, sorted(shared.glob("prompts/*/best-0.*")))
     assert spot(["prompts", "add", *prompts, *library]) == 0
     for metric in ("per_token", "average_tokens"):
-        Library(own / "library").rank(make_pair("boolq")[1].rows, backbone="a" * 64, metric=metric)
+        Library(directory / "library").rank(
+            make_pair("boolq")[1].rows, backbone="a" * 64, metric=metric
+        )
 
 
-def check_library(own: Path) -> None:
-    if (own / "library/prompts").exists():
-        assert Library(own / "library").verify() == []
+def check_library(directory: Path) -> None:
+    if (directory / "library/prompts").exists():
+        assert Library(directory / "library").verify() == []
 
 
-def do_convert(shared: Path, own: Path) -> None:
-    if not (own / "backbone").exists():
-        assert spot(["convert", str(shared / "large"), str(own / "backbone")]) == 0
+def do_convert(shared: Path, directory: Path) -> None:
+    if not (directory / "backbone").exists():
+        assert spot(["convert", str(shared / "large"), str(directory / "backbone")]) == 0
 
 
-def check_converted(own: Path) -> None:
-    if (own / "backbone").exists():
-        load_backbone(own / "backbone")
+def check_converted(directory: Path) -> None:
+    if (directory / "backbone").exists():
+        load_backbone(directory / "backbone")
 
 
-def do_features(shared: Path, own: Path) -> None:
+def do_features(shared: Path, directory: Path) -> None:
     from spot_jax.data.cached_features import T5Features
 
     encoder = T5Features(load_backbone(shared / "world/backbone"), "mix")
-    store = FeatureStore(own / "features", encoder, shard_bytes=16384, progress=False)
+    store = FeatureStore(directory / "features", encoder, shard_bytes=16384, progress=False)
     store.of("task", "train", Examples.load(shared / "long.npz"), 16)
 
 
-def check_features(own: Path) -> None:
-    for path in own.glob("features/*/*.json"):
+def check_features(directory: Path) -> None:
+    for path in directory.glob("features/*/*.json"):
         json.loads(path.read_bytes())
 
 
-def do_study(shared: Path, own: Path) -> None:
-    plan = make_world(shared / "world", new=False).plan(own / "study", weighted_average=(2,))
+def do_study(shared: Path, directory: Path) -> None:
+    plan = make_world(shared / "world", new=False).plan(directory / "study", weighted_average=(2,))
     TransferStudy(plan).run(lambda line: None, progress=False)
 
 
-def check_study(own: Path) -> None:
-    for path in own.glob("study/**/prompts/*.safetensors"):
+def check_study(directory: Path) -> None:
+    for path in directory.glob("study/**/prompts/*.safetensors"):
         load_prompt(path)
-    for path in own.glob("study/jobs/*/result.json"):
+    for path in directory.glob("study/jobs/*/result.json"):
         json.loads(path.read_bytes())
 
 
-def study_content(own: Path) -> Any:
-    text = (own / "study/results.json").read_text().replace(str(own), "OWN")
+def study_content(directory: Path) -> Any:
+    text = (directory / "study/results.json").read_text().replace(str(directory), "OWN")
     fields = json.loads(text)
     del fields["machine"]["seconds"], fields["digest"]
-    return fields, files(own / "study", "jobs/*/run/prompts/*")
+    return fields, files(directory / "study", "jobs/*/run/prompts/*")
 
 
 KINDS = {
     "train": Kind(do_train, check_run, run_content),
-    "add": Kind(do_add, check_library, lambda own: files(own / "library")),
-    "convert": Kind(do_convert, check_converted, lambda own: files(own / "backbone")),
-    "features": Kind(do_features, check_features, lambda own: files(own / "features")),
+    "add": Kind(do_add, check_library, lambda directory: files(directory / "library")),
+    "convert": Kind(do_convert, check_converted, lambda directory: files(directory / "backbone")),
+    "features": Kind(do_features, check_features, lambda directory: files(directory / "features")),
     "study": Kind(do_study, check_study, study_content),
 }
 
@@ -180,7 +182,7 @@ def make_shared(shared: Path) -> None:
     save_backbone(shared / "large", Backbone(config, unflatten(leaves), "", VOCABULARY))
 
 
-def begin(do: Callable[[Path, Path], Any], shared: Path, own: Path) -> int:
+def begin(do: Callable[[Path, Path], Any], shared: Path, directory: Path) -> int:
     """Begin work in a process of its own; return its number."""
     sys.stdout.flush()
     process = os.fork()
@@ -189,7 +191,7 @@ def begin(do: Callable[[Path, Path], Any], shared: Path, own: Path) -> int:
         try:
             with open(os.devnull, "w") as null:  # noqa: PTH123
                 os.dup2(null.fileno(), 1)
-            do(shared, own)
+            do(shared, directory)
             status = 0
         except BaseException:
             import traceback
@@ -209,9 +211,9 @@ def end_of(process: int) -> int:
 def main() -> None:
     work, name, kills, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     kind, rng = KINDS[name], random.Random(seed)
-    shared, whole, own = work / "shared", work / f"{name}-whole", work / f"{name}-killed"
+    shared, whole, killed = work / "shared", work / f"{name}-whole", work / f"{name}-killed"
     if not shared.exists():
-        assert end_of(begin(lambda shared, own: make_shared(shared), shared, own)) == 0
+        assert end_of(begin(lambda shared, directory: make_shared(shared), shared, killed)) == 0
     # Twice: the second time tells how long it takes where nothing has to be compiled.
     for _ in range(2):
         shutil.rmtree(whole, ignore_errors=True)
@@ -220,23 +222,23 @@ def main() -> None:
         assert end_of(begin(kind.do, shared, whole)) == 0
         seconds = time.monotonic() - start
     expected, done, finished, left = kind.content(whole), 0, 0, 0
-    own.mkdir()
+    killed.mkdir()
     while done < kills:
-        process = begin(kind.do, shared, own)
+        process = begin(kind.do, shared, killed)
         time.sleep(rng.uniform(0.0, 0.9 * seconds))
         os.kill(process, signal.SIGKILL)
         if end_of(process) == signal.SIGKILL:
             done += 1
-            left += any(path.name.endswith(LEFTOVERS) for path in own.glob("**/*"))
-            assert end_of(begin(lambda _, own: kind.check(own), shared, own)) == 0
+            left += any(path.name.endswith(LEFTOVERS) for path in killed.glob("**/*"))
+            assert end_of(begin(lambda _, directory: kind.check(directory), shared, killed)) == 0
         else:
             finished += 1
-            assert kind.content(own) == expected
-            shutil.rmtree(own)
-            own.mkdir()
-    assert end_of(begin(kind.do, shared, own)) == 0
-    rest = [str(p.relative_to(own)) for p in own.glob("**/*") if p.name.endswith(LEFTOVERS)]
-    same = kind.content(own) == expected
+            assert kind.content(killed) == expected
+            shutil.rmtree(killed)
+            killed.mkdir()
+    assert end_of(begin(kind.do, shared, killed)) == 0
+    rest = [str(p.relative_to(killed)) for p in killed.glob("**/*") if p.name.endswith(LEFTOVERS)]
+    same = kind.content(killed) == expected
     print(
         json.dumps(
             {"kills": done, "finished": finished, "left": left, "same": same, "rest": rest,

@@ -172,14 +172,14 @@ def test_a_library_and_a_search_in_a_bucket(store, backbones, tmp_path):
         assert "embedding of step 3" in spot(store, "prompts", "add", run, "--library", library)
     listed = spot(store, "prompts", "list", "--library", library)
     assert "bundled_vader_movie" in listed and "bundled_banking77" in listed
-    found = spot(
+    output = spot(
         store,
         *("prompts", "search", "--library", library, "--backbone", remote, "--top_k", "2"),
         *("--embedding", f"{BUCKET}/runs/bundled_banking77/prompts/embedding-0.safetensors"),
         *("--task", "bundled_sms_spam"),
     )
     # The embedding's own task is no source for it.
-    ranked = [line.split()[0] for line in found.splitlines() if line.startswith("bundled_")]
+    ranked = [line.split()[0] for line in output.splitlines() if line.startswith("bundled_")]
     assert ranked == ["bundled_vader_movie"]
 
 

@@ -23,7 +23,7 @@ def test_a_subspace_from_stored_prompts_to_predictions(tmp_path, capsys, monkeyp
     backbone = store_backbone(tmp_path / "backbone")
 
     def train(file, name, **macros):
-        given = {
+        settings = {
             "MODEL_DIR": str(tmp_path / name),
             "INITIAL_CHECKPOINT_PATH": backbone,
             "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4},
@@ -34,7 +34,7 @@ def test_a_subspace_from_stored_prompts_to_predictions(tmp_path, capsys, monkeyp
             **(PROMPT if file == "prompt_tuning" else SUBSPACE),
             **macros,
         }
-        flags = [f"--gin.{key}={value!r}" for key, value in given.items()]
+        flags = [f"--gin.{key}={value!r}" for key, value in settings.items()]
         assert main(["train", f"--gin_file=gin_configs/runs/{file}.gin", *flags]) == 0
         return tmp_path / name
 
@@ -66,14 +66,14 @@ def test_a_subspace_from_stored_prompts_to_predictions(tmp_path, capsys, monkeyp
         "fastfood": train("fastfood", "fastfood", MIXTURE_OR_TASK_NAME=TASKS[0], DIM=4),
     }
     for run in runs.values():
-        for i, found in enumerate(scored(str(run))):
+        for i, row in enumerate(scored(str(run))):
             metrics = load_prompt(prompt_of(run, i)).metrics
-            assert {**found["metrics"], "loss": found["loss"], "score": found["score"]} == metrics
+            assert {**row["metrics"], "loss": row["loss"], "score": row["score"]} == metrics
         # One file with a backbone is as good as the run.
         alone = ["--prompt", prompt_of(run), "--backbone", backbone]
         lengths = ["--inputs_length", "16", "--targets_length", "4"]
-        (one,) = scored(*alone, *lengths)
-        assert one["score"] == pytest.approx(load_prompt(prompt_of(run)).metrics["score"])
+        (by_file,) = scored(*alone, *lengths)
+        assert by_file["score"] == pytest.approx(load_prompt(prompt_of(run)).metrics["score"])
         labels = ["negative", "neutral", "positive"]
         for source in ([*alone, "--labels", ",".join(labels)], [str(run), "--task", TASKS[0]]):
             answers = inferred(*source)
@@ -89,4 +89,4 @@ def test_a_subspace_from_stored_prompts_to_predictions(tmp_path, capsys, monkeyp
         SOURCE_PROMPT=source,
     )
     second = load_prompt(prompt_of(both))
-    assert [one["file"] for one in second.ancestry] == [source]
+    assert [ancestor["file"] for ancestor in second.ancestry] == [source]

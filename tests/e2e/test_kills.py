@@ -33,9 +33,9 @@ def test_kills_at_random_moments_change_nothing_and_leave_nothing(kind, place):
         list(map(str, command)), env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(kind, found)
-    assert found["kills"] == KILLS[kind] and found["same"] and found["rest"] == []
+    report = json.loads(done.stdout.splitlines()[-1])
+    print(kind, report)
+    assert report["kills"] == KILLS[kind] and report["same"] and report["rest"] == []
 
 
 def test_there_are_30_kills():

@@ -17,7 +17,7 @@ def backbone(tmp_path_factory):
 
 
 def train(directory, backbone, task, file="p_tuning", **macros):
-    given = {
+    settings = {
         "MODEL_DIR": repr(str(directory)),
         "INITIAL_CHECKPOINT_PATH": repr(backbone),
         "MIXTURE_OR_TASK_NAME": repr(task),
@@ -27,27 +27,27 @@ def train(directory, backbone, task, file="p_tuning", **macros):
         "BATCH_SIZE": "64",
         **macros,
     }
-    flags = [f"--gin.{name}={value}" for name, value in given.items()]
+    flags = [f"--gin.{name}={value}" for name, value in settings.items()]
     return main(["train", f"--gin_file=gin_configs/runs/{file}.gin", *flags])
 
 
 @pytest.mark.slow
 def test_a_bundled_task_in_a_template(backbone, tmp_path, capsys, monkeypatch):
     run, task = tmp_path / "run", "bundled_vader_tweets"
-    given = {"TEMPLATE": repr(TEMPLATE), "ENCODER": "'mlp'", "EvaluationPlan.examples": "64"}
-    assert train(run, backbone, task, **given) == 0
+    options = {"TEMPLATE": repr(TEMPLATE), "ENCODER": "'mlp'", "EvaluationPlan.examples": "64"}
+    assert train(run, backbone, task, **options) == 0
     prompt = str(run / "prompts" / "best-0.safetensors")
     assert (run / "prompts" / "encoder-best-0.safetensors").exists()
     best = json.loads((run / "result.json").read_text())["best"][0]
     capsys.readouterr()
-    found = []
+    scores = []
     for where in ([str(run)], ["--backbone", backbone, "--prompt", prompt]):
         arguments = ["--split", "validation", "--examples", "64", "--inputs_length", "24"]
         assert main(["eval", *where, *arguments, "--targets_length", "4", "--json"]) == 0
         (row,) = json.loads(capsys.readouterr().out)
         assert row["task"].startswith(f"{task}_template_")
-        found.append((row["score"], pytest.approx(row["loss"], rel=1e-6)))
-    assert found[0] == found[1] == (best["score"], best["metrics"]["loss"])
+        scores.append((row["score"], pytest.approx(row["loss"], rel=1e-6)))
+    assert scores[0] == scores[1] == (best["score"], best["metrics"]["loss"])
     # A run and its file write the fields of a line alike, and not otherwise than training did.
     written = []
     for where in ([str(run)], ["--backbone", backbone, "--prompt", prompt]):
@@ -95,12 +95,12 @@ def test_a_relation_of_lama(backbone, tmp_path, capsys, monkeypatch):
         ]
         (facts / f"{stem}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setenv("SPOT_DATA_DIR", str(tmp_path / "data"))
-    run, given = tmp_path / "run", {"TRAIN_STEPS": "2", "BATCH_SIZE": "8"}
-    assert train(run, backbone, "lama_P17_ptuning", "p_tuning_lama", **given) == 0
+    run, options = tmp_path / "run", {"TRAIN_STEPS": "2", "BATCH_SIZE": "8"}
+    assert train(run, backbone, "lama_P17_ptuning", "p_tuning_lama", **options) == 0
     capsys.readouterr()
     assert main(["eval", str(run), "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    assert set(found["metrics"]) == {"precision_at_1"} and found["examples"] == 8
+    (scored,) = json.loads(capsys.readouterr().out)
+    assert set(scored["metrics"]) == {"precision_at_1"} and scored["examples"] == 8
     monkeypatch.setattr("sys.stdin", io.StringIO('{"subject": "Rome"}'))
     assert main(["infer", str(run)]) == 0
     assert json.loads(capsys.readouterr().out)["prediction"] in ("Italy", "France")

@@ -70,14 +70,14 @@ def trained(tmp_path_factory):
 @pytest.mark.slow
 def test_training_and_its_evaluation(trained):
     for name in ("last-0", "embedding-0"):
-        one, four = (
+        single, four = (
             load_prompt(trained / count / "prompts" / f"{name}.safetensors") for count in "14"
         )
-        np.testing.assert_allclose(one.prompt, four.prompt, rtol=1e-4, atol=1e-5)
-    one, four = (json.loads((trained / n / "result.json").read_text()) for n in "14")
-    assert one["best"][0]["step"] == four["best"][0]["step"]
-    assert four["last"][0]["accuracy"] == one["last"][0]["accuracy"]
-    assert four["last"][0]["loss"] == pytest.approx(one["last"][0]["loss"], rel=1e-5)
+        np.testing.assert_allclose(single.prompt, four.prompt, rtol=1e-4, atol=1e-5)
+    single, four = (json.loads((trained / n / "result.json").read_text()) for n in "14")
+    assert single["best"][0]["step"] == four["best"][0]["step"]
+    assert four["last"][0]["accuracy"] == single["last"][0]["accuracy"]
+    assert four["last"][0]["loss"] == pytest.approx(single["last"][0]["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

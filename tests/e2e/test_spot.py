@@ -14,7 +14,7 @@ PARAGRAPH = "A paragraph of plain text, number {i}, long enough to be cut into a
 
 
 def settings(directory, backbone, **macros):
-    given = {
+    values = {
         "MODEL_DIR": str(directory),
         "INITIAL_CHECKPOINT_PATH": str(backbone),
         "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4},
@@ -27,7 +27,7 @@ def settings(directory, backbone, **macros):
         "DROPOUT_RATE": 0.0,
         **macros,
     }
-    return [f"--gin.{name}={value!r}" for name, value in given.items()]
+    return [f"--gin.{name}={value!r}" for name, value in values.items()]
 
 
 @pytest.mark.slow
@@ -59,11 +59,11 @@ def test_from_sources_of_every_kind_to_a_target(tmp_path, capsys):
     search = ["prompts", "search", "--library", library, "--task", TARGET, "--json"]
     output = ["--output_dir", str(tmp_path / "search"), "--backbone", backbone]
     assert main([*search, *output]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {one["task"] for one in found["matches"]} == {
+    result = json.loads(capsys.readouterr().out)
+    assert {match["task"] for match in result["matches"]} == {
         macros["MIXTURE_OR_TASK_NAME"] for name, macros in sources.items() if name != "leak"
     }
-    assert any(f"1 that have seen {TARGET}" in note for note in found["notes"])
+    assert any(f"1 that have seen {TARGET}" in note for note in result["notes"])
 
     transfer = ["transfer", "--gin_file=gin_configs/runs/spot_transfer.gin"]
     common = settings(tmp_path / "transfer", backbone, SOURCE_STEPS=2, TEXT_DIRECTORY=str(text))

@@ -61,18 +61,24 @@ def test_eval_gives_the_score_that_training_logged(trained, capsys, tmp_path):
     output = tmp_path / "out" / "predictions.jsonl"
     arguments = ["eval", str(directory), "--split", "validation"]
     assert main([*arguments, "--json", "--output", str(output)]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
+    (evaluation,) = json.loads(capsys.readouterr().out)
     best = json.loads((directory / "result.json").read_text())["best"][0]
-    assert found["score"] == best["score"]
-    assert {**found["metrics"], "loss": found["loss"], "score": found["score"]} == best["metrics"]
+    assert evaluation["score"] == best["score"]
+    assert {
+        **evaluation["metrics"],
+        "loss": evaluation["loss"],
+        "score": evaluation["score"],
+    } == best["metrics"]
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     right = sum(row["target"] == row["prediction"] for row in rows)
-    assert len(rows) == 404 and 100 * right / 404 == pytest.approx(found["metrics"]["accuracy"])
+    assert len(rows) == 404 and 100 * right / 404 == pytest.approx(
+        evaluation["metrics"]["accuracy"]
+    )
 
     assert main(arguments) == 0
     head, line, majority, cut = capsys.readouterr().out.splitlines()
     assert head.split() == ["task", "split", "prompt", "examples", "accuracy", "macro_f1", "loss"]
-    assert line.split()[3:5] == ["404", f"{found['metrics']['accuracy']:.2f}"]
+    assert line.split()[3:5] == ["404", f"{evaluation['metrics']['accuracy']:.2f}"]
     assert "majority class" in majority and "cut" in cut
 
 

@@ -15,7 +15,7 @@ WORDS = ["good", "bad"]
 
 
 def command(directory, task, **macros):
-    given = {
+    values = {
         "MODEL_DIR": str(directory / "run"),
         "INITIAL_CHECKPOINT_PATH": str(directory / "backbone"),
         "MIXTURE_OR_TASK_NAME": task,
@@ -26,7 +26,7 @@ def command(directory, task, **macros):
         "BATCH_SIZE": 8,
         **macros,
     }
-    settings = [f"--gin.{name}={value!r}" for name, value in given.items()]
+    settings = [f"--gin.{name}={value!r}" for name, value in values.items()]
     return ["train", "--gin_file=gin_configs/runs/y_tuning.gin", *settings]
 
 
@@ -48,20 +48,20 @@ def trained(tmp_path_factory):
 
 def scored(capsys, *arguments):
     assert main(["eval", *map(str, arguments), "--split", "validation", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    return found
+    (row,) = json.loads(capsys.readouterr().out)
+    return row
 
 
 def test_eval_and_infer_are_what_training_saw(trained, capsys, monkeypatch):
     best = json.loads((trained / "run" / "result.json").read_text())["best"][0]
     capsys.readouterr()
-    found = scored(capsys, trained / "run")
-    assert found["metrics"]["accuracy"] == best["metrics"]["accuracy"]
-    assert found["loss"] == pytest.approx(best["metrics"]["loss"], rel=1e-5)
+    scored_run = scored(capsys, trained / "run")
+    assert scored_run["metrics"]["accuracy"] == best["metrics"]["accuracy"]
+    assert scored_run["loss"] == pytest.approx(best["metrics"]["loss"], rel=1e-5)
     # The file alone, on the backbone it was tuned on.
     file = trained / "run" / "prompts" / "best-0.safetensors"
     alone = scored(capsys, "--backbone", trained / "backbone", "--prompt", file)
-    assert alone["metrics"] == found["metrics"]
+    assert alone["metrics"] == scored_run["metrics"]
 
     monkeypatch.setattr("sys.stdin", io.StringIO("what a day\n\nnot again ...\n"))
     assert main(["infer", str(trained / "run")]) == 0
@@ -80,10 +80,10 @@ def test_on_a_bundled_task_whose_labels_are_known(trained, tmp_path, capsys):
     assert main(command(tmp_path, "bundled_vader_tweets", SEEDS=[0, 1], FEATURES="mix")) == 0
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "run"), "--split", "validation", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)
     best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
-    for one, seen in zip(found, best, strict=True):
-        assert one["score"] == seen["score"]
+    for row, seen in zip(rows, best, strict=True):
+        assert row["score"] == seen["score"]
     # An ensemble of what are no virtual tokens is refused, a generation task too.
     assert main(["eval", str(tmp_path / "run"), "--ensemble"]) == 2
     assert "score each alone" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def split(size=8):
 
 def test_ranking_and_loss_are_those_of_the_whole_split():
     (params, table), (whole, batches, targets) = model(), split()
-    found = evaluate(
+    evaluation = evaluate(
         *(params, CONFIG, batches, Letters(), targets, [accuracy, macro_f1]),
         table=table,
         search=Search(labels=LABELS),
@@ -94,12 +94,12 @@ def test_ranking_and_loss_are_those_of_the_whole_split():
         }
         scores.append(score(params, CONFIG, batch, table=table))
     expected = [LABELS[i] for i in np.argmax(scores, axis=0)]
-    assert found.predictions == expected and len(set(expected)) > 1
+    assert evaluation.predictions == expected and len(set(expected)) > 1
     right = sum(a == b for a, b in zip(expected, targets, strict=True))
-    assert found.metrics["accuracy"] == pytest.approx(100 * right / 11)
-    assert set(found.metrics) == {"accuracy", "macro_f1"}
+    assert evaluation.metrics["accuracy"] == pytest.approx(100 * right / 11)
+    assert set(evaluation.metrics) == {"accuracy", "macro_f1"}
     total = -float(score(params, CONFIG, real, table=table).sum())
-    assert found.loss == pytest.approx(total / real["decoder_loss_weights"].sum(), rel=1e-5)
+    assert evaluation.loss == pytest.approx(total / real["decoder_loss_weights"].sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("search", [Search(labels=LABELS), Search()], ids=["ranked", "written"])
@@ -178,10 +178,10 @@ def test_an_ensemble_holds_what_each_prompt_gives_alone():
         evaluate(*arguments, table=prompt, search=search)
         for prompt in table.reshape(MEMBERS, ROWS, -1)
     ]
-    assert together.member_predictions == [one.predictions for one in alone]
-    assert together.members == [one.metrics for one in alone]
-    assert together.loss == pytest.approx(np.mean([one.loss for one in alone]), rel=1e-5)
-    assert together.predictions == ensemble_predictions([one.predictions for one in alone])
+    assert together.member_predictions == [result.predictions for result in alone]
+    assert together.members == [result.metrics for result in alone]
+    assert together.loss == pytest.approx(np.mean([result.loss for result in alone]), rel=1e-5)
+    assert together.predictions == ensemble_predictions([result.predictions for result in alone])
     assert together.metrics == accuracy(targets, together.predictions)
     assert len({tuple(texts) for texts in together.member_predictions}) == MEMBERS
 
@@ -226,7 +226,7 @@ def test_bfloat16_activations_and_no_prompt():
         {**batch, "encoder_input_tokens": batch["encoder_input_tokens"][:, ROWS:]}
         for batch in batches
     ]
-    found = predict(params, config, plain, Letters(), search=Search(labels=LABELS))
+    rounded = predict(params, config, plain, Letters(), search=Search(labels=LABELS))
     exact = predict(params, CONFIG, plain, Letters(), search=Search(labels=LABELS))
-    assert len(found.texts) == 11
-    assert jnp.allclose(found.loss, exact.loss, rtol=0.05)
+    assert len(rounded.texts) == 11
+    assert jnp.allclose(rounded.loss, exact.loss, rtol=0.05)

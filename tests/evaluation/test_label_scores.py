@@ -49,17 +49,17 @@ def batches(targets=(), rows=2):
         yield batch
 
 
-def found(targets=(), labels=()):
+def predicted(targets=(), labels=()):
     search, config = Search(labels=labels), T5Config()
     return predict(SCORES, config, batches(targets), Letters(), search=search, scorer=Given())
 
 
 def test_the_best_label_of_all_and_of_some():
-    assert found().texts == ["ab", "b", "ac"] and found().loss is None
+    assert predicted().texts == ["ab", "b", "ac"] and predicted().loss is None
     # In another order, and without some: by name, not by number.
-    assert found(labels=("b", "ab")).texts == ["ab", "b", "b"]
+    assert predicted(labels=("b", "ab")).texts == ["ab", "b", "b"]
     with pytest.raises(SpotError, match=r"were tuned \(ab, ac, b\), found 'c'") as caught:
-        found(labels=("ab", "c"))
+        predicted(labels=("ab", "c"))
     assert "\n" not in str(caught.value)
 
 
@@ -85,9 +85,9 @@ def test_rows_that_came_by_length_are_in_order_again():
 
 def test_the_loss_is_that_of_the_rows_whose_label_is_known():
     # "ab", "b", and one that is no label; the row that fills has no part.
-    assert found([[3, 4, 1], [4, 1, 0], [9, 1, 0]]).loss == pytest.approx((3.0 + 3.0) / 2)
+    assert predicted([[3, 4, 1], [4, 1, 0], [9, 1, 0]]).loss == pytest.approx((3.0 + 3.0) / 2)
     # Targets that are cut after one token: two labels begin so, one does alone.
-    assert found([[3], [4], [4]]).loss == pytest.approx((3.0 + 4.0) / 2)
+    assert predicted([[3], [4], [4]]).loss == pytest.approx((3.0 + 4.0) / 2)
 
 
 def test_metrics_compare_with_the_tasks_targets():

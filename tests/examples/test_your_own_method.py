@@ -76,10 +76,10 @@ def test_it_trains_resumes_and_is_read_back(example, backbone):
     tuned = spot.open_tuned("whole", which="last")
     inference = inference_of(tuned.backbone.params, tuned.backbone.config, tuned.prompts[0].file)
     path = "encoder/layers_0/mlp/wo/kernel"
-    leaf, own = tuned.backbone.params, inference.params
+    leaf, scaled = tuned.backbone.params, inference.params
     for key in path.split("/"):
-        leaf, own = leaf[key], own[key]
-    np.testing.assert_allclose(own, np.asarray(leaf) * tensors[path], rtol=1e-6)
+        leaf, scaled = leaf[key], scaled[key]
+    np.testing.assert_allclose(scaled, np.asarray(leaf) * tensors[path], rtol=1e-6)
     (score,) = spot.score(tuned, split="validation", examples=8)
     assert score.loss == pytest.approx(whole.last[0]["loss"], rel=1e-5)
 
@@ -90,8 +90,8 @@ def test_several_in_one_program_are_each_as_alone(example, backbone):
     rates = spot.AdamW([0.05, 0.02])
     both = train(example, backbone, "both", 3, seeds=[0, 1], optimizer=rates, **options)
     for i, rate in enumerate(rates.learning_rate):
-        one = spot.AdamW(rate)
-        alone = train(example, backbone, f"alone-{i}", 3, seeds=i, optimizer=one, **options)
+        optimizer = spot.AdamW(rate)
+        alone = train(example, backbone, f"alone-{i}", 3, seeds=i, optimizer=optimizer, **options)
         for name, x in scales(alone).items():
             np.testing.assert_allclose(x, scales(both, i)[name], rtol=1e-4, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_from_gin_and_from_the_shell(example, backbone, capsys):
 
 def test_a_file_of_a_method_that_nobody_imported_says_what_to_do(example, backbone, monkeypatch):
     result = train(example, backbone, "run", 1, evaluation=spot.EvaluationPlan(period=0))
-    known = {name: cls for name, cls in methods().items() if name != "IA3"}
-    monkeypatch.setattr("spot_jax.methods.stored.methods", lambda: known)
+    others = {name: cls for name, cls in methods().items() if name != "IA3"}
+    monkeypatch.setattr("spot_jax.methods.stored.methods", lambda: others)
     with pytest.raises(spot.SpotError, match="by the method IA3, .* with --module MODULE"):
         spot.load(result.directory)

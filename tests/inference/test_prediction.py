@@ -63,10 +63,10 @@ def test_probabilities_are_those_of_the_labels_likelihoods(predictor):
     inference, config = predictor.ready.inference, tuned.backbone.config
     scores = rank_labels(inference.params, config, row.ids[None], labels, table=inference.table)[0]
     expected = np.exp(scores - np.max(scores)) / np.sum(np.exp(scores - np.max(scores)))
-    found = predictor.predict(text)
-    np.testing.assert_allclose([*found.probabilities.values()], expected, atol=1e-4)
-    assert found == predictor.search.labels[int(np.argmax(expected))]
-    assert predictor.predict(text, probabilities=False) == found
+    prediction = predictor.predict(text)
+    np.testing.assert_allclose([*prediction.probabilities.values()], expected, atol=1e-4)
+    assert prediction == predictor.search.labels[int(np.argmax(expected))]
+    assert predictor.predict(text, probabilities=False) == prediction
 
 
 class Frame:

@@ -38,11 +38,11 @@ def test_lines_are_predicted_as_the_split_is(world, texts, form):
         "inputs": lambda text: json.dumps({"inputs": f"text: {text}"}),
     }[form]
     predictor = Predictor(tuned)
-    found = list(predictor([f"{make(text)}\n" for text in texts]))
-    assert [row["prediction"] for row in found] == scored.predictions
+    answers = list(predictor([f"{make(text)}\n" for text in texts]))
+    assert [row["prediction"] for row in answers] == scored.predictions
     assert (predictor.examples, predictor.truncated_inputs) == (404, scored.truncated_inputs)
     kept = {"text": {"text"}, "json": {"text", "number"}, "inputs": {"inputs"}}[form]
-    assert set(found[0]) == {*kept, "prediction"}
+    assert set(answers[0]) == {*kept, "prediction"}
 
 
 def test_predictions_come_before_the_input_ends(world, texts):
@@ -55,8 +55,8 @@ def test_predictions_come_before_the_input_ends(world, texts):
             read += 1
             yield texts[0]
 
-    found = predictor(endless())
-    first = next(found)
+    answers = predictor(endless())
+    first = next(answers)
     assert read <= 20 and first["prediction"] in ("negative", "neutral", "positive")
 
 
@@ -70,16 +70,16 @@ def test_a_run_of_two_tasks_is_asked_which(two_tasks):
     tuned = open_tuned(two_tasks)
     with pytest.raises(SpotError, match="the run has 2 tasks.*--task NAME"):
         Predictor(tuned)
-    found = Predictor(tuned, task="bundled_gap_coref")
-    assert Path(found.prompt.name).stem == "last-1" and found.search.labels == ("no", "yes")
+    predictor = Predictor(tuned, task="bundled_gap_coref")
+    assert Path(predictor.prompt.name).stem == "last-1" and predictor.search.labels == ("no", "yes")
     with pytest.raises(SpotError, match="nearest: bundled_gap_coref"):
         Predictor(tuned, task="gap_coref")
 
 
 def test_labels_can_be_fewer_but_no_others(world):
     tuned = open_tuned(world.run)
-    found = list(Predictor(tuned, labels=["neutral", "negative"])(["good", "bad", "so so"]))
-    assert {row["prediction"] for row in found} <= {"neutral", "negative"}
+    answers = list(Predictor(tuned, labels=["neutral", "negative"])(["good", "bad", "so so"]))
+    assert {row["prediction"] for row in answers} <= {"neutral", "negative"}
     with pytest.raises(SpotError, match=r"'postive' is none of the 3 labels.*nearest: positive"):
         Predictor(tuned, labels=["postive", "negative"])
     with pytest.raises(SpotError, match="two different labels"):
@@ -157,23 +157,23 @@ def test_tables_that_are_refused(raw, expected):
 
 
 def test_the_command_s_mistakes(world, capsys, monkeypatch, tmp_path):
-    def complaint(*arguments, given=""):
-        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    def complaint(*arguments, text=""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
         assert main(["infer", *arguments]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("spot: ") and err.count("\n") == 1, err
         return err
 
-    assert "the input has no lines" in complaint(world.run, given="\n \n")
-    assert "line 2 is not JSON" in complaint(world.run, given='{"text": "a"}\n{"text": \n')
-    assert "lacks the field text" in complaint(world.run, given='{"txt": "a"}\n')
+    assert "the input has no lines" in complaint(world.run, text="\n \n")
+    assert "line 2 is not JSON" in complaint(world.run, text='{"text": "a"}\n{"text": \n')
+    assert "lacks the field text" in complaint(world.run, text='{"txt": "a"}\n')
     assert "none.txt" in complaint(world.run, "--input", str(tmp_path / "none.txt"))
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in complaint(world.run, "--input", str(tmp_path / "bytes.txt"))
     assert "none of the 3 labels" in complaint(world.run, "--labels", "postive, negative")
     other = ["--backbone", world.other, "--prompt", world.prompts[0]]
-    assert "another backbone" in complaint(*other, given="a\n")
-    assert "no run directory" in complaint(str(tmp_path / "none"), given="a\n")
+    assert "another backbone" in complaint(*other, text="a\n")
+    assert "no run directory" in complaint(str(tmp_path / "none"), text="a\n")
 
 
 def test_neither_tensorflow_nor_seqio_is_needed(world):

@@ -24,21 +24,21 @@ TASK = "bundled_vader_tweets"
 
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_a_run_s_scores_are_those_that_it_logged(world, which):
-    found = score(open_tuned(world.run, which=which), split="validation")
-    assert [s.examples for s in found] == [404, 404]
-    for i, one in enumerate(found):
+    scores = score(open_tuned(world.run, which=which), split="validation")
+    assert [s.examples for s in scores] == [404, 404]
+    for i, scored in enumerate(scores):
         logged = load_prompt(Path(world.run) / "prompts" / f"{which}-{i}.safetensors").metrics
-        assert {**one.metrics, "loss": one.loss, "score": one.score} == logged
+        assert {**scored.metrics, "loss": scored.loss, "score": scored.score} == logged
     result = json.loads((Path(world.run) / "result.json").read_text())
     if which == "best":
-        assert [one.score for one in found] == [best["score"] for best in result["best"]]
+        assert [scored.score for scored in scores] == [best["score"] for best in result["best"]]
 
 
 def test_a_vote_is_that_of_three_single_scores(world):
     tuned = open_tuned(world.run, prompts=world.prompts)
     alone = score(tuned, split="validation")
     *members, vote = score(tuned, split="validation", ensemble=True)
-    assert len({tuple(one.predictions) for one in alone}) == 3
+    assert len({tuple(a.predictions) for a in alone}) == 3
     assert [m.predictions for m in members] == [a.predictions for a in alone]
     assert [m.metrics for m in members] == [a.metrics for a in alone]
     assert vote.predictions == ensemble_predictions([a.predictions for a in alone])
@@ -60,13 +60,13 @@ def test_without_a_run_directory_the_scores_are_the_same(world):
 
 def test_prompts_go_to_their_own_tasks_or_to_those_named(world, two_tasks):
     tuned = open_tuned(two_tasks)
-    own = score(tuned, examples=8)
-    assert [(s.task, Path(s.prompt).stem) for s in own] == [
+    scores = score(tuned, examples=8)
+    assert [(s.task, Path(s.prompt).stem) for s in scores] == [
         (TASK, "last-0"),
         ("bundled_gap_coref", "last-1"),
     ]
     assert [s.prompt for s in score(tuned, tasks=["bundled_gap_coref"], examples=8)] == [
-        own[1].prompt
+        scores[1].prompt
     ]
     run = open_tuned(world.run)
     elsewhere = score(run, tasks=["bundled_gap_coref"], examples=8)
@@ -74,24 +74,24 @@ def test_prompts_go_to_their_own_tasks_or_to_those_named(world, two_tasks):
 
 
 def test_majority_and_truncation_are_reported(world):
-    (found,) = score(open_tuned(world.run, prompts=world.prompts[:1]), split="validation")
-    most = max(found.targets.count(label) for label in set(found.targets))
-    assert found.majority == pytest.approx(100 * most / 404)
-    assert 0 < found.truncated_inputs < 404
-    text = table([found])
-    assert f"{found.truncated_inputs} of 404 inputs of {TASK}" in text
+    (scored,) = score(open_tuned(world.run, prompts=world.prompts[:1]), split="validation")
+    most = max(scored.targets.count(label) for label in set(scored.targets))
+    assert scored.majority == pytest.approx(100 * most / 404)
+    assert 0 < scored.truncated_inputs < 404
+    text = table([scored])
+    assert f"{scored.truncated_inputs} of 404 inputs of {TASK}" in text
     assert "targets" not in text
     short = score(open_tuned(world.run, prompts=world.prompts[:1]), lengths={"targets": 1})
     assert f"{short[0].truncated_targets} of {short[0].examples} targets of {TASK}" in table(short)
     assert short[0].truncated_targets == short[0].examples
-    assert f"{found.majority:.2f}" in text.split("\n")[2]
+    assert f"{scored.majority:.2f}" in text.split("\n")[2]
 
 
 def test_tuned_weights_are_scored_without_a_prompt(world, tuned_weights):
     tuned = open_tuned(tuned_weights)
     assert tuned.backbone.fingerprint == read_description(epath.Path(world.other)).fingerprint
-    (found,) = score(tuned, examples=8)
-    assert (found.prompt, found.examples) == ("no prompt", 8)
+    (scored,) = score(tuned, examples=8)
+    assert (scored.prompt, scored.examples) == ("no prompt", 8)
 
 
 def test_a_backbone_that_moved(world, tmp_path):

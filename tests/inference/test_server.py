@@ -216,8 +216,8 @@ def test_prompts_are_loaded_and_dropped_while_it_runs(world, loaded, files):
 def test_bad_requests_are_refused_in_one_line(loaded, request_, status, message):
     verb, path, *body = request_
     headers = {b"content-type": b"application/json"}
-    ((found, answer),) = Client(app_of(loaded))((verb, path, *(body or [None]), headers.items()))
-    assert found == status and message in answer["error"] and "\n" not in answer["error"]
+    ((actual, answer),) = Client(app_of(loaded))((verb, path, *(body or [None]), headers.items()))
+    assert actual == status and message in answer["error"] and "\n" not in answer["error"]
 
 
 def test_a_body_of_another_type_is_refused(loaded):

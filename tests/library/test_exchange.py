@@ -44,13 +44,13 @@ def hf_logits(peft_files, tmp_path_factory):
 
 def logits_of(source, stored):
     convert(source, stored)
-    found = load_backbone(stored)
-    config = dataclasses.replace(found.config, dropout_rate=0.0)
+    backbone = load_backbone(stored)
+    config = dataclasses.replace(backbone.config, dropout_rate=0.0)
 
     @jax.jit
     def forward(table, tokens, inputs, targets):
-        encoded = encode(found.params, config, tokens, table=table)
-        return decode(found.params, config, encoded, tokens, inputs, targets)
+        encoded = encode(backbone.params, config, tokens, table=table)
+        return decode(backbone.params, config, encoded, tokens, inputs, targets)
 
     def logits(prompt, expected):
         tokens = expected["encoder_input_tokens"].astype(np.int32)
@@ -67,13 +67,13 @@ def logits_of(source, stored):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_does_here_what_it_did_there(name, peft_files, hf_logits):
     expected = np.load(peft_files / name / "expected.npz")
-    found = read_prompt(peft_files / name)
-    assert found.prompt.shape == (5, 16) and found.prompt.dtype == np.float32
+    file = read_prompt(peft_files / name)
+    assert file.prompt.shape == (5, 16) and file.prompt.dtype == np.float32
     # PEFT saved a second half that it never puts before the encoder.
-    np.testing.assert_array_equal(found.prompt, expected["table"][:5])
+    np.testing.assert_array_equal(file.prompt, expected["table"][:5])
     assert (len(expected["table"]) == 5) == (name == "one_half")
-    np.testing.assert_allclose(hf_logits(found, expected), expected["logits"], atol=1e-4, rtol=0)
-    other = dataclasses.replace(found, prompt=found.prompt + 0.1)
+    np.testing.assert_allclose(hf_logits(file, expected), expected["logits"], atol=1e-4, rtol=0)
+    other = dataclasses.replace(file, prompt=file.prompt + 0.1)
     assert np.abs(hf_logits(other, expected) - expected["logits"]).max() > 1e-2
 
 
@@ -93,11 +93,11 @@ def test_an_adapter_through_a_library_and_out_again(name, peft_files, tmp_path):
 def test_our_fields_survive_a_journey_by_adapter(tmp_path):
     prompt = make_prompt("mnli", seed=3, tasks=("mnli",), ancestry=({"task": "c4"},))
     write_prompt(prompt, tmp_path / "a", "peft")
-    found = read_prompt(tmp_path / "a")
-    np.testing.assert_array_equal(found.prompt, prompt.prompt)
+    file = read_prompt(tmp_path / "a")
+    np.testing.assert_array_equal(file.prompt, prompt.prompt)
     for field in dataclasses.fields(PromptFile):
         if field.name not in ("prompt", "method"):
-            assert getattr(found, field.name) == getattr(prompt, field.name), field.name
+            assert getattr(file, field.name) == getattr(prompt, field.name), field.name
 
 
 def test_a_google_prompt_does_the_same_before_and_after(golden, tmp_path):
@@ -117,10 +117,10 @@ def test_a_google_prompt_does_the_same_before_and_after(golden, tmp_path):
 
 def test_the_file_that_t5x_wrote_comes_out_byte_for_byte(golden, tmp_path):
     source = golden / "ckpt_prompt" / "numpy_checkpoints" / "checkpoint_5"
-    found = read_prompt(source)
-    assert found.step == 5 and read_prompt(source / T5X_NAME).step == 5
-    assert found.prompt.shape == (7, 32)
-    path = Path(write_prompt(found, tmp_path, "t5x"))
+    file = read_prompt(source)
+    assert file.step == 5 and read_prompt(source / T5X_NAME).step == 5
+    assert file.prompt.shape == (7, 32)
+    path = Path(write_prompt(file, tmp_path, "t5x"))
     assert path == tmp_path / T5X_NAME
     assert path.read_bytes() == (source / T5X_NAME).read_bytes()
 

@@ -58,12 +58,12 @@ def test_everything_comes_back(library):
     )
     entry = library.add(prompt, embedding)
     assert entry.id.startswith("mnli-s3-") and len(entry.id) == len("mnli-s3-") + 12
-    for found, expected in zip(library.load(entry), (prompt, embedding), strict=True):
-        np.testing.assert_array_equal(found.prompt, expected.prompt)
-        assert fields_of(found) == fields_of(expected)
-    for found in (library.load(entry)[0], load_prompt(entry.path)):
-        assert list(found.tensors) == ["vector"]
-        np.testing.assert_array_equal(found.tensors["vector"], [0, 1, 2])
+    for actual, expected in zip(library.load(entry), (prompt, embedding), strict=True):
+        np.testing.assert_array_equal(actual.prompt, expected.prompt)
+        assert fields_of(actual) == fields_of(expected)
+    for actual in (library.load(entry)[0], load_prompt(entry.path)):
+        assert list(actual.tensors) == ["vector"]
+        np.testing.assert_array_equal(actual.tensors["vector"], [0, 1, 2])
     assert (entry.step, entry.embedding_step, entry.length, entry.width) == (300, 20, 5, 8)
     # Another process sees the same entry, and it is a prompt file like any other.
     assert Library(library.directory).entries() == [entry] == library.entries()
@@ -117,12 +117,12 @@ def test_rank_is_the_paper_s_order(filled, metric):
         ((reckon(TARGET.prompt, filled.load(e)[1].prompt), e.id) for e in filled.entries()),
         reverse=True,
     )
-    found = ranked(filled, metric=metric)
-    assert [match.entry.id for match in found] == [id for _, id in expected]
-    np.testing.assert_allclose([m.similarity for m in found], [s for s, _ in expected], atol=1e-6)
-    assert found.notes == []
+    ranking = ranked(filled, metric=metric)
+    assert [match.entry.id for match in ranking] == [id for _, id in expected]
+    np.testing.assert_allclose([m.similarity for m in ranking], [s for s, _ in expected], atol=1e-6)
+    assert ranking.notes == []
     for top_k in range(1, 7):
-        assert ranked(filled, metric=metric, top_k=top_k) == found[:top_k]
+        assert ranked(filled, metric=metric, top_k=top_k) == ranking[:top_k]
 
 
 def test_equals_come_by_their_ids(library):
@@ -138,9 +138,9 @@ def with_metric(prompt):
 
 
 def test_top_k_beyond_the_library_gives_all_and_says_so(filled):
-    found = ranked(filled, top_k=20)
-    assert len(found) == 6
-    assert found.notes == ["only 6 to rank, fewer than top_k = 20: all are given"]
+    ranking = ranked(filled, top_k=20)
+    assert len(ranking) == 6
+    assert ranking.notes == ["only 6 to rank, fewer than top_k = 20: all are given"]
     with pytest.raises(SpotError, match="top_k of 1 or more, found 0"):
         ranked(filled, top_k=0)
 
@@ -156,9 +156,9 @@ def test_what_has_seen_the_target_is_left_out_and_said_so(library):
     add("rte", ancestry=({"task": "boolq", "step": 1, "seed": 0, "file": "b.safetensors"},))
     add("cb", ancestry=({"task": "mixed", "tasks": ["squad", "boolq"]},))
     for name in ("boolq", "boolq_16shot"):
-        found = ranked(library, exclude=[name])
-        assert {match.entry.id for match in found} == set(clean)
-        assert len(found.notes) == 1 and "left out: 5 that have seen boolq" in found.notes[0]
+        ranking = ranked(library, exclude=[name])
+        assert {match.entry.id for match in ranking} == set(clean)
+        assert len(ranking.notes) == 1 and "left out: 5 that have seen boolq" in ranking.notes[0]
     assert len(ranked(library)) == 7
     with pytest.raises(SpotError, match="nothing in .* is left to rank .*that have seen"):
         ranked(library, exclude=["boolq", "squad", "boolq_like"])
@@ -268,8 +268,8 @@ def test_a_truncated_prompt_is_found_by_verify_and_skipped_with_a_warning(filled
     path.write_bytes(path.read_bytes()[:-8])
     for reader in (filled, Library(filled.directory)):
         with pytest.warns(LibraryWarning, match=f"left out: .*{victim.id}"):
-            found = ranked(reader, top_k=5)
-        assert [match.entry for match in found] == before
+            ranking = ranked(reader, top_k=5)
+        assert [match.entry for match in ranking] == before
     with pytest.warns(LibraryWarning, match=f"left out: .*{victim.id}"):
         assert len(Library(filled.directory).entries()) == 5
     [problem] = filled.verify()
@@ -322,11 +322,11 @@ def run_directory(path, which, *, finished=True):
 def test_a_run_is_added_by_its_best_prompts_with_their_embeddings(library, tmp_path):
     written = ["best-0", "last-0", "embedding-0", "last-1", *(f"last-{i}" for i in range(2, 11))]
     run = run_directory(tmp_path / "run", written)
-    found = library.add_run(run)
-    assert [entry.seed for entry in found] == list(range(11))
-    assert [(e.step, e.embedding_step) for e in found[:2]] == [(200, 20), (300, 0)]
+    entries = library.add_run(run)
+    assert [entry.seed for entry in entries] == list(range(11))
+    assert [(e.step, e.embedding_step) for e in entries[:2]] == [(200, 20), (300, 0)]
     again = library.add_file(run / "prompts" / "best-0.safetensors")
-    assert again == found[0] and len(library.entries()) == 11
+    assert again == entries[0] and len(library.entries()) == 11
 
 
 def test_runs_that_cannot_be_added(library, tmp_path):

@@ -29,11 +29,13 @@ def test_a_bucket_is_a_library_like_any_other(bucket, tmp_path):
     local = fill(Library(tmp_path))
     expected = local.rank(TARGET, backbone=BACKBONE)
     for reader in (library, Library("gs://team/prompts")):
-        found = reader.rank(TARGET, backbone=BACKBONE)
-        assert [m.entry.id for m in found] == [m.entry.id for m in expected]
-        assert found[0].entry.path == f"gs://team/prompts/prompts/{found[0].entry.id}.safetensors"
+        ranking = reader.rank(TARGET, backbone=BACKBONE)
+        assert [m.entry.id for m in ranking] == [m.entry.id for m in expected]
+        assert (
+            ranking[0].entry.path == f"gs://team/prompts/prompts/{ranking[0].entry.id}.safetensors"
+        )
     np.testing.assert_array_equal(
-        load_prompt(found[0].entry.path).prompt, local.load(expected[0].entry)[0].prompt
+        load_prompt(ranking[0].entry.path).prompt, local.load(expected[0].entry)[0].prompt
     )
     assert library.verify() == []
     assert len([key for key in bucket if "/index/" in key]) == 3

@@ -142,9 +142,9 @@ def test_a_damaged_index_is_made_again(root, file, damage):
     [path] = [p for p in (root / "index").iterdir() if file in p.name]
     good = path.read_bytes()
     path.write_bytes(damage(good))
-    with pytest.warns(LibraryWarning, match=f"index file .*{file}.* is damaged") as told:
+    with pytest.warns(LibraryWarning, match=f"index file .*{file}.* is damaged") as warned:
         assert ranked(root) == expected
-    assert len(told) == 1
+    assert len(warned) == 1
     assert path.read_bytes() == good
     assert ranked(root) == expected  # and nothing is said
 
@@ -169,8 +169,8 @@ def test_an_index_of_another_time(root, tmp_path):
     expected = library.rank(TARGET, backbone=BACKBONE)
     shutil.rmtree(root / "index")
     shutil.copytree(tmp_path / "old", root / "index")
-    found = ranked(root)
-    assert found == expected and found.notes == expected.notes
+    ranking = ranked(root)
+    assert ranking == expected and ranking.notes == expected.notes
     assert ranked(root, metric="average_tokens") == library.rank(
         TARGET, backbone=BACKBONE, metric="average_tokens"
     )
@@ -195,9 +195,9 @@ def test_a_library_that_cannot_be_written_is_searched_all_the_same(root, monkeyp
     for name in ("write_lines", "write_signatures"):
         monkeypatch.setattr(library_index, name, refuse)
     library = Library(root)
-    with pytest.warns(LibraryWarning, match="cannot be written .*Permission denied") as told:
+    with pytest.warns(LibraryWarning, match="cannot be written .*Permission denied") as warned:
         assert library.rank(TARGET, backbone=BACKBONE) == expected
-    assert len(told) == 1
+    assert len(warned) == 1
     reads = []
     monkeypatch.setattr(library._index, "_read", reads.append)
     library.rank(TARGET, backbone=BACKBONE, metric="average_tokens")
@@ -210,9 +210,9 @@ def test_an_embedding_that_became_zero_is_ranked_by_no_one(root):
     id, data = library_entry.encode(prompt, embedding, ["zero"])
     (root / "prompts" / f"{id}.safetensors").write_bytes(data)
     for _ in range(2):
-        found = ranked(root)
-        assert len(found) == 6
-        assert found.notes == ["left out: 1 whose task embedding is zero or could not be read"]
+        ranking = ranked(root)
+        assert len(ranking) == 6
+        assert ranking.notes == ["left out: 1 whose task embedding is zero or could not be read"]
 
 
 def test_a_signature_that_cannot_be_read_now_is_not_written_off(root):

@@ -51,12 +51,12 @@ def test_scaling_a_token_changes_nothing_per_token():
 def test_matrix_of_signatures_is_every_similarity(metric):
     a = [_prompts(seed)[0] for seed in range(3)]
     b = [_prompts(seed)[1] for seed in range(4)]
-    found = similarity.matrix(
+    actual = similarity.matrix(
         np.stack([similarity.signature(x, metric) for x in a]),
         np.stack([similarity.signature(x, metric) for x in b]),
     )
-    one = getattr(similarity, metric)
-    np.testing.assert_allclose(found, [[one(x, y) for y in b] for x in a], atol=1e-12)
+    measure = getattr(similarity, metric)
+    np.testing.assert_allclose(actual, [[measure(x, y) for y in b] for x in a], atol=1e-12)
 
 
 def test_a_prompt_is_as_like_itself_as_can_be():

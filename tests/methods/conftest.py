@@ -13,5 +13,5 @@ def golden_backbone(golden, tmp_path_factory):
     """Configuration without dropout, and parameters."""
     stored = tmp_path_factory.mktemp("golden") / "stored"
     convert(golden / "ckpt_minimal" / "checkpoint_2", stored)
-    found = load_backbone(stored)
-    return dataclasses.replace(found.config, dropout_rate=0.0), found.params
+    backbone = load_backbone(stored)
+    return dataclasses.replace(backbone.config, dropout_rate=0.0), backbone.params

@@ -63,12 +63,12 @@ def test_it_is_the_formula_over_rankings_scores(params, kind):
     scores = np.asarray(ranked(params), np.float64)
     expected, hits = [], 0
     for row, right in zip(scores, RIGHT, strict=True):
-        there = np.isfinite(row)
+        finite = np.isfinite(row)
         hits += int(row.argmax() == right)
         if kind == "cross_entropy":
-            expected.append(np.log(np.exp(row[there]).sum()) - row[right])
+            expected.append(np.log(np.exp(row[finite]).sum()) - row[right])
             continue
-        wrong = [row[c] for c in range(3) if there[c] and c != right]
+        wrong = [row[c] for c in range(3) if finite[c] and c != right]
         expected.append(sum(max(0.0, 0.4 + score - row[right]) for score in wrong))
     loss, metrics = choice_loss(params, CONFIG, BATCH, None, kind=kind, margin=0.4)
     assert float(loss) == pytest.approx(sum(expected), rel=1e-5)
@@ -107,15 +107,15 @@ def test_parts_and_several_prompts_have_the_gradient_of_each_alone(params):
 
 def test_answers_stand_in_batches_with_the_right_ones_number():
     vocabulary = types.SimpleNamespace(encode=lambda text: [int(x) for x in text.split()])
-    own = answer_tokens(vocabulary, ["5 6", "7"])
-    np.testing.assert_array_equal(own, [[5, 6, 1], [7, 1, 0]])
-    pair = Example(np.array([3, 1]), np.array([7, 1], np.int32), choices=own)
+    answers = answer_tokens(vocabulary, ["5 6", "7"])
+    np.testing.assert_array_equal(answers, [[5, 6, 1], [7, 1, 0]])
+    pair = Example(np.array([3, 1]), np.array([7, 1], np.int32), choices=answers)
     features = ChoiceWriter((3, 4)).features([pair])
     assert features["candidate_tokens"].shape == (1, 3, 4)
     assert features["candidate_target"].tolist() == [1]
-    assert ChoiceWriter((2, 3), own).features([pair])["candidate_target"].tolist() == [1]
+    assert ChoiceWriter((2, 3), answers).features([pair])["candidate_target"].tolist() == [1]
     for odd in ([7, 8, 1], [7, 1, 5, 6]):
-        strange = Example(np.array([3, 1]), np.array(odd, np.int32), choices=own)
+        strange = Example(np.array([3, 1]), np.array(odd, np.int32), choices=answers)
         with pytest.raises(SpotError, match="none of them; correct the task's labels or choices"):
             ChoiceWriter((3, 3)).features([strange])
 

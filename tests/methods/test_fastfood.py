@@ -60,8 +60,8 @@ def test_the_projection_is_the_explicit_matrix(dim, shape):
     product = matrix(rows)[drawn["index"]][:, :columns] @ signs
     whole = (matrix(rows) @ (drawn["gauss"][:, None] * product))[:size]
     vector = normal(1, dim)
-    found = project(vector, drawn, shape)
-    np.testing.assert_allclose(found, (whole @ vector[:columns]).reshape(shape), rtol=1e-4)
+    projected = project(vector, drawn, shape)
+    np.testing.assert_allclose(projected, (whole @ vector[:columns]).reshape(shape), rtol=1e-4)
 
 
 def test_draws_are_of_the_published_kind():
@@ -79,41 +79,41 @@ def test_draws_are_of_the_published_kind():
     assert abs(np.dot(*columns)) < 0.1
 
 
-def made(seed=0, config=CONFIG, tree=None):
+def begun(seed=0, config=CONFIG, tree=None):
     return begin(FastfoodTuning(dim=6, seed=seed), tree or params(), config)
 
 
 @pytest.mark.slow
 def test_the_vector_begins_at_the_backbone_and_moves_every_tensor():
-    method, trainable, frozen = made()
+    method, trainable, frozen = begun()
     assert jax.tree.map(jnp.shape, trainable) == {"vector": (6,)}
     assert (method.num_trained, method.prompt_length(trainable, frozen)) == (1, 0)
     still = method.infer(trainable, frozen, 0).params
     jax.tree.map(np.testing.assert_array_equal, still, params())
     vector = normal(3, 6)
-    found = dict(flatten(method.infer({"vector": vector}, frozen, 0).params))
-    steps = {name: found[name] - leaf for name, leaf in flatten(params())}
+    moved = dict(flatten(method.infer({"vector": vector}, frozen, 0).params))
+    steps = {name: moved[name] - leaf for name, leaf in flatten(params())}
     assert all(np.all(step != 0) for step in steps.values())
     # Tensors of one shape go different ways, and another seed goes another way.
-    one, other = (steps[f"encoder/layers_{i}/attention/query/kernel"] for i in (0, 1))
-    assert np.abs(one - other).max() > 0.01
-    elsewhere = dict(flatten(made(seed=1)[0].infer({"vector": vector}, made(1)[2], 0).params))
-    assert all(np.any(found[name] != elsewhere[name]) for name in found)
+    first, second = (steps[f"encoder/layers_{i}/attention/query/kernel"] for i in (0, 1))
+    assert np.abs(first - second).max() > 0.01
+    elsewhere = dict(flatten(begun(seed=1)[0].infer({"vector": vector}, begun(1)[2], 0).params))
+    assert all(np.any(moved[name] != elsewhere[name]) for name in moved)
 
 
 @pytest.mark.slow
 def test_scanned_layers_move_as_layers_by_themselves():
     scanned = dataclasses.replace(CONFIG, scan_layers=True)
     vector = {"vector": jnp.asarray(normal(3, 6))}
-    one, other = made(), made(config=scanned, tree=stack_layers(params(), CONFIG))
-    expected = one[0].infer(vector, one[2], 0).params
-    found = unstack_layers(other[0].infer(vector, other[2], 0).params, CONFIG)
+    apart, stacked = begun(), begun(config=scanned, tree=stack_layers(params(), CONFIG))
+    expected = apart[0].infer(vector, apart[2], 0).params
+    actual = unstack_layers(stacked[0].infer(vector, stacked[2], 0).params, CONFIG)
     close = {"rtol": 1e-5, "atol": 1e-6}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), actual, expected)
 
 
 def test_a_file_gives_the_same_weights_again(tmp_path):
-    method, _, frozen = made(seed=5)
+    method, _, frozen = begun(seed=5)
     trainable = {"vector": jnp.asarray(normal(3, 6))}
     method.file(trainable, frozen, 0).save(tmp_path / "vector.safetensors")
     file = load_prompt(tmp_path / "vector.safetensors")
@@ -135,7 +135,7 @@ def test_no_dimension_is_refused():
 
 @pytest.mark.slow
 def test_the_gradient_is_the_transposed_projection_of_the_weights_own():
-    method, trainable, frozen = made()
+    method, trainable, frozen = begun()
     rng = np.random.default_rng(0)
     text, targets = (rng.integers(2, 9, (2, n)).astype(np.int32) for n in (4, 2))
     batch = {
@@ -157,7 +157,7 @@ def test_the_gradient_is_the_transposed_projection_of_the_weights_own():
         sum(
             np.sum((moved - leaf) * slope)
             for (_, moved), (_, leaf), (_, slope) in zip(
-                flatten(move), flatten(params()), flatten(own(grads[1])), strict=True
+                flatten(move), flatten(params()), flatten(without_draws(grads[1])), strict=True
             )
         )
         for move in moves
@@ -165,5 +165,5 @@ def test_the_gradient_is_the_transposed_projection_of_the_weights_own():
     np.testing.assert_allclose(grads[0]["vector"], expected, rtol=1e-4, atol=1e-5)
 
 
-def own(tree):
+def without_draws(tree):
     return {name: leaf for name, leaf in tree.items() if name != fastfood.DRAWS}

@@ -109,11 +109,11 @@ def prompts_gradient():
 
 def in_torch(torch, proj, proj_b):
     """The auto-encoder as torch modules, with the weights of ours."""
-    linear = [torch.nn.Linear(*np.shape(one["kernel"])) for one in (proj, *proj_b.values())]
+    linear = [torch.nn.Linear(*np.shape(layer["kernel"])) for layer in (proj, *proj_b.values())]
     with torch.no_grad():
-        for module, one in zip(linear, (proj, proj_b["hidden"], proj_b["prompt"]), strict=True):
-            module.weight.copy_(torch.tensor(np.asarray(one["kernel"]).T))
-            module.bias.copy_(torch.tensor(np.asarray(one["bias"])))
+        for module, layer in zip(linear, (proj, proj_b["hidden"], proj_b["prompt"]), strict=True):
+            module.weight.copy_(torch.tensor(np.asarray(layer["kernel"]).T))
+            module.bias.copy_(torch.tensor(np.asarray(layer["bias"])))
     return linear[0], torch.nn.Sequential(linear[1], torch.nn.Tanh(), linear[2])
 
 
@@ -171,11 +171,11 @@ def test_the_released_balance_beside_a_sum_is_ours_beside_a_mean():
     trainable, frozen, (loss, _), grad = released()
     # All targets have two tokens, so the mean over them is the sum by their number.
     mean = finding(alpha=alpha_of_mean(200.0, N * ROWS, 2), per_token=True)[0]
-    (own, _), slopes = value_and_grad(mean, trainable, frozen)
+    (mean_loss, _), slopes = value_and_grad(mean, trainable, frozen)
     many = N * ROWS * 2
-    np.testing.assert_allclose(loss, many * own, rtol=1e-5)
-    for one, other in zip(jax.tree.leaves(grad), jax.tree.leaves(slopes), strict=True):
-        np.testing.assert_allclose(one, many * other, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(loss, many * mean_loss, rtol=1e-5)
+    for of_sum, of_mean in zip(jax.tree.leaves(grad), jax.tree.leaves(slopes), strict=True):
+        np.testing.assert_allclose(of_sum, many * of_mean, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_of_msf_leaves_the_subspace_once_and_it_gives_the_prompts():
@@ -200,8 +200,8 @@ def test_vectors_begin_as_asked_and_ist_stores_their_prompts(subspace):
     vector = normal(1, 3)
     mark = load_subspace(subspace).mark
     # A prompt that was tuned in this very subspace has its own place in it.
-    own = {"method": {"subspace": {"mark": mark}}, "tensors": {"vector": vector}}
-    tasks = [Task(), *from_rows(PROMPTS[0], **own), *from_rows(PROMPTS[1])]
+    options = {"method": {"subspace": {"mark": mark}}, "tensors": {"vector": vector}}
+    tasks = [Task(), *from_rows(PROMPTS[0], **options), *from_rows(PROMPTS[1])]
     method, trainable, frozen = tuning(subspace, tasks, std=0.5)
     first = 0.5 * jax.random.normal(keys()[0], (3,))
     np.testing.assert_array_equal(trainable["vector"][0], first)
@@ -212,7 +212,7 @@ def test_vectors_begin_as_asked_and_ist_stores_their_prompts(subspace):
     again = SHAPE.expand(frozen["proj_b"], vector)
     np.testing.assert_allclose(file.rows, again, rtol=1e-6)
     np.testing.assert_array_equal(file.tensors["vector"], vector)
-    odd = {**own, "tensors": {"vector": vector[:2]}}
+    odd = {**options, "tensors": {"vector": vector[:2]}}
     with pytest.raises(SpotError, match=r"has shape \[3\], found \[2\]"):
         tuning(subspace, from_rows(PROMPTS[0], **odd))
 

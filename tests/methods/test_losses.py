@@ -35,9 +35,9 @@ def value_and_grad(method):
     return jax.jit(jax.value_and_grad(method.loss, has_aux=True))
 
 
-def close(found, expected, relative=1e-5):
+def close(actual, expected, relative=1e-5):
     """Equal, relative to the largest number of the expected array."""
-    difference = np.abs(np.asarray(found) - np.asarray(expected)).max()
+    difference = np.abs(np.asarray(actual) - np.asarray(expected)).max()
     assert difference <= relative * np.abs(np.asarray(expected)).max()
 
 
@@ -143,23 +143,23 @@ def test_a_prompts_gradient_is_that_of_its_own_rows():
         shape = BatchShape(2, 4, 5)
         return source, shape, VirtualTokens(TEXT.vocab_size, length, shift)
 
-    made = [batch(i, i) for i in range(n)]
-    rows = [next(Batches(source, shape, write=write)) for source, shape, write in made]
+    streams = [batch(i, i) for i in range(n)]
+    rows = [next(Batches(source, shape, write=write)) for source, shape, write in streams]
     together = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     together["row_prompt"] = np.repeat(np.arange(n, dtype=np.int32), 2)
     together["row_number"] = np.tile(np.arange(2, dtype=np.int32), n)
     settings = PromptTuning(length, per_token=True)
     method, trainable, frozen = begin(settings, params, TEXT, from_rows(*prompts))
     (_, metrics), grad = value_and_grad(method)(trainable, frozen, together, None)
-    one = begin(settings, params, TEXT, from_rows(prompts[0]))[0]
+    single = begin(settings, params, TEXT, from_rows(prompts[0]))[0]
     for i in range(n):
-        own = dict(rows[i])
-        ids = own["encoder_input_tokens"]
-        own["encoder_input_tokens"] = np.where(ids >= TEXT.vocab_size, ids - i * length, ids)
+        part = dict(rows[i])
+        ids = part["encoder_input_tokens"]
+        part["encoder_input_tokens"] = np.where(ids >= TEXT.vocab_size, ids - i * length, ids)
         alone = {"prompt": trainable["prompt"][i : i + 1]}
-        (_, found), expected = value_and_grad(one)(alone, frozen, own, None)
+        (_, part_metrics), expected = value_and_grad(single)(alone, frozen, part, None)
         close(grad["prompt"][i], expected["prompt"][0])
-        close(metrics["loss"][i], found["loss"][0])
+        close(metrics["loss"][i], part_metrics["loss"][0])
     assert metrics["tokens"].tolist() == [2 * count for count in counts]
 
 

@@ -91,10 +91,10 @@ def test_the_gradient_is_that_of_finite_differences(begun, at, name):
         return (ends[0] - ends[1]) / (2 * step)
 
     # Three differences, so that the third and the fifth derivative fall out.
-    one, two, four = (slope(0.02 / length * factor) for factor in (1, 2, 4))
-    without_third = (4 * one - two) / 3, (4 * two - four) / 3
-    found = (16 * without_third[0] - without_third[1]) / 15
-    assert found == pytest.approx(length, rel=1e-4)
+    narrow, wide, widest = (slope(0.02 / length * factor) for factor in (1, 2, 4))
+    without_third = (4 * narrow - wide) / 3, (4 * wide - widest) / 3
+    extrapolated = (16 * without_third[0] - without_third[1]) / 15
+    assert extrapolated == pytest.approx(length, rel=1e-4)
 
 
 def test_every_weight_has_a_gradient(begun, at):

@@ -93,10 +93,10 @@ def mlp():
     return begun("mlp")
 
 
-def close(found, expected, relative=1e-5):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        difference = np.abs(np.asarray(one) - np.asarray(other)).max()
-        assert difference <= relative * np.abs(np.asarray(other)).max()
+def close(actual, expected, relative=1e-5):
+    for leaf, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        difference = np.abs(np.asarray(leaf) - np.asarray(wanted)).max()
+        assert difference <= relative * np.abs(np.asarray(wanted)).max()
 
 
 def test_the_lstm_and_its_gradients_are_torchs():
@@ -122,14 +122,14 @@ def test_the_lstm_and_its_gradients_are_torchs():
             rows = bidirectional(cell, rows)
         return rows
 
-    given = torch.tensor(rows, requires_grad=True)
-    expected = theirs(given)[0]
+    tensor = torch.tensor(rows, requires_grad=True)
+    expected = theirs(tensor)[0]
     (expected * torch.tensor(weights)).sum().backward()
     cells = ours(lambda x: x.detach().numpy())
     close(out(cells, rows), expected.detach().numpy(), 1e-4)
     grads = jax.grad(lambda c, r: jnp.sum(out(c, r) * weights), (0, 1))(cells, rows)
     close(grads[0], ours(lambda x: x.grad.numpy()), 1e-4)
-    close(grads[1], given.grad.numpy(), 1e-4)
+    close(grads[1], tensor.grad.numpy(), 1e-4)
 
 
 @pytest.mark.parametrize(("length", "width"), [(9, 8), (3, 512)])
@@ -169,8 +169,8 @@ def test_an_encoders_gradient_is_finite_differences(encoder):
 
         numeric = (along(1e-5) - along(-1e-5)) / 2e-5
     pairs = zip(jax.tree.leaves(grad), jax.tree.leaves(ways), strict=True)
-    found = sum(np.sum(np.asarray(g, np.float64) * way) for g, way in pairs)
-    assert found == pytest.approx(numeric, rel=1e-4)
+    analytic = sum(np.sum(np.asarray(g, np.float64) * way) for g, way in pairs)
+    assert analytic == pytest.approx(numeric, rel=1e-4)
 
 
 def test_the_loss_reaches_the_encoder_through_the_table_that_is_exported(mlp):
@@ -193,9 +193,9 @@ def test_the_exported_table_is_what_training_reads(encoder):
     for i in range(2):
         rows = table[i * P : (i + 1) * P]
         np.testing.assert_allclose(method.file(trainable, frozen, i).rows, rows, atol=1e-6)
-        found = method.infer(trainable, frozen, i)
-        np.testing.assert_allclose(found.table, rows, atol=1e-6)
-        assert found.params == frozen
+        inference = method.infer(trainable, frozen, i)
+        np.testing.assert_allclose(inference.table, rows, atol=1e-6)
+        assert inference.params == frozen
 
 
 def test_the_backbone_is_frozen_or_all_of_it_is_tuned(mlp):
@@ -220,18 +220,18 @@ def test_packed_equals_unpacked_with_virtual_tokens_inside_the_text(mlp):
     assert batch["encoder_segment_ids"].max(axis=1).min() >= 2
     tokens = batch["encoder_input_tokens"]
     assert np.isin([7, 8], tokens).all() and not np.isin([PLACE, CUT], tokens).any()
-    found = value_and_grad(method, trainable, frozen, batch)
+    together = value_and_grad(method, trainable, frozen, batch)
     source, shape = Shuffled(examples(0), 0), BatchShape(4, 9, 2)
     pairs = Examples.from_lists([source.next() for _ in range(packed.examples)])
     parts = [
         value_and_grad(
-            method, trainable, frozen, {k: v for k, v in one.items() if k != "row_valid"}
+            method, trainable, frozen, {k: v for k, v in unpacked.items() if k != "row_valid"}
         )
-        for one in evaluation_batches(pairs, shape, packed.write)
+        for unpacked in evaluation_batches(pairs, shape, packed.write)
     ]
     assert len(parts) > 1
-    close(found[0][0], sum(loss for (loss, _), _ in parts))
-    close(found[1], jax.tree.map(lambda *grads: sum(grads), *(grad for _, grad in parts)), 1e-4)
+    close(together[0][0], sum(loss for (loss, _), _ in parts))
+    close(together[1], jax.tree.map(lambda *grads: sum(grads), *(grad for _, grad in parts)), 1e-4)
 
 
 def test_several_prompts_are_each_as_alone(mlp):
@@ -240,11 +240,13 @@ def test_several_prompts_are_each_as_alone(mlp):
     together = MultiPromptBatches([batches(i, seed=seed) for i, seed in enumerate(seeds)])
     (_, metrics), grad = value_and_grad(method, trainable, frozen, next(together))
     for i, seed in enumerate(seeds):
-        own = begun("mlp", (seed,))[1]
-        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y[0]), trainable, own)
-        (_, found), expected = value_and_grad(mlp[0], own, mlp[2], next(batches(seed=seed)))
+        alone = begun("mlp", (seed,))[1]
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y[0]), trainable, alone)
+        (_, alone_metrics), expected = value_and_grad(
+            mlp[0], alone, mlp[2], next(batches(seed=seed))
+        )
         close(jax.tree.map(lambda x, i=i: x[i : i + 1], grad), expected)
-        close(metrics["loss"][i], found["loss"][0])
+        close(metrics["loss"][i], alone_metrics["loss"][0])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -52,8 +52,8 @@ def begun():
 
     def program(count):
         tasks = [Task("a", LABELS, Words()) for _ in range(count)]
-        made = Program.of(METHOD, backbone, tasks)
-        return made, *made.init(jax.random.split(jax.random.key(1), 2)[:count], backbone)
+        started = Program.of(METHOD, backbone, tasks)
+        return started, *started.init(jax.random.split(jax.random.key(1), 2)[:count], backbone)
 
     return program
 
@@ -61,19 +61,19 @@ def begun():
 def test_the_loss_is_the_cross_entropy_of_the_mean_outputs_through_the_head(begun):
     program, tree, frozen = begun(1)
     tree = jax.tree.map(lambda x: x + 0.3, tree)
-    given = batch()
+    examples = batch()
     params = with_prefix(frozen, CONFIG, tree["prefix"], ("encoder",))
-    encoded = np.asarray(encode(params, CONFIG, given["encoder_input_tokens"]), np.float64)
+    encoded = np.asarray(encode(params, CONFIG, examples["encoder_input_tokens"]), np.float64)
     expected = []
     for row, gold in enumerate(GOLD):
-        real = given["encoder_input_tokens"][row] > 0
+        real = examples["encoder_input_tokens"][row] > 0
         scores = encoded[row][real].mean(axis=0) @ np.asarray(tree["head"]["kernel"][0])
         scores = scores + np.asarray(tree["head"]["bias"][0, 0])
         expected.append(np.log(np.exp(scores).sum()) - scores[gold])
-    loss, metrics = program.loss(tree, frozen, given, None)
+    loss, metrics = program.loss(tree, frozen, examples, None)
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
     assert float(metrics["loss"][0]) == pytest.approx(np.mean(expected), rel=1e-5)
-    gradients = jax.grad(lambda t: program.loss(t, frozen, given, None)[0])(tree)
+    gradients = jax.grad(lambda t: program.loss(t, frozen, examples, None)[0])(tree)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 

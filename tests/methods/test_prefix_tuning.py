@@ -73,8 +73,8 @@ def count(tree):
 def published():
     """Every published size, as gin_configs/models has it."""
     for path in sorted((Path(__file__).parents[2] / "gin_configs" / "models").glob("*t5_*.gin")):
-        found = re.findall(r"^T5Config\.(\w+) = (.*)$", path.read_text(), re.MULTILINE)
-        yield pytest.param(T5Config(**{n: ast.literal_eval(v) for n, v in found}), id=path.stem)
+        bindings = re.findall(r"^T5Config\.(\w+) = (.*)$", path.read_text(), re.MULTILINE)
+        yield pytest.param(T5Config(**{n: ast.literal_eval(v) for n, v in bindings}), id=path.stem)
 
 
 @pytest.mark.parametrize("config", list(published()))
@@ -115,14 +115,14 @@ def test_normal_is_of_its_scale_and_prefixes_differ(params):
 
 def test_words_begin_as_what_the_model_computes_for_them(params):
     pair = zip(KEYS, ((7, 9, 11, 13), (7,)), strict=True)
-    given, filled = (np.asarray(rows_of_words(key, params, LAYOUT, ids)) for key, ids in pair)
+    by_word, filled = (np.asarray(rows_of_words(key, params, LAYOUT, ids)) for key, ids in pair)
     # The encoder's first keys are of position-free embeddings: word by word.
     layer = params["encoder"]["layers_0"]
     x = np.asarray(params["token_embedder"]["embedding"])[[7, 9, 11]]
     x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6)
     x = x * np.asarray(layer["pre_attention_layer_norm"]["scale"])
     expected = x @ np.asarray(layer["attention"]["key"]["kernel"])
-    np.testing.assert_allclose(given[:P], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(by_word[:P], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(filled[0], expected[0], rtol=1e-4, atol=1e-4)
     assert np.abs(filled[1:P] - expected[1:]).max() > 0.1
 
@@ -142,11 +142,11 @@ def test_words_begin_as_what_the_model_computes_for_them(params):
         np.testing.assert_array_equal(trainable["prefix"][0], expected)
 
 
-def numpy_mlp(one, layout):
+def numpy_mlp(weights, layout):
     """Rows of the MLP by plain loops: place, layer, keys then values, position."""
     rows, width = [], layout.shape[1]
     for place in layout.places:
-        mlp = jax.tree.map(lambda x: np.asarray(x, np.float64), one[place])
+        mlp = jax.tree.map(lambda x: np.asarray(x, np.float64), weights[place])
         hidden = np.tanh(mlp["embedding"] @ mlp["first"]["kernel"] + mlp["first"]["bias"])
         out = hidden @ mlp["second"]["kernel"] + mlp["second"]["bias"]
         for part in range(out.shape[1] // width):
@@ -157,8 +157,8 @@ def numpy_mlp(one, layout):
 def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
     method, trainable, frozen = begin(MLP, params, CONFIG, 1, KEYS[:1])
     file = method.file(trainable, frozen, 0)
-    own = jax.tree.map(lambda x: x[0], trainable["prefix"])
-    np.testing.assert_allclose(file.rows, numpy_mlp(own, LAYOUT), atol=1e-6)
+    mlp = jax.tree.map(lambda x: x[0], trainable["prefix"])
+    np.testing.assert_allclose(file.rows, numpy_mlp(mlp, LAYOUT), atol=1e-6)
     (beside,) = method.companions(trainable, frozen, 0, file).values()
     beside.save(tmp_path / "mlp.safetensors")
     # It can be used as it is, and gone on with: bit for bit the same MLP.
@@ -188,16 +188,18 @@ def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(param
         "decoder_target_tokens": tokens[:, :3],
         "decoder_loss_weights": np.ones((4, 3), np.float32),
     }
-    lanes = {"row_prompt": np.array([0, 0, 1, 1]), "row_number": np.array([0, 1, 0, 1])}
-    (_, metrics), found = losses_and_gradients(both)(together, frozen, {**batch, **lanes}, None)
+    assignment = {"row_prompt": np.array([0, 0, 1, 1]), "row_number": np.array([0, 1, 0, 1])}
+    (_, metrics), grads = losses_and_gradients(both)(
+        together, frozen, {**batch, **assignment}, None
+    )
     alone = begin(NORMAL, params, CONFIG)[0]
     for i in range(2):
-        own = jax.tree.map(lambda x, i=i: x[i : i + 1], together)
+        part = jax.tree.map(lambda x, i=i: x[i : i + 1], together)
         rows = {name: x[2 * i : 2 * i + 2] for name, x in batch.items()}
-        (_, expected), gradient = losses_and_gradients(alone)(own, frozen, rows, None)
+        (_, expected), gradient = losses_and_gradients(alone)(part, frozen, rows, None)
         np.testing.assert_allclose(metrics["loss"][i], expected["loss"][0], rtol=1e-5)
         scale = np.abs(gradient["prefix"]).max()
-        np.testing.assert_allclose(found["prefix"][i], gradient["prefix"][0], atol=1e-5 * scale)
+        np.testing.assert_allclose(grads["prefix"][i], gradient["prefix"][0], atol=1e-5 * scale)
 
 
 def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):
@@ -205,32 +207,32 @@ def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):
         method, trainable, frozen = begin(settings, params, CONFIG)
         method.file(trainable, frozen, 0).save(tmp_path / "prefix.safetensors")
         file = load_prompt(tmp_path / "prefix.safetensors")
-        found = inference_of(params, CONFIG, file)
-        assert found.table is None
+        inference = inference_of(params, CONFIG, file)
+        assert inference.table is None
         assert virtual_tokens(file) == (0, "before")
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-            found.params,
+            inference.params,
             method.infer(trainable, frozen, 0).params,
         )
 
 
 def test_a_member_of_an_ensemble_is_the_prefix_alone(params):
     files = [file_of(drawn(seed)) for seed in range(2)]
-    found = ensemble_of(params, CONFIG, files, 3).params
+    ensemble = ensemble_of(params, CONFIG, files, 3).params
     for i, file in enumerate(files):
         alone = PrefixTuning.read(file, params, CONFIG).params
         for path in (
             ("encoder", "layers_1", "attention"),
             ("decoder", "layers_0", "self_attention"),
         ):
-            whole, own = found, alone
+            whole, member = ensemble, alone
             for name in path:
-                whole, own = whole[name], own[name]
+                whole, member = whole[name], member[name]
             # Examples repeated for every member: rows 0, 2 and 4 are the first's.
             assert whole["prefix_value"].shape[0] == 6
             for row in range(i, 6, 2):
-                np.testing.assert_array_equal(whole["prefix_value"][row], own["prefix_value"][0])
+                np.testing.assert_array_equal(whole["prefix_value"][row], member["prefix_value"][0])
     virtual = PromptFile(np.zeros((2, 10), np.float32), method={"name": "PromptTuning"})
     with pytest.raises(SpotError, match="of prefixes alone, found PrefixTuning and PromptTuning"):
         ensemble_of(params, CONFIG, [files[0], virtual], 3)

@@ -27,10 +27,10 @@ def test_everything_comes_back(tmp_path):
         "metrics": {"accuracy": 0.1 + 0.2},
         "ancestry": ({"task": "source", "step": 100, "seed": 1, "file": "a.safetensors"},),
     }
-    found = load_prompt(saved(tmp_path / "new" / "p.safetensors", **fields))
-    np.testing.assert_array_equal(found.prompt, PROMPT)
-    assert found.prompt.dtype == np.float32
-    assert {name: getattr(found, name) for name in fields} == fields
+    loaded = load_prompt(saved(tmp_path / "new" / "p.safetensors", **fields))
+    np.testing.assert_array_equal(loaded.prompt, PROMPT)
+    assert loaded.prompt.dtype == np.float32
+    assert {name: getattr(loaded, name) for name in fields} == fields
     # Nothing half written stays behind.
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["p.safetensors"]
 

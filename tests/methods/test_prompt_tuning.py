@@ -48,9 +48,9 @@ def test_a_small_vocabulary_is_drawn_from_whole_and_again_if_need_be():
 
 def test_prompts_differ_by_the_key_and_are_float32_whatever_the_backbone():
     half = EMBEDDING.astype(jnp.bfloat16)
-    one, other = (sampled_vocabulary(jax.random.key(k), half, 9) for k in (1, 2))
-    assert (one != other).any()
-    assert one.dtype == jnp.float32
+    first, second = (sampled_vocabulary(jax.random.key(k), half, 9) for k in (1, 2))
+    assert (first != second).any()
+    assert first.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])

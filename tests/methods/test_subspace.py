@@ -31,8 +31,8 @@ def normal(seed, *shape):
 
 @functools.partial(jax.jit, static_argnums=0)
 def weights(shape):
-    one, two = jax.random.split(KEY)
-    return shape.init_proj(one), shape.init_proj_b(two)
+    proj_key, proj_b_key = jax.random.split(KEY)
+    return shape.init_proj(proj_key), shape.init_proj_b(proj_b_key)
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,17 @@ def weights(shape):
 )
 def test_the_paper_s_sizes(emb_dim, dim, proj, proj_b):
     shape = SubspaceShape(dim, 100, emb_dim)
-    found = jax.eval_shape(lambda: weights(shape))
-    assert (sizes(found[0]), sizes(found[1])) == (proj, proj_b)
+    shapes = jax.eval_shape(lambda: weights(shape))
+    assert (sizes(shapes[0]), sizes(shapes[1])) == (proj, proj_b)
     named = shape.tensor_shapes()
-    assert sum(math.prod(one) for one in named.values()) == proj + proj_b
+    assert sum(math.prod(dims) for dims in named.values()) == proj + proj_b
 
 
 def test_by_the_token_every_row_has_the_same_layers():
     shape = SubspaceShape(5, 100, 768, variant="per_token")
-    found = jax.eval_shape(lambda: weights(shape))
-    assert sizes(found[0]) == 768 * 5 + 5
-    assert sizes(found[1]) == 5 * 768 + 768 + 768 * 768 + 768
+    shapes = jax.eval_shape(lambda: weights(shape))
+    assert sizes(shapes[0]) == 768 * 5 + 5
+    assert sizes(shapes[1]) == 5 * 768 + 768 + 768 * 768 + 768
     proj, proj_b = weights(PER_TOKEN)
     prompts = normal(1, 2, 4, 5)
     codes = PER_TOKEN.project(proj, prompts)
@@ -86,8 +86,8 @@ def test_the_formula_with_a_scale_around_it(scale):
     hidden = np.tanh(code @ proj_b["hidden"]["kernel"] + proj_b["hidden"]["bias"])
     expected = scale * (hidden @ proj_b["prompt"]["kernel"] + proj_b["prompt"]["bias"])
     np.testing.assert_allclose(shape.project(proj, prompt), code, rtol=1e-4, atol=1e-6)
-    found = shape.expand(proj_b, shape.project(proj, prompt))
-    np.testing.assert_allclose(found, expected.reshape(4, 5), rtol=1e-4, atol=1e-6)
+    actual = shape.expand(proj_b, shape.project(proj, prompt))
+    np.testing.assert_allclose(actual, expected.reshape(4, 5), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -135,32 +135,32 @@ def stored(shape=SHAPE, **fields):
 
 def test_a_subspace_comes_back_whole(tmp_path):
     path, origins = tmp_path / "deep" / "subspace.safetensors", ({"task": "a", "file": "x"},)
-    given = stored(step=7, seed=3, ancestry=origins)
-    given.save(path)
-    found = load_subspace(path, backbone="ab" * 32, emb_dim=5, length=4, dim=3)
-    assert found.shape == given.shape
-    assert (found.step, found.seed, found.tasks, found.ancestry) == (7, 3, ("a", "b"), origins)
-    jax.tree.map(np.testing.assert_array_equal, found.proj, given.proj)
-    jax.tree.map(np.testing.assert_array_equal, found.proj_b, given.proj_b)
-    assert found.mark == given.mark
+    subspace = stored(step=7, seed=3, ancestry=origins)
+    subspace.save(path)
+    loaded = load_subspace(path, backbone="ab" * 32, emb_dim=5, length=4, dim=3)
+    assert loaded.shape == subspace.shape
+    assert (loaded.step, loaded.seed, loaded.tasks, loaded.ancestry) == (7, 3, ("a", "b"), origins)
+    jax.tree.map(np.testing.assert_array_equal, loaded.proj, subspace.proj)
+    jax.tree.map(np.testing.assert_array_equal, loaded.proj_b, subspace.proj_b)
+    assert loaded.mark == subspace.mark
     np.testing.assert_array_equal(
-        found.reconstruct(normal(1, 4, 5)), given.reconstruct(normal(1, 4, 5))
+        loaded.reconstruct(normal(1, 4, 5)), subspace.reconstruct(normal(1, 4, 5))
     )
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_another_proj_b_or_shape_has_another_mark():
-    given = stored()
-    bent = jax.tree.map(np.array, given.proj_b)
+    subspace = stored()
+    bent = jax.tree.map(np.array, subspace.proj_b)
     bent["prompt"]["bias"][0] += 1e-3
     marks = {
-        given.mark,
-        dataclasses.replace(given, proj_b=bent).mark,
-        dataclasses.replace(given, shape=dataclasses.replace(SHAPE, scale=2.0)).mark,
+        subspace.mark,
+        dataclasses.replace(subspace, proj_b=bent).mark,
+        dataclasses.replace(subspace, shape=dataclasses.replace(SHAPE, scale=2.0)).mark,
     }
     assert len(marks) == 3
-    other = jax.tree.map(lambda x: x + 1, given.proj)
-    assert dataclasses.replace(given, proj=other).mark == given.mark
+    other = jax.tree.map(lambda x: x + 1, subspace.proj)
+    assert dataclasses.replace(subspace, proj=other).mark == subspace.mark
 
 
 @pytest.mark.parametrize(
@@ -211,5 +211,5 @@ def test_a_prompt_of_another_shape_has_no_place_in_it():
 @pytest.mark.parametrize("shape", [SHAPE, PER_TOKEN], ids=["paper", "per_token"])
 def test_files_hold_every_array_under_its_path(shape, tmp_path):
     stored(shape).save(tmp_path / "s")
-    found = safetensors.numpy.load_file(tmp_path / "s")
-    assert {name: array.shape for name, array in found.items()} == shape.tensor_shapes()
+    arrays = safetensors.numpy.load_file(tmp_path / "s")
+    assert {name: array.shape for name, array in arrays.items()} == shape.tensor_shapes()

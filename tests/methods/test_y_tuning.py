@@ -32,11 +32,11 @@ class Words:
 
 
 def settings(decoder=DECODER, **options):
-    own = {
+    fields = {
         name: getattr(decoder, name)
         for name in ("per_label", "layers", "heads", "mlp_dim", "score", "scale", "reduce")
     }
-    return YTuning(**{**own, "features": "mix" if decoder.mixed > 1 else "last", **options})
+    return YTuning(**{**fields, "features": "mix" if decoder.mixed > 1 else "last", **options})
 
 
 def method(decoder=DECODER, n=1, dropout=0.0, **options):
@@ -70,7 +70,7 @@ def batch(decoder=DECODER, rows=4, tokens=7, seed=1):
     }
 
 
-def torch_loss(torch, decoder, weights, given, kind, margin):
+def torch_loss(torch, decoder, weights, examples, kind, margin):
     """The formulas of docs/y_tuning.md, example by example and head by head."""
 
     def norm(x, offset):
@@ -89,8 +89,8 @@ def torch_loss(torch, decoder, weights, given, kind, margin):
         return torch.cat(heads, -1) @ layer[f"{side}_out"]
 
     losses = []
-    for row in range(len(given["label"])):
-        text = torch.tensor(given["features"][row, : given["feature_lengths"][row]])
+    for row in range(len(examples["label"])):
+        text = torch.tensor(examples["features"][row, : examples["feature_lengths"][row]])
         if decoder.mixed > 1:
             text = torch.einsum("tld,l->td", text, torch.softmax(weights["mix"][0], 0))
         else:
@@ -112,7 +112,7 @@ def torch_loss(torch, decoder, weights, given, kind, margin):
             scale = decoder.width**-0.5 if decoder.scale is None else decoder.scale
         each = (x[1:] @ x[0] * scale).reshape(decoder.classes, decoder.per_label)
         scores = each.max(-1).values if decoder.reduce == "max" else each.mean(-1)
-        gold = given["label"][row]
+        gold = examples["label"][row]
         if kind == "triplet":
             others = [
                 torch.relu(margin - scores[gold] + scores[c])
@@ -139,10 +139,10 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 def test_loss_and_gradient_are_torchs(case):
     torch = pytest.importorskip("torch")
     decoder, kind = CASES[case]
-    made, weights = method(decoder, n=2, loss=kind, margin=0.7)
+    tuning, weights = method(decoder, n=2, loss=kind, margin=0.7)
     weights, parts = trained(weights), [batch(decoder, tokens=40, seed=seed) for seed in (1, 2)]
     both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    grad = jax.jit(jax.value_and_grad(lambda w: made.loss(w, {}, both, None), has_aux=True))
+    grad = jax.jit(jax.value_and_grad(lambda w: tuning.loss(w, {}, both, None), has_aux=True))
     (_, metrics), grads = grad(weights)
     # Each of the two runs by itself.
     for i, part in enumerate(parts):
@@ -150,23 +150,23 @@ def test_loss_and_gradient_are_torchs(case):
         expected = torch_loss(torch, decoder, leaves, part, kind, 0.7)
         expected.backward()
         assert abs(float(metrics["loss"][i]) - expected.item()) < 1e-4
-        for found, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(leaves), strict=True):
+        for ours, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(leaves), strict=True):
             wanted = leaf.grad.numpy()
             assert np.abs(wanted).max() > 1e-5
-            np.testing.assert_allclose(found[i], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(ours[i], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_and_the_way_attention_is_computed_change_nothing():
     decoder = LabelDecoder(8, 2, layers=1, heads=2, mlp_dim=12)
-    made, weights = method(decoder)
-    weights, given = trained(weights), batch(decoder, tokens=5)
-    longer = dict(given)
+    tuning, weights = method(decoder)
+    weights, shorter = trained(weights), batch(decoder, tokens=5)
+    longer = dict(shorter)
     filler = np.full((4, 40, 1, 8), 9.0, np.float32)
     # With 45 tokens queries are few, with 5 they are not.
-    longer["features"] = np.concatenate([given["features"], filler], axis=1)
-    loss = jax.jit(lambda b: made.loss(weights, {}, b, None)[0])
-    one, other = loss(given), loss(longer)
-    np.testing.assert_allclose(one, other, rtol=1e-5)
+    longer["features"] = np.concatenate([shorter["features"], filler], axis=1)
+    loss = jax.jit(lambda b: tuning.loss(weights, {}, b, None)[0])
+    of_shorter, of_longer = loss(shorter), loss(longer)
+    np.testing.assert_allclose(of_shorter, of_longer, rtol=1e-5)
 
 
 def test_the_numbers_that_are_trained():
@@ -190,13 +190,13 @@ def test_labels_begin_as_their_tokens_the_vocabulary_or_uniform():
     def rows(kind):
         return np.asarray(jax.jit(lambda k, t: label_vectors(k, t, pieces, 2, kind))(key, table))
 
-    found = rows("labels")
-    np.testing.assert_allclose(found[1::2], means, rtol=1e-4)
-    near = np.abs(found[2::2] - means).max(axis=1)
+    vectors = rows("labels")
+    np.testing.assert_allclose(vectors[1::2], means, rtol=1e-4)
+    near = np.abs(vectors[2::2] - means).max(axis=1)
     assert ((near > 0.01) & (near < 0.6)).all()
     drawn = rows("vocabulary")
     assert drawn.shape == (7, 8)
-    assert all(np.abs(unit - row).max(axis=1).min() < 1e-5 for row in (*drawn, found[0]))
+    assert all(np.abs(unit - row).max(axis=1).min() < 1e-5 for row in (*drawn, vectors[0]))
     uniform = rows("uniform")
     np.testing.assert_allclose(np.square(uniform).mean(axis=1), 1.0, rtol=1e-5)
     with pytest.raises(SpotError, match="label 1 has no pieces"):
@@ -214,36 +214,36 @@ def test_the_triplet_loss_by_hand():
 
 @pytest.mark.slow
 def test_runs_together_are_those_alone_with_dropout():
-    (made, weights), (alone, _) = method(n=2, dropout=0.3), method(dropout=0.3)
+    (together, weights), (alone, _) = method(n=2, dropout=0.3), method(dropout=0.3)
     weights, drop = trained(weights), keys([7, 8])
     parts = [batch(seed=seed) for seed in (1, 2)]
     both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    (_, metrics), grads = jax.jit(jax.value_and_grad(made.loss, has_aux=True))(
+    (_, metrics), grads = jax.jit(jax.value_and_grad(together.loss, has_aux=True))(
         weights, {}, both, drop
     )
     step = jax.jit(jax.value_and_grad(alone.loss, has_aux=True))
     for i, part in enumerate(parts):
-        own = jax.tree.map(lambda x, i=i: x[i : i + 1], weights)
-        (_, expected), expected_grads = step(own, {}, part, drop[i : i + 1])
+        part_weights = jax.tree.map(lambda x, i=i: x[i : i + 1], weights)
+        (_, expected), expected_grads = step(part_weights, {}, part, drop[i : i + 1])
         for name, value in expected.items():
             np.testing.assert_allclose(metrics[name][i], value[0], rtol=1e-5)
         pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True)
-        for found, wanted in pairs:
-            np.testing.assert_allclose(found[i], wanted[0], rtol=1e-4, atol=1e-6)
+        for actual, wanted in pairs:
+            np.testing.assert_allclose(actual[i], wanted[0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_stored_decoder_scores_as_the_one_in_training():
-    made, weights = method(DECODER, cache_dtype="float32")
-    weights, given = trained(weights), batch()
-    inference = made.infer(weights, {}, 0)
-    file = made.file(weights, {}, 0)
+    tuning, weights = method(DECODER, cache_dtype="float32")
+    weights, examples = trained(weights), batch()
+    inference = tuning.infer(weights, {}, 0)
+    file = tuning.file(weights, {}, 0)
     assert file.prompt is None and file.tensors["labels"].shape == (5, 8)
-    found = inference_of({}, CONFIG, file)
-    assert found.params["backbone"] == {}
-    assert found.scorer == inference.scorer and hash(found.scorer) == hash(inference.scorer)
+    loaded = inference_of({}, CONFIG, file)
+    assert loaded.params["backbone"] == {}
+    assert loaded.scorer == inference.scorer and hash(loaded.scorer) == hash(inference.scorer)
     assert inference.scorer.labels == ("label 0", "label 1")
-    score = jax.jit(lambda params: inference.scorer(params, CONFIG, given))
-    np.testing.assert_array_equal(score(found.params), score(inference.params))
+    score = jax.jit(lambda params: inference.scorer(params, CONFIG, examples))
+    np.testing.assert_array_equal(score(loaded.params), score(inference.params))
     with pytest.raises(SpotError, match="width 8 and 3 layers cannot go .* 8 and 2"):
         inference_of({}, dataclasses.replace(CONFIG, num_encoder_layers=1), file)
     short = dataclasses.replace(file, tensors={**file.tensors, "decoder/norm": np.zeros((1, 7))})

@@ -28,39 +28,41 @@ def labels():
 
 
 def test_labels_score_as_scikit_learn_says(labels):
-    gold, found = labels
-    f1 = sklearn.metrics.f1_score(gold, found, labels=[0, 1, 2], average="macro")
-    assert m.mean_multiclass_f1(3)(gold, found)["mean_3class_f1"] == pytest.approx(100 * f1)
-    opened = sklearn.metrics.f1_score(gold, found, average="macro", zero_division=0)
-    as_texts = m.macro_f1_of_outputs([str(g) for g in gold], [str(f) for f in found])
+    gold, predictions = labels
+    f1 = sklearn.metrics.f1_score(gold, predictions, labels=[0, 1, 2], average="macro")
+    assert m.mean_multiclass_f1(3)(gold, predictions)["mean_3class_f1"] == pytest.approx(100 * f1)
+    opened = sklearn.metrics.f1_score(gold, predictions, average="macro", zero_division=0)
+    as_texts = m.macro_f1_of_outputs([str(g) for g in gold], [str(f) for f in predictions])
     assert as_texts["macro_f1"] == pytest.approx(100 * opened)
-    mcc = sklearn.metrics.matthews_corrcoef(gold, found)
-    assert m.matthews_corrcoef(gold, found)["matthews_corrcoef"] == pytest.approx(100 * mcc)
+    mcc = sklearn.metrics.matthews_corrcoef(gold, predictions)
+    assert m.matthews_corrcoef(gold, predictions)["matthews_corrcoef"] == pytest.approx(100 * mcc)
 
 
 def test_correlations_are_scipys_with_ties(labels):
-    gold, found = labels
+    gold, predictions = labels
     for metric, function in [
         (m.pearson_corrcoef, scipy.stats.pearsonr),
         (m.spearman_corrcoef, scipy.stats.spearmanr),
     ]:
-        expected = 100 * function(gold, found).statistic
-        assert list(metric(gold, list(map(str, found))).values()) == pytest.approx([expected])
+        expected = 100 * function(gold, predictions).statistic
+        assert list(metric(gold, list(map(str, predictions))).values()) == pytest.approx([expected])
 
 
 @pytest.mark.slow
 def test_scores_are_those_of_t5(texts, labels):
     reference = pytest.importorskip("t5.evaluation.metrics")
-    gold, found = texts
+    gold, predictions = texts
     several = [[a, b] for a, b in zip(gold, reversed(gold), strict=True)]
     # T5 gives 0 for the F1 of two texts of which nothing remains; SQuAD 2.0 and we give 1.
-    kept = [i for i in range(60) if m.squad(["the"], [found[i]])["em"] == 0]
-    assert math.isclose(m.bleu(gold, found)["bleu"], reference.bleu(gold, found)["bleu"])
+    kept = [i for i in range(60) if m.squad(["the"], [predictions[i]])["em"] == 0]
+    assert math.isclose(
+        m.bleu(gold, predictions)["bleu"], reference.bleu(gold, predictions)["bleu"]
+    )
     for name in ("squad", "trivia_qa"):
-        lists = [several[i] for i in kept], [found[i] for i in kept]
+        lists = [several[i] for i in kept], [predictions[i] for i in kept]
         assert getattr(m, name)(*lists) == pytest.approx(getattr(reference, name)(*lists))
     # T5's is the median of bootstrapped means.
-    assert m.rouge(gold, found) == pytest.approx(reference.rouge(gold, found), abs=1.5)
+    assert m.rouge(gold, predictions) == pytest.approx(reference.rouge(gold, predictions), abs=1.5)
     numbers, guesses = labels
     three = reference.mean_multiclass_f1(num_classes=3)
     assert m.mean_multiclass_f1(3)(numbers, guesses) == pytest.approx(three(numbers, guesses))
@@ -70,7 +72,7 @@ def test_scores_are_those_of_t5(texts, labels):
     expected |= reference.mean_group_metric(reference.all_match)(groups, values)
     assert m.multirc(1, 0)(groups, values) == pytest.approx(expected)
     records = [{"value": several[i], "group": i // 3} for i in kept]
-    answers = [{"value": found[i]} for i in kept]
+    answers = [{"value": predictions[i]} for i in kept]
     once = reference.deduplicate_metric(reference.squad)
     assert m.record(records, answers) == pytest.approx(once(records, answers))
 
@@ -84,5 +86,5 @@ def test_wsc_scores_as_t5_says():
     referents, answers = texts[:200], texts[200:]
     for referent, answer in zip(referents, answers, strict=True):
         expected = postprocess(answer, example={"targets_pretokenized": referent, "label": 1})
-        found = m.wsc([{"label": 1, "referent": referent}], [answer])["accuracy"] / 100
-        assert found == (expected == 1), (referent, answer)
+        actual = m.wsc([{"label": 1, "referent": referent}], [answer])["accuracy"] / 100
+        assert actual == (expected == 1), (referent, answer)

@@ -22,13 +22,13 @@ def _quick(monkeypatch):
 
 
 def points(figure):
-    found: list[dict] = []
+    kept: list[dict] = []
 
     def collect(part):
         if isinstance(part, dict):
             data = part.get("data")
             values = data.get("values", []) if isinstance(data, dict) else []
-            found.extend(value for value in values if value not in found)  # layers repeat data
+            kept.extend(value for value in values if value not in kept)  # layers repeat data
             for value in part.values():
                 collect(value)
         elif isinstance(part, list):
@@ -36,12 +36,12 @@ def points(figure):
                 collect(value)
 
     collect(figure)
-    return found
+    return kept
 
 
 def test_the_page_and_its_tables_hold_every_number(tmp_path, capsys):
-    made = results()
-    made.write(tmp_path)
+    study = results()
+    study.write(tmp_path)
     assert main(["intrinsic", "report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text()
@@ -51,7 +51,7 @@ def test_the_page_and_its_tables_hold_every_number(tmp_path, capsys):
     assert not re.findall(r"""(?:src|href)=["'](?!#|tables|figures)""", text)
     with (tmp_path / "tables" / "relative.csv").open() as file:
         rows = list(csv.DictReader(file))
-    expected = {(row.group, row.against): row for row in relative_rows(made)}
+    expected = {(row.group, row.against): row for row in relative_rows(study)}
     assert len(rows) == len({group for group, _ in expected})
     (row,) = [
         r
@@ -82,14 +82,14 @@ def test_the_curves_are_over_dimension_and_over_tasks():
 
 def test_no_prompt_and_its_gain_are_in_the_tables(tmp_path):
     bare = dict.fromkeys(PROMPTS, 20.0)
-    made = results(no_prompt=bare)
-    text = subspace.write_report(made, tmp_path).read_text()
+    study = results(no_prompt=bare)
+    text = subspace.write_report(study, tmp_path).read_text()
     assert (
         "Of prompt tuning’s gain over no prompt that is" in text and "no prompt alone has" in text
     )
     with (tmp_path / "tables" / "relative.csv").open() as file:
         rows = list(csv.DictReader(file))
-    expected = {(row.group, row.against): row for row in relative_rows(made)}
+    expected = {(row.group, row.against): row for row in relative_rows(study)}
     value = expected[Group(TEST_IST, ALL, dimension=50, tasks=2), PROMPT_TUNING]
     (row,) = [
         r

@@ -36,20 +36,20 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def found():
+def study_analysis():
     return analyse(synthetic_study(4, 3, seeds=2, steps=4))
 
 
 @pytest.fixture(scope="module")
-def drawn(found):
-    return figures(found)
+def drawn(study_analysis):
+    return figures(study_analysis)
 
 
 @pytest.fixture(scope="module")
-def text(found, drawn):
+def text(study_analysis, drawn):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vega, "javascript", lambda: STUB)
-        return page(found, drawn, all_tables(found, None))
+        return page(study_analysis, drawn, all_tables(study_analysis, None))
 
 
 def data_of(text: str, name: str) -> list[dict]:
@@ -83,31 +83,31 @@ def cells_of(text: str, table: str) -> list[list[str]]:
     ]
 
 
-def test_the_transfer_map_holds_every_pair(found, text):
-    label = short_names((*found.results.sources, *found.results.targets))
+def test_the_transfer_map_holds_every_pair(study_analysis, text):
+    label = short_names((*study_analysis.results.sources, *study_analysis.results.targets))
     rows = {(r["source"], r["target"]): r for r in data_of(text, "transfer") if "source" in r}
-    assert len(rows) == len(found.pairs)
-    for pair in found.pairs:
+    assert len(rows) == len(study_analysis.pairs)
+    for pair in study_analysis.pairs:
         row = rows[label[pair.source], label[pair.target]]
         assert row["value"] == pytest.approx(max(-CLIP, min(CLIP, pair.relative)))
         assert row["text"] == number(pair.relative, 0, sign=True)
         assert row["relative"] == f"{number(pair.relative, sign=True)}%"
 
 
-def test_the_map_of_embeddings_holds_every_pair_of_tasks(found, text):
-    for metric, stored in found.embeddings.items():
+def test_the_map_of_embeddings_holds_every_pair_of_tasks(study_analysis, text):
+    for metric, stored in study_analysis.embeddings.items():
         rows = {
             (r["one"], r["other"]): r for r in data_of(text, f"embeddings_{metric}") if "one" in r
         }
         label = short_names(stored.names)
-        for i, one in enumerate(stored.names):
-            for j, other in enumerate(stored.names):
-                value = rows[label[one], label[other]]["value"]
+        for i, first in enumerate(stored.names):
+            for j, second in enumerate(stored.names):
+                value = rows[label[first], label[second]]["value"]
                 assert value == pytest.approx(stored.values[i, j], abs=1e-4)
 
 
-def test_the_scatter_holds_every_point_with_r_and_p(found, text):
-    for metric, rows in found.correlations.items():
+def test_the_scatter_holds_every_point_with_r_and_p(study_analysis, text):
+    for metric, rows in study_analysis.correlations.items():
         data = [r for r in data_of(text, f"similarity_{metric}") if r.get("mark") == "point"]
         points = [p for row in rows for p in row.points]
         assert [(r["similarity"], r["relative"]) for r in data] == [
@@ -118,37 +118,41 @@ def test_the_scatter_holds_every_point_with_r_and_p(found, text):
             assert f"r = {number(row.r, 2)}, p" in panels
 
 
-def test_the_methods_are_in_the_figure_and_in_the_table(found, text):
+def test_the_methods_are_in_the_figure_and_in_the_table(study_analysis, text):
     data = [r for r in data_of(text, "methods") if r.get("what") == "absolute"]
-    rows = [row for row in found.methods if row.method not in (*BASELINES, "scratch")]
+    rows = [row for row in study_analysis.methods if row.method not in (*BASELINES, "scratch")]
     assert [r["mean"] for r in data] == [row.absolute.mean for row in rows]
     assert [r["low"] for r in data] == [row.absolute.low for row in rows]
     shown = cells_of(text, "methods")
-    assert len(shown) == len(found.methods)
-    for cells, row in zip(shown, found.methods, strict=True):
+    assert len(shown) == len(study_analysis.methods)
+    for cells, row in zip(shown, study_analysis.methods, strict=True):
         assert number(row.score.mean) in cells[-1]
 
 
-def test_no_prompt_stands_beside_the_commonest_label(found, text):
+def test_no_prompt_stands_beside_the_commonest_label(study_analysis, text):
     assert all("51.2" in cells for cells in cells_of(text, "targets"))
     names = [cells[0] for cells in cells_of(text, "methods")]
     assert names[:3] == ["commonest label", "no prompt", "from scratch"]
 
 
-def test_the_curves_are_means_over_seeds(found, text):
+def test_the_curves_are_means_over_seeds(study_analysis, text):
     data = [r for r in data_of(text, "curves") if "validation" in r]
-    target = found.results.targets[0]
-    label = short_names((*found.results.sources, *found.results.targets))
-    mine = [c for c in found.results.curves if c.target == target and c.method == "scratch"]
+    target = study_analysis.results.targets[0]
+    label = short_names((*study_analysis.results.sources, *study_analysis.results.targets))
+    mine = [
+        c for c in study_analysis.results.curves if c.target == target and c.method == "scratch"
+    ]
     rows = [r for r in data if r["target"] == label[target] and r["kind"] == "from scratch"]
     assert [r["step"] for r in rows] == list(mine[0].steps)
     assert rows[-1]["validation"] == pytest.approx(sum(c.validation[-1] for c in mine) / len(mine))
 
 
-def test_prompts_say_what_they_began_from(found, text):
+def test_prompts_say_what_they_began_from(study_analysis, text):
     rows = cells_of(text, "prompts")
-    assert len(rows) == len(found.results.prompts)
-    first = short_names((*found.results.sources, *found.results.targets))[found.results.sources[0]]
+    assert len(rows) == len(study_analysis.results.prompts)
+    first = short_names((*study_analysis.results.sources, *study_analysis.results.targets))[
+        study_analysis.results.sources[0]
+    ]
     assert any(f"{first} (seed 0, step 600)" in row for row in rows)
     assert any("its initialisation" in row for row in rows)
     assert "spot study --gin_file=gin_configs/studies/mini.gin" in text
@@ -187,9 +191,9 @@ def test_missing_parts_are_sentences_not_empty_figures():
             Score("t", "transfer", 60.0, source="a", seed=0),
         ),
     )
-    made = analyse(bare)
-    drawn = figures(made)
-    text = page(made, drawn, all_tables(made, None))
+    analysis = analyse(bare)
+    drawn = figures(analysis)
+    text = page(analysis, drawn, all_tables(analysis, None))
     assert set(drawn) == {"methods", "transfer"}
     for sentence in (
         "stores no similarities of all task embeddings",
@@ -224,17 +228,17 @@ def test_names_cannot_break_out_of_the_page():
         scores=(Score("t", "scratch", 50.0), Score("t", "transfer", 60.0, source=odd)),
         commands=(odd,),
     )
-    made = analyse(results)
-    text = page(made, figures(made), all_tables(made, None))
+    analysis = analyse(results)
+    text = page(analysis, figures(analysis), all_tables(analysis, None))
     assert "<b>" not in text
     assert text.count("</script>") == text.count("<script")
     assert {r["source"] for r in data_of(text, "transfer") if "source" in r} == {odd}
 
 
-def test_the_files_beside_the_page_hold_the_same_numbers(found, tmp_path):
-    write_report(found.results, tmp_path)
+def test_the_files_beside_the_page_hold_the_same_numbers(study_analysis, tmp_path):
+    write_report(study_analysis.results, tmp_path)
     stored = json.loads((tmp_path / "tables.json").read_text())
-    tables = all_tables(found, None)
+    tables = all_tables(study_analysis, None)
     assert set(stored) == set(tables)
     for name, table in tables.items():
         with (tmp_path / "tables" / f"{name}.csv").open() as file:
@@ -245,14 +249,14 @@ def test_the_files_beside_the_page_hold_the_same_numbers(found, tmp_path):
             for key, value in from_json.items():
                 assert from_csv[key] == ("" if value is None else str(value))
     first = stored["transfer"][0]
-    assert first["relative_error_reduction"] == pytest.approx(found.pairs[0].relative)
+    assert first["relative_error_reduction"] == pytest.approx(study_analysis.pairs[0].relative)
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert {"methods", "transfer", "curves"} < drawn
 
 
 def test_the_papers_page_has_its_own_numbers_and_the_printed_ones():
-    made, theirs = analyse(paper_results()), printed()
-    text = page(made, figures(made, theirs), all_tables(made, theirs), theirs)
+    analysis, theirs = analyse(paper_results()), printed()
+    text = page(analysis, figures(analysis, theirs), all_tables(analysis, theirs), theirs)
     rows = cells_of(text, "printed_transfers")
     assert len(rows) == 30
     assert all(ours == printed_value for _, _, ours, printed_value in rows)
@@ -271,8 +275,8 @@ def test_the_papers_page_has_its_own_numbers_and_the_printed_ones():
 
 
 def test_wide_maps_print_signs():
-    made = analyse(synthetic_study(2, 40, seeds=1, steps=1))
-    rows = transfer_map(made)["data"]["values"]
+    analysis = analyse(synthetic_study(2, 40, seeds=1, steps=1))
+    rows = transfer_map(analysis)["data"]["values"]
     assert {row["text"] for row in rows} <= {"+", "−", ""}
     assert {row["text"] for row in rows} >= {"+", "−"}
 
@@ -280,14 +284,14 @@ def test_wide_maps_print_signs():
 def test_maps_of_too_many_runs_are_left_to_the_tables(monkeypatch):
     names = tuple(EmbeddedPrompt("a", seed) for seed in range(3))
     runs = Embeddings(names, average_tokens=tuple(map(tuple, np.eye(3).tolist())))
-    made = analyse(
+    analysis = analyse(
         TransferResults(title="many", sources=("a",), targets=(), scores=(), embeddings=runs)
     )
-    assert "embedding_runs_average_tokens" in figures(made)
+    assert "embedding_runs_average_tokens" in figures(analysis)
     monkeypatch.setattr(transfer, "MOST_RUNS", 2)
-    drawn = figures(made)
+    drawn = figures(analysis)
     assert "embedding_runs_average_tokens" not in drawn
-    text = page(made, drawn, all_tables(made, None))
+    text = page(analysis, drawn, all_tables(analysis, None))
     assert "is left out; its numbers are in tables/embeddings_runs_average_tokens.csv" in text
 
 

@@ -40,18 +40,18 @@ def study(**changes) -> TransferResults:
         for seed, test in enumerate(tests)
     ]
     scores += [
-        Score(t, "transfer", test, source=s, seed=own, source_seed=own, validation=validation)
+        Score(t, "transfer", test, source=s, seed=seed, source_seed=seed, validation=validation)
         for t, rows in TRANSFER.items()
-        for (s, own), (validation, test) in rows.items()
+        for (s, seed), (validation, test) in rows.items()
     ]
     scores += [Score(t, "weighted_average", 70, k=3, seed=seed) for t in "tu" for seed in (0, 1)]
     similarities = [
-        Similarity(s, t, own, seed, average_tokens=value)
+        Similarity(s, t, source_seed, seed, average_tokens=value)
         for t, rows in ALIKE.items()
-        for (s, own), values in rows.items()
+        for (s, source_seed), values in rows.items()
         for seed, value in enumerate(values)
     ]
-    made = TransferResults(
+    results = TransferResults(
         title="by hand",
         sources=("a", "b"),
         targets=("t", "u"),
@@ -60,16 +60,16 @@ def study(**changes) -> TransferResults:
         similarities=tuple(similarities),
         families={"a": "x", "t": "x", "b": "y", "u": "y"},
     )
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(results, **changes)
 
 
 @pytest.fixture(scope="module")
-def found():
+def study_analysis():
     return analyse(study())
 
 
-def test_pairs_are_means_over_runs(found):
-    pairs = {(p.source, p.target): p for p in found.pairs}
+def test_pairs_are_means_over_runs(study_analysis):
+    pairs = {(p.source, p.target): p for p in study_analysis.pairs}
     assert pairs["a", "t"].score == 65
     assert pairs["a", "t"].sd == pytest.approx(math.sqrt(2))
     assert pairs["a", "t"].runs == 2
@@ -109,8 +109,8 @@ ROWS = {
 }
 
 
-def test_the_method_table_holds_every_method_and_k(found):
-    rows = {(r.method, r.similarity, r.k): r for r in found.methods}
+def test_the_method_table_holds_every_method_and_k(study_analysis):
+    rows = {(r.method, r.similarity, r.k): r for r in study_analysis.methods}
     assert list(rows) == list(ROWS)
     for key, expected in ROWS.items():
         row = rows[key]
@@ -118,14 +118,14 @@ def test_the_method_table_holds_every_method_and_k(found):
         assert row.targets == 2
 
 
-def test_standard_deviations_are_over_seeds(found):
-    row = next(r for r in found.methods if r.method == "best_of_top_k" and r.k == 1)
+def test_standard_deviations_are_over_seeds(study_analysis):
+    row = next(r for r in study_analysis.methods if r.method == "best_of_top_k" and r.k == 1)
     assert row.absolute.sd == pytest.approx(math.sqrt(8))  # changes of seeds: 9 and 5
     assert row.score.sd == pytest.approx(math.sqrt(0.5))  # scores of seeds: 74 and 75
 
 
-def test_best_of_picks_on_validation_and_reports_the_test(found):
-    rows = {(r.method, r.k): r for r in found.methods}
+def test_best_of_picks_on_validation_and_reports_the_test(study_analysis):
+    rows = {(r.method, r.k): r for r in study_analysis.methods}
     assert rows["oracle", 4].picked_on == "validation"
     assert rows["oracle", 4].chosen == {"t": ["b", "b"], "u": ["a", "a"]}
     assert rows["best_of_top_k", 1].picked_on is None
@@ -148,8 +148,8 @@ def test_a_run_of_the_same_seed_counts_before_the_mean_of_others():
     assert tests == {0: 64, 1: 90, None: 77}
 
 
-def test_correlations_have_a_point_a_source_prompt(found):
-    row = found.correlations["average_tokens"][0]
+def test_correlations_have_a_point_a_source_prompt(study_analysis):
+    row = study_analysis.correlations["average_tokens"][0]
     x = [0.5, 0.5, 0.3, 0.15]
     y = [100 * (test - 55) / 45 for test in (64, 66, 50, 40)]
     assert [p.similarity for p in row.points] == pytest.approx(x)
@@ -158,34 +158,34 @@ def test_correlations_have_a_point_a_source_prompt(found):
     assert row.r == pytest.approx(r)
     assert row.p == pytest.approx(2 * scipy.stats.t.sf(abs(r) * math.sqrt(2 / (1 - r * r)), 2))
     assert math.isnan(row.low)  # two source tasks are too few to draw from
-    assert mean_correlation(found.correlations["average_tokens"]).mean == pytest.approx(
-        np.mean([c.r for c in found.correlations["average_tokens"]])
+    assert mean_correlation(study_analysis.correlations["average_tokens"]).mean == pytest.approx(
+        np.mean([c.r for c in study_analysis.correlations["average_tokens"]])
     )
 
 
-def test_families(found):
-    rows = {row.target: (row.within, row.across) for row in found.families.rows}
+def test_families(study_analysis):
+    rows = {row.target: (row.within, row.across) for row in study_analysis.families.rows}
     assert rows["t"] == pytest.approx((1000 / 45, -1000 / 45))
     assert rows["u"] == pytest.approx((-15, 30))
-    assert found.families.difference.mean == pytest.approx((2000 / 45 - 45) / 2)
+    assert study_analysis.families.difference.mean == pytest.approx((2000 / 45 - 45) / 2)
     assert analyse(study(families={})).families is None
 
 
 def test_a_task_is_never_its_own_source():
     leak = Score("t", "transfer", 99, source="t", seed=0, source_seed=0, validation=99)
-    made = analyse(study(sources=("a", "b", "t"), scores=(*study().scores, leak)))
-    assert made.table.left_out == 1
-    assert math.isnan(next(p for p in made.pairs if (p.source, p.target) == ("t", "t")).score)
-    assert made.methods[-1].score.mean == 61  # the oracle's, as without the leak
+    analysis = analyse(study(sources=("a", "b", "t"), scores=(*study().scores, leak)))
+    assert analysis.table.left_out == 1
+    assert math.isnan(next(p for p in analysis.pairs if (p.source, p.target) == ("t", "t")).score)
+    assert analysis.methods[-1].score.mean == 61  # the oracle's, as without the leak
 
 
 def test_a_study_half_way_is_analysed_as_far_as_it_is():
     kept = tuple(s for s in study().scores if (s.target, s.source) != ("u", "b"))
-    made = analyse(study(scores=kept))
-    pairs = {(p.source, p.target): p.relative for p in made.pairs}
+    analysis = analyse(study(scores=kept))
+    pairs = {(p.source, p.target): p.relative for p in analysis.pairs}
     assert math.isnan(pairs["b", "u"])
     assert pairs["a", "u"] == pytest.approx(30)
-    assert all(row.targets == 2 for row in made.methods)
+    assert all(row.targets == 2 for row in analysis.methods)
     begun = analyse(study(scores=study().scores[:4], similarities=()))
     assert [row.method for row in begun.methods] == ["scratch"]
     nothing = analyse(study(scores=(), similarities=(), targets=(), sources=()))
@@ -200,12 +200,12 @@ def test_a_score_that_is_not_defined_is_left_out_of_means():
 def test_intervals_of_the_bootstrap():
     random = np.random.default_rng(0)
     values = random.normal(3, 2, size=(400, 1))
-    found = estimate(values)
+    interval = estimate(values)
     half = 1.96 * values.std() / 20
-    assert found.low == pytest.approx(values.mean() - half, abs=0.06)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.06)
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.06)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.06)
     again = estimate(values)
-    assert (found.mean, found.low, found.high) == (again.mean, again.low, again.high)
+    assert (interval.mean, interval.low, interval.high) == (again.mean, again.low, again.high)
     # Seeds that differ widen it, targets being alike.
     seeds = estimate(np.tile([0.0, 4.0], (30, 1)))
     assert seeds.low < 2 < seeds.high
@@ -240,32 +240,35 @@ def test_clusters_join_what_is_alike():
 def test_maps_of_embeddings_are_means_over_pairs_of_different_runs():
     names = tuple(EmbeddedPrompt(task, seed) for task in "ab" for seed in (0, 1))
     matrix = ((1, 0.8, 0.1, 0.2), (0.8, 1, 0.3, 0.4), (0.1, 0.3, 1, 0.6), (0.2, 0.4, 0.6, 1))
-    made = analyse(study(embeddings=Embeddings(names, average_tokens=matrix)))
-    tasks = made.embeddings["average_tokens"]
+    analysis = analyse(study(embeddings=Embeddings(names, average_tokens=matrix)))
+    tasks = analysis.embeddings["average_tokens"]
     assert tasks.names == ("a", "b")
     assert tasks.values == pytest.approx(np.array([[0.8, 0.25], [0.25, 0.6]]))
-    runs = made.embedding_runs["average_tokens"]
+    runs = analysis.embedding_runs["average_tokens"]
     assert runs.names == ("a #0", "a #1", "b #0", "b #1")
-    assert "per_token" not in made.embeddings
+    assert "per_token" not in analysis.embeddings
 
 
 def test_what_is_untuned_stands_before_what_is_tuned():
-    made = analyse(study(majority={"t": 30.0, "u": 40.0}, no_prompt={"t": 25.0, "u": 45.0}))
-    assert [row.method for row in made.methods[:3]] == ["majority", "no_prompt", "scratch"]
-    bare = made.methods[1]
+    analysis = analyse(study(majority={"t": 30.0, "u": 40.0}, no_prompt={"t": 25.0, "u": 45.0}))
+    assert [row.method for row in analysis.methods[:3]] == ["majority", "no_prompt", "scratch"]
+    bare = analysis.methods[1]
     assert (bare.score.mean, bare.score.sd) == (35.0, 0.0)
     # Scratch has 55 and 80 over seeds.
     assert bare.absolute.mean == pytest.approx((25 - 55 + 45 - 80) / 2)
-    assert [(row.majority, row.no_prompt) for row in made.targets] == [(30.0, 25.0), (40.0, 45.0)]
+    assert [(row.majority, row.no_prompt) for row in analysis.targets] == [
+        (30.0, 25.0),
+        (40.0, 45.0),
+    ]
     without = [row.method for row in analyse(study()).methods]
     assert "no_prompt" not in without and math.isnan(analyse(study()).targets[0].no_prompt)
 
 
 def test_one_correlation_is_over_all_pairs_with_each_targets_mean_taken_out():
-    made = analyse(study())
-    pooled = made.pooled["average_tokens"]
+    analysis = analyse(study())
+    pooled = analysis.pooled["average_tokens"]
     x, y = [], []
-    for row in made.correlations["average_tokens"]:
+    for row in analysis.correlations["average_tokens"]:
         gains = np.array([point.relative for point in row.points])
         x += [point.similarity for point in row.points]
         y += (gains - gains.mean()).tolist()

@@ -9,12 +9,12 @@ from spot_jax.studies.transfer.results import TransferResults
 
 
 @pytest.fixture(scope="module")
-def found():
+def analysis():
     return analyse(paper_results())
 
 
-def test_relative_error_reductions_are_the_printed_ones_to_the_digit(found):
-    ours = {(p.source, p.target): round(p.relative, 1) for p in found.pairs}
+def test_relative_error_reductions_are_the_printed_ones_to_the_digit(analysis):
+    ours = {(p.source, p.target): round(p.relative, 1) for p in analysis.pairs}
     theirs = printed().relative
     assert len(theirs) == 30
     assert {pair: ours[pair] for pair in theirs} == theirs
@@ -22,9 +22,9 @@ def test_relative_error_reductions_are_the_printed_ones_to_the_digit(found):
     assert {pair for pair, value in ours.items() if value > 10} == set(theirs)
 
 
-def test_retrieval_of_one_source_comes_within_a_third_of_a_point(found):
+def test_retrieval_of_one_source_comes_within_a_third_of_a_point(analysis):
     theirs = {(m.method, m.similarity, m.k): m for m in printed().methods}
-    ours = {(m.method, m.similarity, m.k): m for m in found.methods}
+    ours = {(m.method, m.similarity, m.k): m for m in analysis.methods}
     key = ("best_of_top_k", "average_tokens", 1)
     assert theirs[key].score[0] == 76.2
     assert ours[key].score.mean == pytest.approx(76.2, abs=0.3)
@@ -43,10 +43,10 @@ def test_the_published_data_are_whole():
     assert set(results.families) == {*results.sources, *results.targets}
 
 
-def test_the_clusters_the_paper_names_stand_together(found):
+def test_the_clusters_the_paper_names_stand_together(analysis):
     order = [
-        found.embeddings["average_tokens"].names[i]
-        for i in found.embeddings["average_tokens"].tree.order
+        analysis.embeddings["average_tokens"].names[i]
+        for i in analysis.embeddings["average_tokens"].tree.order
     ]
     for cluster in (
         {"SQuAD", "ReCoRD", "DROP"},
@@ -62,9 +62,9 @@ def test_the_clusters_the_paper_names_stand_together(found):
         assert max(places) - min(places) == len(cluster) - 1, cluster
 
 
-def test_correlations_have_the_printed_signs_and_order(found):
+def test_correlations_have_the_printed_signs_and_order(analysis):
     """16 means stand for 48 prompts, so r is near the printed one and not equal to it."""
-    ours = {c.target: c.r for c in found.correlations["average_tokens"]}
+    ours = {c.target: c.r for c in analysis.correlations["average_tokens"]}
     theirs = {target: r for target, (r, _) in printed().correlations.items()}
     assert {t for t, r in ours.items() if r < 0} == {t for t, r in theirs.items() if r < 0}
     assert max(ours, key=ours.get) == max(theirs, key=theirs.get) == "STS-B"

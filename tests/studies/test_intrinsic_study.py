@@ -146,18 +146,18 @@ def test_every_setting_has_its_jobs(arrays, tmp_path):
 def test_what_no_study_can_be_made_of_is_one_line(options, line, arrays, tmp_path, pretended):
     def filled(value):
         if isinstance(value, dict):
-            return {key: filled(one) for key, one in value.items()}
+            return {key: filled(item) for key, item in value.items()}
         if isinstance(value, list):
-            return [filled(one) for one in value]
+            return [filled(item) for item in value]
         return arrays.tasks[value] if isinstance(value, int) else value
 
     options = {
         key: filled(value) if key in ("train_tasks", "test_tasks", "subsets") else value
         for key, value in options.items()
     }
-    with pytest.raises(SpotError, match=line) as found:
+    with pytest.raises(SpotError, match=line) as caught:
         SubspaceStudy(plan_of(arrays, tmp_path, **options))
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(caught.value)
     assert not pretended and not (tmp_path / "study.json").exists()
 
 
@@ -165,9 +165,9 @@ def test_jobs_are_done_once_and_results_written(arrays, tmp_path, pretended):
     plan = plan_of(arrays, tmp_path)
     SubspaceStudy(plan).run(lambda line: None, wanted=finds)
     assert pretended == [name for name in names(plan) if name.startswith(("prompts", "subsp"))]
-    found = SubspaceStudy(plan, "spot intrinsic ist").run(lambda line: None)
-    assert sorted(pretended) == sorted(names(plan)) and found.commands == ("spot intrinsic ist",)
-    assert SubspaceResults.read(tmp_path) == found
+    results = SubspaceStudy(plan, "spot intrinsic ist").run(lambda line: None)
+    assert sorted(pretended) == sorted(names(plan)) and results.commands == ("spot intrinsic ist",)
+    assert SubspaceResults.read(tmp_path) == results
     SubspaceStudy(plan).run(lambda line: None)
     assert len(pretended) == len(names(plan))
     done = f"{len(pretended)} of {len(pretended)} done"
@@ -176,10 +176,10 @@ def test_jobs_are_done_once_and_results_written(arrays, tmp_path, pretended):
     count = len(pretended)
     SubspaceStudy(plan_of(arrays, tmp_path, dimensions=(1, 3, 5))).run(lambda line: None)
     assert {name.split("-")[1] for name in pretended[count:]} == {"d5"}
-    rows = relative_rows(found)
+    rows = relative_rows(results)
     assert all(row.mean == 1.0 for row in rows if row.group.subspace == "found")
     # What is subtracted from both sides is the bare backbone's score.
-    assert set(found.no_prompt.values()) == {10.0}
+    assert set(results.no_prompt.values()) == {10.0}
     assert {row.gain for row in rows if row.group.subspace == "found"} == {1.0}
     assert {(row.mean, row.gain) for row in rows if row.group.subspace == NO_PROMPT} == {(0.2, 0.0)}
     assert {row.gain for row in rows if row.group.subspace == "majority"} == {0.25}
@@ -301,23 +301,23 @@ def finished(arrays, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_whole_path_ends_in_results(finished):
-    plan, found = finished
+    plan, results = finished
     # Gone through, tuned, random, prompts from there, Fastfood; two seeds.
-    assert len(found.scores) == 2 * (3 + 3 + 1 + 1 + 1)
-    assert {one.setting for one in found.scores} == {
+    assert len(results.scores) == 2 * (3 + 3 + 1 + 1 + 1)
+    assert {score.setting for score in results.scores} == {
         *("train_msf", "test_msf", "train_same_ist", "test_ist", "test_second")
     }
-    assert all(0 <= one.test <= 100 for one in found.scores)
-    assert len([r for r in found.references if r.method == "model_tuning"]) == 6
-    assert found.trained["prompt_tuning"] == 3 * 16
-    assert found.trained["subspace 3"] == (48 * 3 + 3) + (3 * 8 + 8) + (8 * 48 + 48)
-    groups = {row.group for row in relative_rows(found) if row.against == PROMPT_TUNING}
+    assert all(0 <= score.test <= 100 for score in results.scores)
+    assert len([r for r in results.references if r.method == "model_tuning"]) == 6
+    assert results.trained["prompt_tuning"] == 3 * 16
+    assert results.trained["subspace 3"] == (48 * 3 + 3) + (3 * 8 + 8) + (8 * 48 + 48)
+    groups = {row.group for row in relative_rows(results) if row.against == PROMPT_TUNING}
     assert Group("test_ist", "test", "random", 3) in groups
     assert Group("test_ist", "test", "fastfood", 2) in groups
     assert Group("test_second", "test", "found", 3, 2) in groups
-    (item,) = stability(found)
+    (item,) = stability(results)
     assert item.task == plan.test_tasks["test"][0] and set(item.second) == {3}
-    text = write_report(found, Path(plan.directory) / "report").read_text()
+    text = write_report(results, Path(plan.directory) / "report").read_text()
     assert "From the subspace on" in text and "Fastfood on all weights" in text
 
 
@@ -341,28 +341,28 @@ def test_prompts_are_the_librarys_where_it_has_them(finished):
     root = Path(plan.directory)
     taken = [read_object(path, "") for path in sorted(root.glob("jobs/prompts-*/taken.json"))]
     assert sorted(map(len, taken)) == [0, 0, 1]
-    (made,) = root.glob("jobs/prompts-*/made/library-0.safetensors")
+    (copied,) = root.glob("jobs/prompts-*/made/library-0.safetensors")
     (entry,) = Library(plan.library).entries()
-    assert np.array_equal(load_prompt(made).prompt, load_prompt(entry.path).prompt)
+    assert np.array_equal(load_prompt(copied).prompt, load_prompt(entry.path).prompt)
     # The missing seed alone was tuned.
-    setup = json.loads((made.parents[1] / "run" / "run.json").read_text())
+    setup = json.loads((copied.parents[1] / "run" / "run.json").read_text())
     assert setup["seeds"] == [1]
 
 
 @pytest.mark.slow
 def test_held_out_prompts_go_through_the_subspace_of_their_seed(finished):
-    plan, found = finished
+    plan, _ = finished
     study = SubspaceStudy(plan, look=True)
     result = study.result("subspace-d3-s1")
     subspace = load_subspace(study.path / result.subspace)
     # Both seeds' prompts of both tasks, this seed's first.
-    assert [one["seed"] for one in subspace.ancestry] == [1, 1, 0, 0]
+    assert [origin["seed"] for origin in subspace.ancestry] == [1, 1, 0, 0]
     held_out = load_prompt(study.path / result.prompts[-1].file)
     task = plan.test_tasks["test"][0]
     source = next(j for j in study.jobs if j.kind == "prompts" and j.parts[0].task == task)
-    own = load_prompt(study.path / study.result(source).prompts[1].file)
-    expected = np.asarray(subspace.reconstruct(own.prompt))
-    assert np.array_equal(held_out.prompt, expected) and own.seed == 1
+    tuned = load_prompt(study.path / study.result(source).prompts[1].file)
+    expected = np.asarray(subspace.reconstruct(tuned.prompt))
+    assert np.array_equal(held_out.prompt, expected) and tuned.seed == 1
     vector = load_prompt(study.path / study.result("tuned-d3-s1").prompts[0].file)
     assert vector.method["subspace"]["mark"] == subspace.mark
 

@@ -26,11 +26,11 @@ SMALL = TransferResults(
 
 
 def test_a_study_with_everything_in_it_comes_back_equal(tmp_path):
-    made = synthetic_study(3, 2, seeds=2, steps=3)
-    path = made.write(tmp_path / "study")
+    results = synthetic_study(3, 2, seeds=2, steps=3)
+    path = results.write(tmp_path / "study")
     assert path.name == "results.json"
-    assert TransferResults.read(tmp_path / "study") == made
-    assert TransferResults.read(path) == made
+    assert TransferResults.read(tmp_path / "study") == results
+    assert TransferResults.read(path) == results
 
 
 def test_a_score_that_is_not_defined_is_null(tmp_path):

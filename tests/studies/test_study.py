@@ -145,9 +145,9 @@ def test_two_processes_share_the_jobs_and_both_see_the_end(world, tmp_path):
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    found = [done.get() for _ in names(plan)]
-    assert sorted(name for _, name in found) == sorted(names(plan)) and done.empty()
-    assert len({pid for pid, _ in found}) == 2
+    reports = [done.get() for _ in names(plan)]
+    assert sorted(name for _, name in reports) == sorted(names(plan)) and done.empty()
+    assert len({pid for pid, _ in reports}) == 2
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the children use no JAX
@@ -184,7 +184,7 @@ def test_what_was_begun_before_a_study_was_moved_is_begun_anew(world, tmp_path):
 
 
 def test_a_job_that_fails_is_named(world, tmp_path, pretended, monkeypatch):
-    def fail(*given):
+    def fail(*args):
         raise SpotError("step 3: loss is not finite")
 
     monkeypatch.setattr(TransferStudy, "do", fail)
@@ -265,29 +265,29 @@ def finished(world, tmp_path_factory):
 
 
 def test_the_whole_path_ends_in_results(finished, world):
-    study, found = finished
-    assert TransferResults.read(study.path) == found
+    study, results = finished
+    assert TransferResults.read(study.path) == results
     a, b, target, _ = world.tasks
-    assert [(s.method, s.source, s.k, s.seed) for s in found.scores] == [
+    assert [(s.method, s.source, s.k, s.seed) for s in results.scores] == [
         *(("scratch", None, None, seed) for seed in (0, 1)),
         *(("transfer", source, None, seed) for source in (a, b) for seed in (0, 1)),
         *(("weighted_average", None, 2, seed) for seed in (0, 1)),
     ]
-    assert all(0 <= s.test <= 100 and s.validation is not None for s in found.scores)
-    assert [len(curve.steps) for curve in found.curves] == [2] * 8
-    assert len(found.similarities) == 8 and len(found.embeddings.names) == 6
-    assert len(found.prompts) == 12 and found.commands == ("spot study",)
-    assert {p.id for p in found.prompts if p.role == "source"} == {
+    assert all(0 <= s.test <= 100 and s.validation is not None for s in results.scores)
+    assert [len(curve.steps) for curve in results.curves] == [2] * 8
+    assert len(results.similarities) == 8 and len(results.embeddings.names) == 6
+    assert len(results.prompts) == 12 and results.commands == ("spot study",)
+    assert {p.id for p in results.prompts if p.role == "source"} == {
         entry.id for entry in Library(study.path / "library").entries()
     }
     # The bare backbone is scored by the evaluator, in a job of its own.
-    assert list(found.no_prompt) == [target] and 0 <= found.no_prompt[target] <= 100
+    assert list(results.no_prompt) == [target] and 0 <= results.no_prompt[target] <= 100
 
 
 def test_a_target_begins_from_the_source_prompt_of_its_seed(finished, world):
-    _, found = finished
-    sources = {(p.task, p.seed): p.file for p in found.prompts if p.role == "source"}
-    transferred = [p for p in found.prompts if "transfer-" in p.file]
+    _, results = finished
+    sources = {(p.task, p.seed): p.file for p in results.prompts if p.role == "source"}
+    transferred = [p for p in results.prompts if "transfer-" in p.file]
     begun = [(p.ancestry[0]["task"], p.ancestry[0]["seed"]) for p in transferred]
     assert begun == [(source, seed) for source in world.tasks[:2] for seed in (0, 1)]
     assert [p.seed for p in transferred] == [0, 1, 0, 1]
@@ -295,23 +295,25 @@ def test_a_target_begins_from_the_source_prompt_of_its_seed(finished, world):
 
 
 def test_an_average_is_of_the_prompts_most_like_the_target_of_its_seed(finished):
-    study, found = finished
+    study, results = finished
     job = next(job for job in study.jobs if job.kind == "weighted_average")
-    ids = {p.id: p for p in found.prompts if p.id}
+    ids = {p.id: p for p in results.prompts if p.id}
     for i, prompt in enumerate(study.result(job).prompts):
-        mine = [s for s in found.similarities if s.target_seed == prompt.seed]
+        mine = [s for s in results.similarities if s.target_seed == prompt.seed]
         best = sorted(mine, key=lambda s: -s.per_token)[: prompt.k]
-        chosen = [(one["task"], one["seed"]) for one in prompt.chosen]
+        chosen = [(source["task"], source["seed"]) for source in prompt.chosen]
         assert chosen == [(s.source, s.source_seed) for s in best]
-        tables = [load_prompt(study.path / ids[one["id"]].file).prompt for one in prompt.chosen]
+        tables = [
+            load_prompt(study.path / ids[source["id"]].file).prompt for source in prompt.chosen
+        ]
         shares = weights([s.per_token for s in best])
         expected = sum(share * table for share, table in zip(shares, tables, strict=True))
-        made = load_prompt(study.directory(job) / "init" / f"average-{i}.safetensors")
-        np.testing.assert_allclose(made.prompt, expected, rtol=1e-5, atol=1e-6)
+        average = load_prompt(study.directory(job) / "init" / f"average-{i}.safetensors")
+        np.testing.assert_allclose(average.prompt, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_are_those_of_the_early_step(finished):
-    study, found = finished
+    study, results = finished
     files = [
         load_prompt(study.path / prompt.embedding)
         for job in study.jobs
@@ -319,10 +321,10 @@ def test_embeddings_are_those_of_the_early_step(finished):
         for prompt in study.result(job).prompts
     ]
     assert {file.step for file in files} == {study.plan.embedding_step}
-    assert [(e.task, e.seed) for e in found.embeddings.names] == [(f.task, f.seed) for f in files]
-    one, other = files[0].prompt, files[-1].prompt
-    expected = similarity.per_token(one, other)
-    assert found.embeddings.per_token[0][-1] == pytest.approx(expected, abs=1e-6)
+    assert [(e.task, e.seed) for e in results.embeddings.names] == [(f.task, f.seed) for f in files]
+    first, last = files[0].prompt, files[-1].prompt
+    expected = similarity.per_token(first, last)
+    assert results.embeddings.per_token[0][-1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tmp_path):

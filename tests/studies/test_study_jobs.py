@@ -29,13 +29,13 @@ def jobs(*grids, at_once=100, constituents=ALONE):
     return jobs_of([Generation(grid, at_once) for grid in grids], constituents)
 
 
-def by_name(found):
-    return {job.name: job for job in found}
+def by_name(listed):
+    return {job.name: job for job in listed}
 
 
 def test_every_kind_of_job_has_its_prompts_and_what_they_begin_from():
-    found = by_name(jobs(GRID))
-    assert list(found) == [
+    named = by_name(jobs(GRID))
+    assert list(named) == [
         *("source-a", "source-b", "source-t_16shot"),
         *("no_prompt-t", "no_prompt-u"),
         *("scratch-t", "scratch-u"),
@@ -43,24 +43,24 @@ def test_every_kind_of_job_has_its_prompts_and_what_they_begin_from():
         *("weighted_average-t", "weighted_average-u"),
         *("multitask_mixture-t", "multitask_mixture-u"),
     ]
-    assert found["source-a"].parts == (Part(0), Part(1))
+    assert named["source-a"].parts == (Part(0), Part(1))
     # A small part of the target is the target: no transfer, and in no average.
-    assert found["transfer-t"].parts == tuple(Part(s, x) for x in "ab" for s in (0, 1))
-    assert {part.source for part in found["transfer-u"].parts} == {"a", "b", "t_16shot"}
-    average = found["weighted_average-t"]
+    assert named["transfer-t"].parts == tuple(Part(s, x) for x in "ab" for s in (0, 1))
+    assert {part.source for part in named["transfer-u"].parts} == {"a", "b", "t_16shot"}
+    average = named["weighted_average-t"]
     assert [(p.k, p.seed) for p in average.parts] == [(2, 0), (2, 1), (3, 0), (3, 1)]
     assert average.parts[0].pool == (("a", "b"), (0, 1))
     assert set(average.needs) == {"scratch-t", "source-a", "source-b"}
-    assert found["transfer-t"].needs == ("source-a", "source-b")
-    assert not found["source-a"].needs and not found["scratch-t"].needs
-    assert found["no_prompt-t"].parts == (Part(None),) and not found["no_prompt-t"].needs
+    assert named["transfer-t"].needs == ("source-a", "source-b")
+    assert not named["source-a"].needs and not named["scratch-t"].needs
+    assert named["no_prompt-t"].parts == (Part(None),) and not named["no_prompt-t"].needs
 
 
 def test_a_program_holds_no_more_prompts_than_it_may():
-    found = by_name(jobs(GRID, at_once=4))
-    assert [len(found[n].parts) for n in ("transfer-u", "transfer-u-2")] == [4, 2]
-    assert "transfer-t-2" not in found
-    assert set(found["transfer-u-2"].needs) == {"source-t_16shot"}
+    named = by_name(jobs(GRID, at_once=4))
+    assert [len(named[n].parts) for n in ("transfer-u", "transfer-u-2")] == [4, 2]
+    assert "transfer-t-2" not in named
+    assert set(named["transfer-u-2"].needs) == {"source-t_16shot"}
 
 
 def test_a_mixture_leaks_to_each_of_its_tasks():

@@ -18,11 +18,11 @@ from tasks.bundled.splitting import group_splits, normalised, split_of
 @pytest.mark.parametrize("name", names())
 def test_a_set_is_as_described(name):
     item = SETS[name]
-    found = {split: rows(name, split) for split in SPLITS}
-    assert {split: len(part) for split, part in found.items()} == item.sizes
+    by_split = {split: rows(name, split) for split in SPLITS}
+    assert {split: len(part) for split, part in by_split.items()} == item.sizes
     total = sum(item.sizes.values())
     assert abs(item.sizes["train"] / total - 0.8) < 0.02
-    for part in found.values():
+    for part in by_split.values():
         assert {row["label"] for row in part} == set(item.labels)
     card = (HERE / f"{name}.md").read_text(encoding="utf-8")
     assert hashlib.sha256((HERE / f"{name}.jsonl.xz").read_bytes()).hexdigest() in card
@@ -36,7 +36,7 @@ def test_no_text_is_in_two_splits_of_a_set(name):
         for row in rows(name, split):
             for field in SETS[name].grouped_by:
                 sides.setdefault((field, normalised(row[field])), set()).add(split)
-    assert not [text for text, found in sides.items() if len(found) > 1]
+    assert not [text for text, splits in sides.items() if len(splits) > 1]
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_equal_texts_of_different_sets_are_on_the_same_side():
                 for row in rows(name, split):
                     sides.setdefault(normalised(row["text"]), set()).add(split)
                     assert split_of(row["text"]) == split
-    assert not [text for text, found in sides.items() if len(found) > 1]
+    assert not [text for text, splits in sides.items() if len(splits) > 1]
 
 
 def test_linked_pairs_stay_together_and_the_order_of_rows_does_not_matter():
@@ -78,9 +78,9 @@ def test_few_shot_has_sixteen_a_label_out_of_train(name):
 
 def test_examples_are_words_with_eos():
     vocabulary = Vocabulary(Path(HERE).parent / "mini_spiece.model")
-    found = examples("gap_coref", "test", vocabulary)
+    pairs = examples("gap_coref", "test", vocabulary)
     row = rows("gap_coref", "test")[0]
-    inputs, targets = found[0]
+    inputs, targets = pairs[0]
     assert inputs[-1] == targets[-1] == 1
     assert vocabulary.decode(targets) == row["label"]
     assert vocabulary.decode(inputs).startswith("text1: ")

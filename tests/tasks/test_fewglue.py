@@ -89,10 +89,10 @@ def test_every_split_has_the_pattern_and_the_answers(name, files):
     vocabulary = load_vocabulary(VOCABULARY.sentencepiece_model_file)
     task = f"fewglue_{name}_ptuning"
     for split in fewglue_sets.STEMS:
-        found = seqio_tasks.load_evaluation(task, split, vocabulary)
-        texts = [row["targets_pretokenized"].decode() for row in found.fields]
+        evaluation = seqio_tasks.load_evaluation(task, split, vocabulary)
+        texts = [row["targets_pretokenized"].decode() for row in evaluation.fields]
         assert texts == TARGETS[name]
-        assert all(list(ids).count(vocabulary.sentinel(99)) == 1 for ids, _ in found.examples)
+        assert all(list(ids).count(vocabulary.sentinel(99)) == 1 for ids, _ in evaluation.examples)
     assert not check(task)[0].problems
 
 

@@ -93,8 +93,8 @@ def test_rates_are_proportional_up_to_the_limit(name):
     expected = {task: size / total for task, size in sizes.items()}
     assert rates(name) == pytest.approx(expected)
     mixture = seqio.get_mixture_or_task(name)
-    found = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    assert found == pytest.approx({task: float(size) for task, size in sizes.items()})
+    actual = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    assert actual == pytest.approx({task: float(size) for task, size in sizes.items()})
 
 
 def test_the_families_are_those_of_the_paper():
@@ -104,7 +104,7 @@ def test_the_families_are_those_of_the_paper():
 
 
 def test_every_set_of_the_catalogue_is_registered_twice():
-    known = seqio.TaskRegistry.names()
+    registered = seqio.TaskRegistry.names()
     for item in CATALOGUE:
-        assert item.name in known
-        assert f"{item.name}_no_prefix" in known or item.name == "c4_prefix_lm"
+        assert item.name in registered
+        assert f"{item.name}_no_prefix" in registered or item.name == "c4_prefix_lm"

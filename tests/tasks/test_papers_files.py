@@ -78,8 +78,8 @@ def vocabulary():
 
 
 def texts(name, split, vocabulary):
-    found = seqio_tasks.load_evaluation(name, split, vocabulary)
-    return [vocabulary.decode(ids) for ids, _ in found.examples], found.targets
+    evaluation = seqio_tasks.load_evaluation(name, split, vocabulary)
+    return [vocabulary.decode(ids) for ids, _ in evaluation.examples], evaluation.targets
 
 
 @pytest.mark.parametrize("item", FILE_SETS, ids=lambda item: item.name)
@@ -91,8 +91,8 @@ def test_every_set_has_its_form_with_the_name_and_without(item, vocabulary):
         assert bare == ([inputs.removeprefix(f"{item.name} ")], [target])
     assert verbalizers.of(item.name) == (item.labels or None)
     fn = seqio.get_mixture_or_task(item.name).predict_metric_fns
-    found = {key for metric in fn for key in metric([target] * 2, [target] * 2)}
-    assert found == set(item.metrics)
+    scored = {key for metric in fn for key in metric([target] * 2, [target] * 2)}
+    assert scored == set(item.metrics)
 
 
 def test_the_papers_tasks_are_imported_for_their_names_only(monkeypatch):
@@ -134,11 +134,11 @@ def test_every_crossfit_task_and_relation_goes_through_its_whole_pipeline(vocabu
 
 def test_every_crossfit_task_writes_and_scores_an_example():
     for task in crossfit_sets.gym().tasks.values():
-        found = seqio.get_mixture_or_task(task.name)
+        registered = seqio.get_mixture_or_task(task.name)
         rows = crossfit_sets.read(task, 100, "test")
-        (metric,) = found.predict_metric_fns
+        (metric,) = registered.predict_metric_fns
         example = {"answers": [answer.encode() for answer in rows[1][1]]}
-        target = found.postprocess_fn("one", example=example, is_target=True)
+        target = registered.postprocess_fn("one", example=example, is_target=True)
         assert target == ["one", "two"]
         assert len(metric([target, ["two"]], ["one", "two"])) == 1
     assert set(crossfit.METRICS) == {t.metric for t in crossfit_sets.gym().tasks.values()}
@@ -170,17 +170,17 @@ def test_crossfit_splits_hold_the_sets_of_the_released_code():
         text = "\n".join(sorted(names))
         return len(names), hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    known = crossfit_sets.gym()
-    assert mark(known.tasks) == (120, "b873fb5298714d11")
-    found = {
-        f"{a} {b}": mark(names) for a, parts in known.splits.items() for b, names in parts.items()
+    gym = crossfit_sets.gym()
+    assert mark(gym.tasks) == (120, "b873fb5298714d11")
+    marks = {
+        f"{a} {b}": mark(names) for a, parts in gym.splits.items() for b, names in parts.items()
     }
-    assert found == SPLITS
+    assert marks == SPLITS
     for name, titles in {
-        f"{a}_{b}": t for a, p in known.splits.items() for b, t in p.items()
+        f"{a}_{b}": t for a, p in gym.splits.items() for b, t in p.items()
     }.items():
         mixed = {task.name for task in seqio.get_mixture_or_task(f"crossfit_{name}").tasks}
-        assert mixed == {known.tasks[title].name for title in titles}
+        assert mixed == {gym.tasks[title].name for title in titles}
 
 
 def test_crossfit_mixtures_are_those_of_the_paper():
@@ -210,10 +210,10 @@ def test_broken_crossfit_files_are_refused_with_file_and_line(tmp_path, monkeypa
 
 def test_lama_fills_the_subject_in_and_leaves_a_gap(vocabulary):
     assert len(set(lama_sets.RELATIONS)) == 41
-    found = seqio_tasks.load_evaluation("lama_P1412", "validation", vocabulary)
-    assert found.fields[0]["inputs_pretokenized"] == b"<extra_id_0> has Rome \\1 [Y] ."
-    assert found.examples[0][0][0] == vocabulary.sentinel(0)
-    assert found.targets == ["Italy"]
+    evaluation = seqio_tasks.load_evaluation("lama_P1412", "validation", vocabulary)
+    assert evaluation.fields[0]["inputs_pretokenized"] == b"<extra_id_0> has Rome \\1 [Y] ."
+    assert evaluation.examples[0][0][0] == vocabulary.sentinel(0)
+    assert evaluation.targets == ["Italy"]
     assert len(seqio.get_mixture_or_task("lama").tasks) == 41
 
 

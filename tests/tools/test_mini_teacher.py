@@ -64,10 +64,10 @@ def test_the_teacher_is_bert():
 def test_quantised_tensors_are_near_and_small():
     tensors = random_bert()
     stored = teacher.quantise(tensors)
-    restored = teacher.dequantise(stored)
-    assert restored.keys() == tensors.keys()
+    dequantised = teacher.dequantise(stored)
+    assert dequantised.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        flat, other = tensor.ravel(), restored[name].ravel()
+        flat, other = tensor.ravel(), dequantised[name].ravel()
         cosine = flat @ other / np.linalg.norm(flat) / max(np.linalg.norm(other), 1e-9)
         assert cosine > 0.999, name
     before, after = (sum(t.nbytes for t in each.values()) for each in (tensors, stored))

@@ -82,8 +82,8 @@ def main():
         assert distributed.start(*options["processes"])
     if "kills" in options:
         kill_again_and_again(options)
-    found = run(options)
-    print(json.dumps({"step": found.step, "finished": found.finished}))
+    result = run(options)
+    print(json.dumps({"step": result.step, "finished": result.finished}))
 
 
 if __name__ == "__main__":

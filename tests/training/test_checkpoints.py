@@ -18,8 +18,8 @@ from spot_jax.training.step import State, init_state
 def state(step=0, rows=3, seed=0):
     prompt = np.random.default_rng(seed + step).normal(size=(1, rows, 4)).astype(np.float32)
     tx = build(Adafactor(), 1)
-    made = init_state({"prompt": jnp.asarray(prompt)}, tx, jax.random.split(jax.random.key(5), 1))
-    return State(jnp.asarray(step, jnp.int32), made.trainable, made.opt_state, made.keys)
+    fresh = init_state({"prompt": jnp.asarray(prompt)}, tx, jax.random.split(jax.random.key(5), 1))
+    return State(jnp.asarray(step, jnp.int32), fresh.trainable, fresh.opt_state, fresh.keys)
 
 
 def opened(path, period=1, keep=2):
@@ -32,20 +32,20 @@ def test_what_was_saved_comes_back_bit_by_bit(tmp_path):
     place = {"batches": {"source": {"epoch": 2, "index": 7}, "examples": 63}, "score": 0.1 + 0.2}
     saved.save(state(4), place)
     saved.close()
-    found, data = opened(tmp_path).restore(state(0, seed=9))
+    loaded, data = opened(tmp_path).restore(state(0, seed=9))
     expected = state(4)
     assert data == place
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    draw = [jax.random.normal(s.keys[0], (4,)) for s in (found, expected)]
+    assert jax.tree.structure(loaded) == jax.tree.structure(expected)
+    draw = [jax.random.normal(s.keys[0], (4,)) for s in (loaded, expected)]
     np.testing.assert_array_equal(*draw)
-    for one, other in zip(
-        jax.tree.leaves((found.step, found.trainable, found.opt_state)),
+    for leaf, wanted in zip(
+        jax.tree.leaves((loaded.step, loaded.trainable, loaded.opt_state)),
         jax.tree.leaves((expected.step, expected.trainable, expected.opt_state)),
         strict=True,
     ):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
-    assert optax.tree.get(found.opt_state, "v")["prompt"].shape == (1, 3, 4)
+        np.testing.assert_array_equal(leaf, wanted)
+        assert leaf.dtype == wanted.dtype
+    assert optax.tree.get(loaded.opt_state, "v")["prompt"].shape == (1, 3, 4)
 
 
 def test_the_newest_are_kept_and_a_step_is_saved_once(tmp_path):

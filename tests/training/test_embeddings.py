@@ -27,19 +27,19 @@ def test_the_prompts_at_the_embedding_step_are_kept_by_runs_that_go_on_too(tiny,
     early = dataclasses.replace(plan, embedding_step=0)
     parts = tmp_path / "parts"
     assert tiny.train(parts, 2, data=data, checkpoints=early).embeddings == []
-    there = tiny.train(parts, 3, data=data, checkpoints=plan)
+    stopped = tiny.train(parts, 3, data=data, checkpoints=plan)
     for i, path in enumerate(whole.embeddings):
-        found = load_prompt(path)
-        np.testing.assert_array_equal(found.prompt, embedding(parts, i).prompt)
-        np.testing.assert_array_equal(found.prompt, load_prompt(there.prompts[i]).prompt)
-        assert (found.step, found.task, found.tasks) == (3, tiny.tasks[i], (tiny.tasks[i],))
-        assert found.tuning["lengths"] == {"inputs": 9, "targets": 2}
-        assert found.tuning["optimizer_settings"]["learning_rate"] == 0.3
-        assert not np.array_equal(found.prompt, load_prompt(whole.prompts[i]).prompt)
+        file = load_prompt(path)
+        np.testing.assert_array_equal(file.prompt, embedding(parts, i).prompt)
+        np.testing.assert_array_equal(file.prompt, load_prompt(stopped.prompts[i]).prompt)
+        assert (file.step, file.task, file.tasks) == (3, tiny.tasks[i], (tiny.tasks[i],))
+        assert file.tuning["lengths"] == {"inputs": 9, "targets": 2}
+        assert file.tuning["optimizer_settings"]["learning_rate"] == 0.3
+        assert not np.array_equal(file.prompt, load_prompt(whole.prompts[i]).prompt)
     # Past the step it is there and stays; another step than it was kept at is too late now.
-    before = there.embeddings[0].stat().st_mtime_ns
-    assert tiny.train(parts, 3, data=data, checkpoints=plan).embeddings == there.embeddings
-    assert there.embeddings[0].stat().st_mtime_ns == before
+    before = stopped.embeddings[0].stat().st_mtime_ns
+    assert tiny.train(parts, 3, data=data, checkpoints=plan).embeddings == stopped.embeddings
+    assert stopped.embeddings[0].stat().st_mtime_ns == before
     late = dataclasses.replace(plan, embedding_step=2)
     with pytest.raises(SpotError, match="is at step 3 and kept no embedding at step 2") as caught:
         tiny.train(parts, 5, data=data, checkpoints=late)

@@ -68,12 +68,12 @@ def watched(monkeypatch):
 
 def run(tiny, directory, steps, method, **options):
     data = tiny.data(options.pop("names", list(tiny.tasks)), batch_size=4)
-    given = {"optimizer": ADAM, "checkpoints": CheckpointPlan(period=3), "data": data}
-    return tiny.train(directory, steps, **{**given, "method": method, **options})
+    defaults = {"optimizer": ADAM, "checkpoints": CheckpointPlan(period=3), "data": data}
+    return tiny.train(directory, steps, **{**defaults, "method": method, **options})
 
 
 @pytest.fixture(scope="module")
-def found(tiny, prompts, tmp_path_factory):
+def msf_run(tiny, prompts, tmp_path_factory):
     """A run of MSF over two tasks, and the method it was given."""
     method = SubspaceFinding(prompts, dim=3, width=5)
     return run(tiny, tmp_path_factory.mktemp("found") / "run", 5, method), method
@@ -94,13 +94,13 @@ def saved_leaves(result):
     return {name: shape for name, shape in leaves.items() if name.startswith("trainable")}, leaves
 
 
-def test_msf_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path, watched):
-    whole, method = found
+def test_msf_goes_on_as_if_it_had_not_stopped(tiny, msf_run, tmp_path, watched):
+    whole, method = msf_run
     run(tiny, tmp_path / "parts", 3, method)
     parts = run(tiny, tmp_path / "parts", 5, method)
-    one, other = (load_subspace(subspace_path(result)) for result in (whole, parts))
-    jax.tree.map(np.testing.assert_array_equal, one.proj, other.proj)
-    jax.tree.map(np.testing.assert_array_equal, one.proj_b, other.proj_b)
+    in_one, in_parts = (load_subspace(subspace_path(result)) for result in (whole, parts))
+    jax.tree.map(np.testing.assert_array_equal, in_one.proj, in_parts.proj)
+    jax.tree.map(np.testing.assert_array_equal, in_one.proj_b, in_parts.proj_b)
     logs = [[line["train/loss"] for line in read_metrics(r.directory)] for r in (whole, parts)]
     assert logs[0] == logs[1]
     assert len(watched) == 2
@@ -109,8 +109,8 @@ def test_msf_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path, watched):
         jax.tree.map(np.testing.assert_array_equal, live, before)
 
 
-def test_msf_saves_proj_and_proj_b_and_writes_them_once(found, prompts):
-    result, _ = found
+def test_msf_saves_proj_and_proj_b_and_writes_them_once(msf_run, prompts):
+    result, _ = msf_run
     trained, leaves = saved_leaves(result)
     assert trained == {
         "trainable/proj/kernel": (LENGTH * 16, 3),
@@ -140,44 +140,44 @@ def test_msf_saves_proj_and_proj_b_and_writes_them_once(found, prompts):
     assert np.mean(errors[-1]) < np.mean(errors[0])
 
 
-def ist(tiny, found, directory, steps, **options):
-    method = SubspaceTuning(subspace_path(found[0]), std=0.5)
+def ist(tiny, msf_run, directory, steps, **options):
+    method = SubspaceTuning(subspace_path(msf_run[0]), std=0.5)
     return run(tiny, directory, steps, method, **{"seeds": [7, 8], **options})
 
 
 @pytest.mark.slow
-def test_vectors_tuned_together_go_as_alone(tiny, found, tmp_path, watched):
-    both = ist(tiny, found, tmp_path / "both", 5)
+def test_vectors_tuned_together_go_as_alone(tiny, msf_run, tmp_path, watched):
+    both = ist(tiny, msf_run, tmp_path / "both", 5)
     assert saved_leaves(both)[0] == {"trainable/vector": (2, 3)}
     for i in range(2):
-        alone = ist(tiny, found, tmp_path / f"{i}", 5, names=tiny.tasks[i], seeds=7 + i)
-        one, other = load_prompt(both.prompts[i]), load_prompt(alone.prompts[0])
-        vectors = one.tensors["vector"], other.tensors["vector"]
+        alone = ist(tiny, msf_run, tmp_path / f"{i}", 5, names=tiny.tasks[i], seeds=7 + i)
+        joint, single = load_prompt(both.prompts[i]), load_prompt(alone.prompts[0])
+        vectors = joint.tensors["vector"], single.tensors["vector"]
         np.testing.assert_allclose(*vectors, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(one.prompt, other.prompt, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(joint.prompt, single.prompt, rtol=1e-4, atol=1e-5)
     for live, before in watched:
         assert "proj_b" in live
         jax.tree.map(np.testing.assert_array_equal, live, before)
 
 
 @pytest.mark.slow
-def test_ist_goes_on_as_if_it_had_not_stopped(tiny, found, tmp_path):
+def test_ist_goes_on_as_if_it_had_not_stopped(tiny, msf_run, tmp_path):
     options = {"backbone": StoredBackbone(tiny.backbone, dropout_rate=0.1)}
-    whole = ist(tiny, found, tmp_path / "whole", 5, **options)
-    ist(tiny, found, tmp_path / "parts", 3, **options)
-    parts = ist(tiny, found, tmp_path / "parts", 5, **options)
-    for one, other in zip(whole.prompts, parts.prompts, strict=True):
-        np.testing.assert_array_equal(load_prompt(one).prompt, load_prompt(other).prompt)
+    whole = ist(tiny, msf_run, tmp_path / "whole", 5, **options)
+    ist(tiny, msf_run, tmp_path / "parts", 3, **options)
+    parts = ist(tiny, msf_run, tmp_path / "parts", 5, **options)
+    for in_one, in_parts in zip(whole.prompts, parts.prompts, strict=True):
+        np.testing.assert_array_equal(load_prompt(in_one).prompt, load_prompt(in_parts).prompt)
 
 
-def test_a_run_goes_on_with_the_very_files_it_began_with(tiny, found, prompts, tmp_path):
+def test_a_run_goes_on_with_the_very_files_it_began_with(tiny, msf_run, prompts, tmp_path):
     path = tmp_path / "subspace"
-    given = load_subspace(subspace_path(found[0]))
-    given.save(path)
+    subspace = load_subspace(subspace_path(msf_run[0]))
+    subspace.save(path)
     method = SubspaceTuning(str(path))
     run(tiny, tmp_path / "ist", 1, method)
-    bent = jax.tree.map(lambda x: x + 1e-3, given.proj_b)
-    dataclasses.replace(given, proj_b=bent).save(path)
+    bent = jax.tree.map(lambda x: x + 1e-3, subspace.proj_b)
+    dataclasses.replace(subspace, proj_b=bent).save(path)
     with pytest.raises(SpotError, match="holds a run with subspace = .* choose another MODEL_DIR"):
         run(tiny, tmp_path / "ist", 2, method)
     programs = [
@@ -196,10 +196,12 @@ def test_a_prompt_beside_another_s_data_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_msf_on_a_mesh_is_msf_on_one_device(tiny, found, tmp_path, watched):
-    result = run(tiny, tmp_path / "mesh", 5, found[1], mesh=MeshShape(data=2, model=2))
-    one, other = (load_subspace(subspace_path(r)) for r in (result, found[0]))
-    for a, b in zip(jax.tree.leaves(one.proj_b), jax.tree.leaves(other.proj_b), strict=True):
+def test_msf_on_a_mesh_is_msf_on_one_device(tiny, msf_run, tmp_path, watched):
+    result = run(tiny, tmp_path / "mesh", 5, msf_run[1], mesh=MeshShape(data=2, model=2))
+    sharded, unsharded = (load_subspace(subspace_path(r)) for r in (result, msf_run[0]))
+    for a, b in zip(
+        jax.tree.leaves(sharded.proj_b), jax.tree.leaves(unsharded.proj_b), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     (frozen, _) = watched[0]
     assert len(frozen["stored_prompts"].sharding.device_set) == 4
@@ -221,33 +223,33 @@ def starts(method, tiny, count):
     return [program.method.start(jax.random.key(0), backbone, task) for task in program.tasks]
 
 
-def test_a_vector_begins_where_a_stored_prompt_is(tiny, found, prompts, tmp_path):
-    path = subspace_path(found[0])
+def test_a_vector_begins_where_a_stored_prompt_is(tiny, msf_run, prompts, tmp_path):
+    path = subspace_path(msf_run[0])
     subspace = load_subspace(path)
     method = SubspaceTuning(path, init="prompt", prompt=prompts)
     for start, file in zip(starts(method, tiny, 2), prompts, strict=True):
         place = subspace.project(load_prompt(file).prompt)
         np.testing.assert_array_equal(start["vector"], place)
     # A prompt that was tuned in this very subspace begins from its own vector.
-    own = tmp_path / "own.safetensors"
+    tuned = tmp_path / "own.safetensors"
     vector = np.array([0.5, -1.0, 2.0], np.float32)
     program = program_on(method, loaded(tiny), 2)
     described = method.describe(config=program.config, tasks=program.tasks, i=0)
-    write(own, 3, tensors={"vector": vector}, method=described, backbone=mark(tiny))
-    (start,) = starts(SubspaceTuning(path, init="prompt", prompt=str(own)), tiny, 1)
+    write(tuned, 3, tensors={"vector": vector}, method=described, backbone=mark(tiny))
+    (start,) = starts(SubspaceTuning(path, init="prompt", prompt=str(tuned)), tiny, 1)
     np.testing.assert_array_equal(start["vector"], vector)
     # And prompt tuning begins from what IST wrote.
-    (start,) = starts(PromptTuning(length=LENGTH, init="prompt", prompt=str(own)), tiny, 1)
-    np.testing.assert_array_equal(start["prompt"], load_prompt(own).prompt)
+    (start,) = starts(PromptTuning(length=LENGTH, init="prompt", prompt=str(tuned)), tiny, 1)
+    np.testing.assert_array_equal(start["prompt"], load_prompt(tuned).prompt)
 
 
 def test_a_random_subspace_is_of_its_seed(tiny):
     method = SubspaceTuning("random", dim=3, length=LENGTH, width=5, scale=2.0)
     backbone = loaded(tiny)
     seeded = [dataclasses.replace(method, subspace_seed=seed) for seed in (0, 0, 1)]
-    one, again, other = (each.freeze(backbone, [])["proj_b"] for each in seeded)
-    jax.tree.map(np.testing.assert_array_equal, one, again)
-    assert np.any(one["prompt"]["kernel"] != other["prompt"]["kernel"])
+    first, again, other = (each.freeze(backbone, [])["proj_b"] for each in seeded)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert np.any(first["prompt"]["kernel"] != other["prompt"]["kernel"])
     program = program_on(method, backbone, 2)
     shape = method.shape(backbone.config.emb_dim)
     assert (program.num_trained, shape.dim, shape.scale) == (2, 3, 2.0)
@@ -269,12 +271,12 @@ def test_a_random_subspace_is_of_its_seed(tiny):
 )
 def test_prompts_that_no_subspace_is_found_from(changes, match, tiny, prompts, tmp_path):
     changes = dict(changes)
-    own = {name: changes.pop(name) for name in ("dim", "scale") if name in changes}
+    settings = {name: changes.pop(name) for name in ("dim", "scale") if name in changes}
     paths = prompts[: changes.pop("keep", 2)]
     if changes:
         paths = [prompts[0], write(tmp_path / "odd", 1, **{"backbone": "", **changes})]
     with pytest.raises(SpotError, match=match) as caught:
-        program_on(SubspaceFinding(paths, **{"dim": 3, **own}), loaded(tiny), len(paths))
+        program_on(SubspaceFinding(paths, **{"dim": 3, **settings}), loaded(tiny), len(paths))
     assert "\n" not in str(caught.value)
 
 
@@ -290,13 +292,13 @@ def test_prompts_that_no_subspace_is_found_from(changes, match, tiny, prompts, t
         ({"subspace": "random", "dim": 3, "init": "prompt", "prompt": 0}, "has no Proj"),
     ],
 )
-def test_a_vector_that_cannot_be_tuned(recipe, match, tiny, found, prompts):
+def test_a_vector_that_cannot_be_tuned(recipe, match, tiny, msf_run, prompts):
     recipe = dict(recipe)
     width = {"emb_dim": recipe.pop("emb_dim")} if "emb_dim" in recipe else {}
     if "prompt" in recipe:
         recipe["prompt"] = prompts[0]
     with pytest.raises(SpotError, match=match) as caught:
-        method = SubspaceTuning(**{"subspace": subspace_path(found[0]), **recipe})
+        method = SubspaceTuning(**{"subspace": subspace_path(msf_run[0]), **recipe})
         program_on(method, loaded(tiny, **width))
     assert "\n" not in str(caught.value)
 

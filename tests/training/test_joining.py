@@ -87,11 +87,11 @@ def test_gke_is_joined_where_it_has_several_hosts(tpu, monkeypatch):
     assert find_cluster() is None
 
 
-@pytest.mark.parametrize(("tasks", "found"), [("4", Cluster("slurm", 4, 2)), ("1", None)])
-def test_slurm(tasks, found, monkeypatch):
+@pytest.mark.parametrize(("tasks", "expected"), [("4", Cluster("slurm", 4, 2)), ("1", None)])
+def test_slurm(tasks, expected, monkeypatch):
     for name, value in {**SLURM, "SLURM_NTASKS": tasks}.items():
         monkeypatch.setenv(name, value)
-    assert find_cluster() == found
+    assert find_cluster() == expected
 
 
 def test_a_shell_within_a_slurm_allocation_is_alone(monkeypatch):
@@ -100,11 +100,11 @@ def test_a_shell_within_a_slurm_allocation_is_alone(monkeypatch):
     assert find_cluster() is None
 
 
-@pytest.mark.parametrize(("size", "found"), [("3", Cluster("ompi", 3, 1)), ("1", None)])
-def test_mpi(size, found, monkeypatch):
+@pytest.mark.parametrize(("size", "expected"), [("3", Cluster("ompi", 3, 1)), ("1", None)])
+def test_mpi(size, expected, monkeypatch):
     for name, value in {**MPI, "OMPI_COMM_WORLD_SIZE": size}.items():
         monkeypatch.setenv(name, value)
-    assert find_cluster() == found
+    assert find_cluster() == expected
 
 
 def test_mpi_that_jax_does_not_know_is_not_many_runs_of_one_command(monkeypatch):
@@ -122,14 +122,14 @@ def test_kubernetes_joins_an_indexed_job_and_no_other_pod(monkeypatch):
     cluster = k8s_cluster.K8sCluster
     monkeypatch.setattr(cluster, "is_env_present", lambda: True)
     monkeypatch.setattr(cluster, "get_process_count", lambda: 3)
-    found = find_cluster()
-    assert found is not None and (found.process_count, found.process_id) == (3, 1)
+    joined = find_cluster()
+    assert joined is not None and (joined.process_count, joined.process_id) == (3, 1)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_joins_or_is_done_by_the_lead(verb, monkeypatch):
     started = []
-    monkeypatch.setattr(distributed, "start", lambda *given: bool(started.append(given)))
+    monkeypatch.setattr(distributed, "start", lambda *args: bool(started.append(args)))
     for name, value in {**SLURM, "SLURM_NTASKS": "4"}.items():
         monkeypatch.setenv(name, value)
     works = joining.join(verb, ["x"])
@@ -146,14 +146,14 @@ def test_every_verb_joins_or_is_done_by_the_lead(verb, monkeypatch):
 
 def test_a_search_joins_and_other_verbs_of_a_library_do_not(monkeypatch):
     started = []
-    monkeypatch.setattr(distributed, "start", lambda *given: bool(started.append(given)))
+    monkeypatch.setattr(distributed, "start", lambda *args: bool(started.append(args)))
     flags = ["--coordinator_address=h:1", "--process_count=2", "--process_id=1"]
     assert joining.join("prompts", ["search", *flags]) and started
     assert not joining.join("prompts", ["list", *flags])
 
 
 def test_help_asks_nobody(monkeypatch):
-    monkeypatch.setattr(distributed, "start", lambda *given: pytest.fail("joined for help"))
+    monkeypatch.setattr(distributed, "start", lambda *args: pytest.fail("joined for help"))
     assert joining.join("train", ["--process_id=1", "--help"])
 
 

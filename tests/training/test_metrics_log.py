@@ -18,15 +18,15 @@ def lines(directory):
 
 def events(directory):
     """(step, tag, value) of every scalar in the directory's event files."""
-    found = []
+    scalars = []
     for path in sorted(directory.glob("*tfevents*")):
         data = path.read_bytes()
         while data:
             size = int.from_bytes(data[:8], "little")
             event = Event.FromString(data[12 : 12 + size])
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            scalars += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
             data = data[16 + size :]
-    return found
+    return scalars
 
 
 def test_a_line_is_there_when_write_returns(tmp_path):

@@ -92,10 +92,10 @@ def test_fastfood_goes_on_and_its_model_stays(ways, monkeypatch):
     monkeypatch.setattr(run_module, "fit", watching)
     whole, parts = ways(FastfoodTuning(dim=4), AdamW(0.05, weight_decay=0.0))
     assert whole.trainable == 4
-    one, other = (
+    in_one, in_parts = (
         load_prompt(r.directory / "prompts" / "last-0.safetensors") for r in (whole, parts)
     )
-    jax.tree.map(np.testing.assert_array_equal, one.tensors, other.tensors)
+    jax.tree.map(np.testing.assert_array_equal, in_one.tensors, in_parts.tensors)
     assert len(seen) == 3
     for live, before in seen:
         jax.tree.map(np.testing.assert_array_equal, live, before)

@@ -63,35 +63,35 @@ def test_adafactor_is_its_definition(case):
     grads = [RNG.normal(size=(4, 6)).astype(np.float32) * 10.0**k for k in (0, 1, -1, 0, 2)]
     case = {"lr": 0.3, "weight_decay": 0.0, "clip": 1.0, "decay": 0.8, "first": 0, **case}
     expected = adafactor(p, grads, **case)
-    made = Adafactor(
+    optimizer = Adafactor(
         case["lr"],
         weight_decay=case["weight_decay"],
         decay_rate=case["decay"],
         clipping_threshold=case["clip"],
         first_step=case["first"],
     )
-    found = update(build(made, 1), p, grads)
+    actual = update(build(optimizer, 1), p, grads)
     # beta2 is a float32: so near 1, its distance from 1 has fewer digits.
-    np.testing.assert_allclose(found, expected, rtol=1e-2 if case["first"] else 2e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-2 if case["first"] else 2e-5, atol=1e-5)
 
 
 def test_weight_decay_is_not_scaled_by_the_learning_rate():
     p, zero = np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32)
     for lr in (1e-30, 0.3):
-        (found,) = update(build(Adafactor(lr, weight_decay=0.01), 1), p, [zero])
-        np.testing.assert_allclose(found, 0.99 * p, rtol=1e-6)
+        (updated,) = update(build(Adafactor(lr, weight_decay=0.01), 1), p, [zero])
+        np.testing.assert_allclose(updated, 0.99 * p, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_clipping_bounds_the_update_and_no_more(scale):
     # From a late first step the raw update is sign(g) / sqrt(1 - beta2), 260 of them: clipped to 1.
     p, g = np.zeros((8, 4), np.float32), RNG.normal(size=(8, 4)).astype(np.float32) * scale
-    (found,) = update(build(Adafactor(0.3, weight_decay=0.0, first_step=1_100_000), 1), p, [g])
-    np.testing.assert_allclose(found, -0.3 * np.sign(g), rtol=1e-4)
+    (updated,) = update(build(Adafactor(0.3, weight_decay=0.0, first_step=1_100_000), 1), p, [g])
+    np.testing.assert_allclose(updated, -0.3 * np.sign(g), rtol=1e-4)
     # Below the threshold nothing is scaled: the second gradient is a tenth of the first.
-    (_, found) = update(build(Adafactor(0.3, weight_decay=0.0), 1), p, [g, g / 10])
+    (_, updated) = update(build(Adafactor(0.3, weight_decay=0.0), 1), p, [g, g / 10])
     v = (1 - 2**-0.8) + 2**-0.8 / 100
-    np.testing.assert_allclose(found, -0.3 * np.sign(g) * (1 + 0.1 / np.sqrt(v)), rtol=1e-4)
+    np.testing.assert_allclose(updated, -0.3 * np.sign(g) * (1 + 0.1 / np.sqrt(v)), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_first_step_is_where_the_second_moment_counts_from(first_step, beta):
 )
 def test_what_is_kept_of_the_second_moment(factored, shape, kept):
     state = build(Adafactor(factored=factored), 1).init(jnp.zeros(shape))[0]
-    found = {n: getattr(state, n).shape for n in ("v", "v_row", "v_col")}
-    assert {n: s for n, s in found.items() if s != (1,)} == kept
+    shapes = {n: getattr(state, n).shape for n in ("v", "v_row", "v_col")}
+    assert {n: s for n, s in shapes.items() if s != (1,)} == kept
 
 
 def test_factored_moments_rebuild_a_rank_one_second_moment():
@@ -145,18 +145,18 @@ def test_each_of_n_prompts_goes_as_it_goes_alone(optimizer):
     grads = [RNG.normal(size=p.shape).astype(np.float32) * sizes for _ in range(4)]
     together = update(build(optimizer(rates), n), {"prompt": p}, [{"prompt": g} for g in grads])
     for i, rate in enumerate(rates):
-        own = slice(i, i + 1)
+        at = slice(i, i + 1)
         alone = update(
-            build(optimizer((rate,)), 1), {"prompt": p[own]}, [{"prompt": g[own]} for g in grads]
+            build(optimizer((rate,)), 1), {"prompt": p[at]}, [{"prompt": g[at]} for g in grads]
         )
-        for found, expected in zip(together, alone, strict=True):
-            np.testing.assert_allclose(found["prompt"][own], expected["prompt"], rtol=1e-5)
+        for actual, expected in zip(together, alone, strict=True):
+            np.testing.assert_allclose(actual["prompt"][at], expected["prompt"], rtol=1e-5)
 
 
 def test_one_learning_rate_is_for_all_prompts():
     p, g = np.ones((2, 3, 2), np.float32), np.ones((2, 3, 2), np.float32)
-    one, two = (update(build(Adafactor(rate), 2), p, [g])[0] for rate in (0.3, (0.3, 0.3)))
-    np.testing.assert_array_equal(one, two)
+    shared, separate = (update(build(Adafactor(rate), 2), p, [g])[0] for rate in (0.3, (0.3, 0.3)))
+    np.testing.assert_array_equal(shared, separate)
 
 
 def test_learning_rates_that_do_not_fit_the_prompts_are_refused():
@@ -167,14 +167,14 @@ def test_learning_rates_that_do_not_fit_the_prompts_are_refused():
 def test_adamw_clips_the_whole_gradient_and_decays_matrices_only():
     p = {"kernel": np.ones((2, 2), np.float32), "scale": np.ones(2, np.float32)}
     zero = jax.tree.map(np.zeros_like, p)
-    made = AdamW(0.1, weight_decay=0.5)
-    (found,) = update(build(made, 1), p, [zero])
-    np.testing.assert_allclose(found["kernel"], 0.95, rtol=1e-6)
-    np.testing.assert_allclose(found["scale"], 1.0)
+    optimizer = AdamW(0.1, weight_decay=0.5)
+    (updated,) = update(build(optimizer, 1), p, [zero])
+    np.testing.assert_allclose(updated["kernel"], 0.95, rtol=1e-6)
+    np.testing.assert_allclose(updated["scale"], 1.0)
     encoder = {"prompt_encoder": p, "decoder": p}
-    (found,) = update(build(made, 1), encoder, [jax.tree.map(np.zeros_like, encoder)])
-    np.testing.assert_allclose(found["prompt_encoder"]["kernel"], 1.0)
-    np.testing.assert_allclose(found["decoder"]["kernel"], 0.95, rtol=1e-6)
+    (updated,) = update(build(optimizer, 1), encoder, [jax.tree.map(np.zeros_like, encoder)])
+    np.testing.assert_allclose(updated["prompt_encoder"]["kernel"], 1.0)
+    np.testing.assert_allclose(updated["decoder"]["kernel"], 0.95, rtol=1e-6)
     tx = build(AdamW(0.1, b1=0.0, max_norm=1.0), 1)
     big = jax.tree.map(lambda x: 100.0 * np.ones_like(x), p)
     _, state = tx.update(big, tx.init(p), p)
@@ -214,7 +214,7 @@ def test_learning_rate_factors(schedule, step, factor):
 def test_a_schedule_is_applied_to_each_step():
     schedule = WarmupDecay(2, 4)
     p, g = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
-    made = Adafactor(0.3, schedule=schedule, weight_decay=0.0)
-    path = update(build(made, 1), p, [g] * 4)
+    optimizer = Adafactor(0.3, schedule=schedule, weight_decay=0.0)
+    path = update(build(optimizer, 1), p, [g] * 4)
     steps = -np.diff([0.0, *(x[0, 0] for x in path)])
     np.testing.assert_allclose(steps, [0.15, 0.3, 0.3, 0.15], rtol=1e-4)

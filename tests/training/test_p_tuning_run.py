@@ -67,12 +67,12 @@ def test_resumed_is_uninterrupted_and_several_are_each_as_alone(run, worded, mon
     whole = prompts(run("whole", 4, seeds=[0, 1]))
     run("parts", 2, seeds=[0, 1])
     assert len(whole) == 4
-    for one, other in zip(whole, prompts(run("parts", 4, seeds=[0, 1])), strict=True):
-        assert one.keys() == other.keys()
-        assert all(np.array_equal(one[name], other[name]) for name in one)
-    for one, other in zip(whole[1::2], prompts(run("alone", 4, seeds=1)), strict=True):
-        for name in one:
-            np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+    for tensors, others in zip(whole, prompts(run("parts", 4, seeds=[0, 1])), strict=True):
+        assert tensors.keys() == others.keys()
+        assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
+    for tensors, others in zip(whole[1::2], prompts(run("alone", 4, seeds=1)), strict=True):
+        for name in tensors:
+            np.testing.assert_allclose(tensors[name], others[name], atol=1e-5)
     # All of the encoder moved, nothing of the backbone did.
     untrained = prompts(run("begun", 1, seeds=1))[1]
     assert untrained.keys() == whole[3].keys() and len(untrained) == 6
@@ -90,8 +90,8 @@ def test_a_tuned_backbone_is_kept_with_its_prompt(run, worded):
     file = load_prompt(directory / "prompts" / "best-0.safetensors")
     assert file.backbone == load_backbone(directory / "backbone").fingerprint
     assert file.backbone != load_backbone(worded.backbone).fingerprint
-    (found,) = score(open_tuned(directory), split="validation")
-    assert found.loss == pytest.approx(file.metrics["loss"], rel=1e-5)
+    (scored,) = score(open_tuned(directory), split="validation")
+    assert scored.loss == pytest.approx(file.metrics["loss"], rel=1e-5)
     with pytest.raises(SpotError, match="tuned on another backbone"):
         open_tuned(backbone=worded.backbone, prompts=[directory / "prompts/best-0.safetensors"])
 

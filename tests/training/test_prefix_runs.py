@@ -61,9 +61,11 @@ def test_prefixes_go_their_way_alone_together_and_in_parts(
     loads, load = [], StoredBackbone.load
 
     def loading(self, mesh):
-        found = load(self, mesh)
-        loads.append((found.params, jax.tree.map(lambda x: np.array(x, copy=True), found.params)))
-        return found
+        backbone = load(self, mesh)
+        loads.append(
+            (backbone.params, jax.tree.map(lambda x: np.array(x, copy=True), backbone.params))
+        )
+        return backbone
 
     monkeypatch.setattr(StoredBackbone, "load", loading)
     options = {
@@ -91,19 +93,19 @@ def test_prefixes_go_their_way_alone_together_and_in_parts(
     # The second of two is what it is alone.
     together, alone = (losses(tmp_path / name) for name in ("together", "alone"))
     np.testing.assert_allclose(together[:, 1], alone, rtol=1e-4)
-    found, expected = prefix(tmp_path / "together", "last-1"), prefix(tmp_path / "alone")
-    assert found.prompt.shape == prefix_shape(CONFIG, 3, ("encoder", "decoder"))
-    np.testing.assert_allclose(found.prompt, expected.prompt, rtol=1e-4, atol=1e-5)
-    assert np.abs(prefix(tmp_path / "together").prompt - found.prompt).max() > 1e-3
+    second, expected = prefix(tmp_path / "together", "last-1"), prefix(tmp_path / "alone")
+    assert second.prompt.shape == prefix_shape(CONFIG, 3, ("encoder", "decoder"))
+    np.testing.assert_allclose(second.prompt, expected.prompt, rtol=1e-4, atol=1e-5)
+    assert np.abs(prefix(tmp_path / "together").prompt - second.prompt).max() > 1e-3
     # A run that stopped and went on is the same bit for bit, with all that is kept of it.
     np.testing.assert_array_equal(alone, losses(tmp_path / "parts"))
     kept = [p.name for p in sorted((tmp_path / "alone" / "prompts").iterdir())]
     mlps = ["reparameterisation-embedding-0", "reparameterisation-last-0"]
     assert kept == [f"{n}.safetensors" for n in ("embedding-0", "last-0", *mlps * (method is MLP))]
     for name in kept:
-        one, other = (prefix(tmp_path / part, name[:-12]) for part in ("alone", "parts"))
-        np.testing.assert_array_equal(one.prompt, other.prompt)
-        jax.tree.map(np.testing.assert_array_equal, one.tensors, other.tensors)
+        in_one, in_parts = (prefix(tmp_path / part, name[:-12]) for part in ("alone", "parts"))
+        np.testing.assert_array_equal(in_one.prompt, in_parts.prompt)
+        jax.tree.map(np.testing.assert_array_equal, in_one.tensors, in_parts.tensors)
     for live, before in loads:
         jax.tree.map(np.testing.assert_array_equal, live, before)
 
@@ -130,17 +132,17 @@ def test_training_goes_on_from_the_mlp_that_was_kept(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [DIRECT, MLP])
 def test_every_mesh_and_scanned_layers_give_the_same_losses(method, tiny, tmp_path):
-    one = losses(tiny.train(tmp_path / "one", 8, method=method).directory)
+    expected = losses(tiny.train(tmp_path / "one", 8, method=method).directory)
     for shape in ((8, 1), (1, 8), (2, 4)):
         directory = tmp_path / f"{shape}"
         tiny.train(directory, 8, method=method, mesh=MeshShape(*shape))
-        np.testing.assert_allclose(losses(directory), one, rtol=1e-5)
+        np.testing.assert_allclose(losses(directory), expected, rtol=1e-5)
     scanned = StoredBackbone(tiny.backbone, dropout_rate=0.0, scan_layers=True, remat=True)
     for shape in ((1, 1), (2, 4)):
         directory = tmp_path / f"scanned{shape}"
         tiny.train(directory, 8, method=method, backbone=scanned, mesh=MeshShape(*shape))
-        np.testing.assert_allclose(losses(directory), one, rtol=1e-5)
-    assert len(set(one.tolist())) == 8
+        np.testing.assert_allclose(losses(directory), expected, rtol=1e-5)
+    assert len(set(expected.tolist())) == 8
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +152,11 @@ def stored(tiny, tmp_path_factory):
     mark = load_backbone(tiny.backbone).fingerprint
     rows = np.zeros(prefix_shape(CONFIG, 3, ("encoder", "decoder")), np.float32)
     method = {"name": "PrefixTuning", "length": 3, "places": ["encoder", "decoder"]}
-    found = {
+    files = {
         "prefix": (rows, method),
         "soft": (np.zeros((4, CONFIG.emb_dim), np.float32), {"name": "PromptTuning"}),
     }
-    for name, (prompt, described) in found.items():
+    for name, (prompt, described) in files.items():
         PromptFile(prompt, method=described, backbone=mark).save(directory / f"{name}.safetensors")
     other = PromptFile(rows, method=method, backbone="0" * 64)
     other.save(directory / "other.safetensors")
@@ -222,15 +224,15 @@ def test_the_commands_train_score_vote_and_predict(tmp_path, capsys, monkeypatch
 
     shown = ["--examples", "300"]
     alone = scored(str(run), *shown)
-    assert [one["score"] for one in alone] == [one["score"] for one in best]
+    assert [row["score"] for row in alone] == [row["score"] for row in best]
     first, second, vote = scored(str(run), "--ensemble", *shown)
-    assert [first["score"], second["score"]] == [one["score"] for one in alone]
+    assert [first["score"], second["score"]] == [row["score"] for row in alone]
     assert vote["prompt"] == "vote of 2"
     # A file on its own, without the run.
     file = str(run_path(str(run)) / "prompts" / "best-0.safetensors")
     lengths = ["--inputs_length", "24", "--targets_length", "4"]
-    (own,) = scored("--prompt", file, "--backbone", backbone, *shown, *lengths)
-    assert own["score"] == alone[0]["score"]
+    (by_file,) = scored("--prompt", file, "--backbone", backbone, *shown, *lengths)
+    assert by_file["score"] == alone[0]["score"]
     monkeypatch.setattr("sys.stdin", io.StringIO("what a day\nnot again ...\n"))
     assert main(["infer", "--prompt", file, "--backbone", backbone, "--decoding", "greedy"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

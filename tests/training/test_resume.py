@@ -37,11 +37,11 @@ def last_prompt(directory):
     return load_prompt(directory / "prompts" / "last-0.safetensors").prompt
 
 
-def same(one, other):
+def same(first, second):
     """Bit for bit the same prompt and the same log, each step once."""
-    np.testing.assert_array_equal(last_prompt(one), last_prompt(other))
-    assert losses(one) == losses(other)
-    steps = [step for step, _ in losses(one)]
+    np.testing.assert_array_equal(last_prompt(first), last_prompt(second))
+    assert losses(first) == losses(second)
+    steps = [step for step, _ in losses(first)]
     assert steps == list(range(1, len(steps) + 1))
 
 
@@ -97,13 +97,13 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_state(tiny, tmp_path):
         def __repr__(self):
             return "Constant()"
 
-    given = {"checkpoints": CheckpointPlan(2), "optimizer": Adafactor(0.3, schedule=At6())}
+    settings = {"checkpoints": CheckpointPlan(2), "optimizer": Adafactor(0.3, schedule=At6())}
     with pytest.raises(SpotError, match="^step 6: .* not finite .* last saved step is kept"):
-        tiny.train(tmp_path / "run", 9, **given)
+        tiny.train(tmp_path / "run", 9, **settings)
     saved = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved == [2, 4]
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5]
-    assert tiny.train(tmp_path / "run", 5, **given).finished
+    assert tiny.train(tmp_path / "run", 5, **settings).finished
     assert np.isfinite(last_prompt(tmp_path / "run")).all()
 
 
@@ -129,8 +129,8 @@ def test_a_run_does_not_go_on_with_another_vocabulary(tiny, tmp_path):
     # The same weights and as many ids: nothing but the vocabulary's own hash tells them apart.
     other = tmp_path / "other.model"
     model = sentencepiece_model_pb2.ModelProto.FromString(VOCABULARY.read_bytes())
-    one, two = model.pieces[100], model.pieces[101]
-    one.piece, two.piece = two.piece, one.piece
+    piece, next_piece = model.pieces[100], model.pieces[101]
+    piece.piece, next_piece.piece = next_piece.piece, piece.piece
     other.write_bytes(model.SerializeToString())
     config = dataclasses.replace(CONFIG, vocab_size=8192, num_heads=2)
     options = [
@@ -141,9 +141,9 @@ def test_a_run_does_not_go_on_with_another_vocabulary(tiny, tmp_path):
         _refuse(tiny, tmp_path / "run", options[1], options[0])
     # A run that an earlier version began does not say.
     path = tmp_path / "run" / "run.json"
-    known = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in known.items() if k != "vocabulary"}))
-    check_same_run(tmp_path / "run", known)
+    setup = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in setup.items() if k != "vocabulary"}))
+    check_same_run(tmp_path / "run", setup)
 
 
 def _refuse(tiny, directory, options, first=None):
@@ -175,8 +175,8 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(tiny, tmp_path):
 
 
 def options(tiny, directory, **more):
-    given = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
-    return json.dumps({**given, "steps": 80, "period": 5, "dropout": 0.1, **more})
+    defaults = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
+    return json.dumps({**defaults, "steps": 80, "period": 5, "dropout": 0.1, **more})
 
 
 def start(text, environment):
@@ -211,9 +211,9 @@ def test_kill_at_ten_random_moments_and_a_sigterm_change_nothing(tiny, tmp_path,
         assert ended.poll() is None
         time.sleep(0.005)
     ended.send_signal(signal.SIGTERM)
-    (found,) = end_of(ended)
-    assert not found["finished"]
-    assert (tmp_path / "ended" / "checkpoints" / str(found["step"])).is_dir()
+    (stopped,) = end_of(ended)
+    assert not stopped["finished"]
+    assert (tmp_path / "ended" / "checkpoints" / str(stopped["step"])).is_dir()
     assert end_of(start(options(tiny, tmp_path / "ended"), child_environment)) == [end]
     same(tmp_path / "whole", tmp_path / "ended")
 
@@ -224,25 +224,25 @@ def test_what_is_of_another_run_is_not_taken_for_its_own(worded, tmp_path):
         "evaluation": EvaluationPlan(period=2, decoding="greedy"),
         "checkpoints": CheckpointPlan(period=2),
     }
-    one, two = tmp_path / "one", tmp_path / "two"
-    worded.train(one, 4, **options)
-    worded.train(two, 4, seeds=1, **options)
-    (one / "checkpoints").rename(one / "kept")
-    shutil.copytree(two / "checkpoints", one / "checkpoints")
+    run, other = tmp_path / "one", tmp_path / "two"
+    worded.train(run, 4, **options)
+    worded.train(other, 4, seeds=1, **options)
+    (run / "checkpoints").rename(run / "kept")
+    shutil.copytree(other / "checkpoints", run / "checkpoints")
     with pytest.raises(SpotError, match="steps of another run than run.json's"):
-        worded.train(one, 6, **options)
-    shutil.rmtree(one / "checkpoints")
-    (one / "kept").rename(one / "checkpoints")
-    (one / "checkpoints" / "4").rename(one / "checkpoints" / "5")
+        worded.train(run, 6, **options)
+    shutil.rmtree(run / "checkpoints")
+    (run / "kept").rename(run / "checkpoints")
+    (run / "checkpoints" / "4").rename(run / "checkpoints" / "5")
     with pytest.raises(SpotError, match="step 5 in .* is not what was saved"):
-        worded.train(one, 6, **options)
-    (one / "checkpoints" / "5").rename(one / "checkpoints" / "4")
-    best = one / "prompts" / "best-0.safetensors"
-    shutil.copy(two / "prompts" / "best-0.safetensors", best)
+        worded.train(run, 6, **options)
+    (run / "checkpoints" / "5").rename(run / "checkpoints" / "4")
+    best = run / "prompts" / "best-0.safetensors"
+    shutil.copy(other / "prompts" / "best-0.safetensors", best)
     with pytest.warns(SpotWarning, match="best-0.safetensors: of .*, seed 1; the best prompt so"):
-        worded.train(one, 6, **options)
+        worded.train(run, 6, **options)
     assert (load_prompt(best).seed, load_prompt(best).step) == (0, 6)
     best.unlink()
     with pytest.warns(SpotWarning, match="of step 6, is lost"):
-        ended = worded.train(one, 6, **options)
-    assert ended.best[0].step == -1 and ended.prompts == [one / "prompts/last-0.safetensors"]
+        ended = worded.train(run, 6, **options)
+    assert ended.best[0].step == -1 and ended.prompts == [run / "prompts/last-0.safetensors"]

@@ -53,12 +53,12 @@ def trained_together_and_alone(tiny, directory, count, steps, *, dropout=0.0, di
             seeds=seeds[i],
         )
         expected = prompt(alone, 0)
-        found = prompt(together, i)
-        difference = np.abs(found - expected).max() / np.abs(expected).max()
+        actual = prompt(together, i)
+        difference = np.abs(actual - expected).max() / np.abs(expected).max()
         print(f"prompt {i}: {difference:.1e} relative")
         assert difference < 1e-4
-        own = [line["train/loss"] for line in read_metrics(alone.directory)]
-        np.testing.assert_allclose(logged[:, i], own, rtol=1e-4)
+        alone_losses = [line["train/loss"] for line in read_metrics(alone.directory)]
+        np.testing.assert_allclose(logged[:, i], alone_losses, rtol=1e-4)
     prompts = [prompt(together, i) for i in range(count)]
     assert all(np.abs(prompts[0] - other).max() > 0.1 for other in prompts[1:])
 
@@ -86,9 +86,11 @@ def test_the_frozen_model_stays_and_one_step_is_compiled(tiny, tmp_path, monkeyp
     load, train_step = StoredBackbone.load, run_module.train_step
 
     def loading(self, mesh):
-        found = load(self, mesh)
-        loads.append((found.params, jax.tree.map(lambda x: np.array(x, copy=True), found.params)))
-        return found
+        backbone = load(self, mesh)
+        loads.append(
+            (backbone.params, jax.tree.map(lambda x: np.array(x, copy=True), backbone.params))
+        )
+        return backbone
 
     def stepping(*args):
         steps.append(train_step(*args))
@@ -154,9 +156,9 @@ def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
     sizes = []
 
     def counting(function, *args, **kwargs):
-        found = function(*args, **kwargs)
+        returned = function(*args, **kwargs)
         sizes.append(function._cache_size())
-        return found
+        return returned
 
     counted = functools.partial(counting, evaluate._predict_batch)
     monkeypatch.setattr(evaluate, "_predict_batch", counted)
@@ -199,10 +201,10 @@ def test_a_prompt_begins_from_a_file_and_names_its_ancestors(tiny, tmp_path):
     method = PromptTuning(length=4, init="prompt", prompt=path)
     frozen_rate = Adafactor(1e-30, weight_decay=0.0)
     second = tiny.train(tmp_path / "second", 1, method=method, optimizer=frozen_rate)
-    found = load_prompt(second.prompts[0])
-    np.testing.assert_array_equal(found.prompt, load_prompt(path).prompt)
+    file = load_prompt(second.prompts[0])
+    np.testing.assert_array_equal(file.prompt, load_prompt(path).prompt)
     origin = {"task": tiny.tasks[0], "step": 3, "seed": 4, "file": path}
-    assert found.ancestry == (origin,)
+    assert file.ancestry == (origin,)
     result = json.loads((second.directory / "result.json").read_text())
     assert result["step"] == 1
 

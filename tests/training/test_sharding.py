@@ -31,9 +31,9 @@ CHILD = Path(__file__).with_name("child.py")
 
 
 def losses(directory):
-    found = read_metrics(directory)
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    return np.array([line["train/loss"] for line in found])
+    lines = read_metrics(directory)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    return np.array([line["train/loss"] for line in lines])
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,8 @@ def test_an_axis_that_the_mesh_does_not_divide_is_named():
 )
 def test_moments_live_with_their_parameters_and_reduced_ones_everywhere(layers, leaf, spec):
     tree = {"encoder": {layers: {"mlp": {"wo": {"kernel": np.zeros(leaf)}}}}}
-    (found, count) = tree_shardings(make_mesh(MeshShape(1, 8)), (tree, np.zeros(())))
-    assert [s.spec for s in jax.tree.leaves(found)] == [PartitionSpec(*spec)]
+    (shardings, count) = tree_shardings(make_mesh(MeshShape(1, 8)), (tree, np.zeros(())))
+    assert [s.spec for s in jax.tree.leaves(shardings)] == [PartitionSpec(*spec)]
     assert count.spec == PartitionSpec()
 
 
@@ -179,16 +179,16 @@ def test_a_batch_is_placed_row_by_row():
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("address", "match"),
     [
         (("localhost:1", None, None), "process_count, process_id is not given"),
         ((None, 2, 0), "coordinator_address is not given"),
         (("localhost:1", 2, 2), "process_id is 0 to 1 with process_count=2, found 2"),
     ],
 )
-def test_half_an_address_is_refused(given, match):
+def test_half_an_address_is_refused(address, match):
     with pytest.raises(SpotError, match=match):
-        start(*given)
+        start(*address)
 
 
 def test_a_process_that_is_not_told_of_others_is_alone(monkeypatch):
@@ -202,14 +202,14 @@ def children(count, tiny, directory, environment, **more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    given = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
-    given |= {"steps": STEPS, "period": 7, **more}
+    settings = {"backbone": tiny.backbone, "tasks": tiny.tasks, "directory": str(directory)}
+    settings |= {"steps": STEPS, "period": 7, **more}
     started = [
         subprocess.Popen(
             [
                 sys.executable,
                 str(CHILD),
-                json.dumps({**given, "processes": (address, count, number)}),
+                json.dumps({**settings, "processes": (address, count, number)}),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -229,11 +229,11 @@ def children(count, tiny, directory, environment, **more):
 def test_two_processes_give_the_same_losses_and_resume(
     mesh, one_device, tiny, tmp_path, child_environment
 ):
-    found = children(2, tiny, tmp_path, child_environment, mesh=mesh, steps=9)
-    assert found == [{"step": 9, "finished": True}] * 2
+    ends = children(2, tiny, tmp_path, child_environment, mesh=mesh, steps=9)
+    assert ends == [{"step": 9, "finished": True}] * 2
     # Each has saved its part, and goes on from there.
-    found = children(2, tiny, tmp_path, child_environment, mesh=mesh)
-    assert found == [{"step": STEPS, "finished": True}] * 2
+    ends = children(2, tiny, tmp_path, child_environment, mesh=mesh)
+    assert ends == [{"step": STEPS, "finished": True}] * 2
     difference = np.max(np.abs(losses(tmp_path) / one_device - 1.0))
     print(f"two processes, mesh {mesh}: {difference:.1e} relative")
     assert difference < 1e-5
@@ -244,10 +244,10 @@ def test_two_processes_give_the_same_losses_and_resume(
 def test_two_processes_evaluate_as_one_does(worded, tmp_path, child_environment):
     alone = worded.train(tmp_path / "alone", 5, evaluation=EvaluationPlan(period=5))
     children(2, worded, tmp_path / "two", child_environment, mesh=(1, 2), steps=5, evaluate=5)
-    found = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert found["best"][0]["step"] == 5
-    assert found["last"][0]["accuracy"] == alone.last[0]["accuracy"]
-    assert found["last"][0]["loss"] == pytest.approx(alone.last[0]["loss"], rel=1e-5)
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["best"][0]["step"] == 5
+    assert result["last"][0]["accuracy"] == alone.last[0]["accuracy"]
+    assert result["last"][0]["loss"] == pytest.approx(alone.last[0]["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -255,11 +255,13 @@ def test_four_processes_tune_a_whole_model_as_one_does(tiny, tmp_path, child_env
     alone = tiny.train(tmp_path / "alone", 6, method=ModelTuning(), optimizer=AdamW(0.01))
     more = {"mesh": (2, 2), "model": True, "period": 4}
     children(4, tiny, tmp_path / "four", child_environment, steps=5, **more)
-    found = children(4, tiny, tmp_path / "four", child_environment, steps=6, **more)
-    assert found == [{"step": 6, "finished": True}] * 4
-    one, four = (load_backbone(d / "backbone") for d in (alone.directory, tmp_path / "four"))
+    ends = children(4, tiny, tmp_path / "four", child_environment, steps=6, **more)
+    assert ends == [{"step": 6, "finished": True}] * 4
+    single, four = (load_backbone(d / "backbone") for d in (alone.directory, tmp_path / "four"))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.params, four.params
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        single.params,
+        four.params,
     )
     logs = [read_metrics(d) for d in (tmp_path / "four", alone.directory)]
     each = [[line["train/loss"] for line in log] for log in logs]

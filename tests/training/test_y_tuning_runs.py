@@ -75,7 +75,7 @@ def stored(result, i=0):
 
 @pytest.mark.slow
 def test_in_parts_as_in_one_and_without_the_backbone(run, tmp_path, monkeypatch):
-    given = {"evaluation": EvaluationPlan(period=4), "checkpoints": CheckpointPlan(period=3)}
+    plans = {"evaluation": EvaluationPlan(period=4), "checkpoints": CheckpointPlan(period=3)}
     encoded, trees = [], []
     encode, step_of = T5Features.__call__, run_module.train_step
 
@@ -94,7 +94,7 @@ def test_in_parts_as_in_one_and_without_the_backbone(run, tmp_path, monkeypatch)
 
     monkeypatch.setattr(T5Features, "__call__", encoding)
     monkeypatch.setattr(run_module, "train_step", stepping)
-    both = functools.partial(run, tasks=["one", "two"], rate=(1e-2, 2e-2), seeds=[3, 4], **given)
+    both = functools.partial(run, tasks=["one", "two"], rate=(1e-2, 2e-2), seeds=[3, 4], **plans)
     whole = both(tmp_path / "whole", 8)
     # r d + 8 d² + 2 d f + 3 d + d, with r = 3, d = 16, f = 8.
     assert encoded and whole.trainable == 48 + 2048 + 256 + 48 + 16
@@ -107,8 +107,8 @@ def test_in_parts_as_in_one_and_without_the_backbone(run, tmp_path, monkeypatch)
     assert (again.step, again.examples, again.best) == (8, whole.examples, whole.best)
     for i in (0, 1):
         expected = stored(whole, i)
-        for name, found in stored(again, i).items():
-            np.testing.assert_array_equal(found, expected[name])
+        for name, array in stored(again, i).items():
+            np.testing.assert_array_equal(array, expected[name])
     losses = [
         [(line["step"], line["train/loss"]) for line in read_metrics(d) if "train/loss" in line]
         for d in (whole.directory, again.directory)
@@ -123,8 +123,8 @@ def test_runs_together_are_those_alone(run, tmp_path):
     both = run(tmp_path / "both", 6, tasks=["one", "two"], rate=rates, seeds=seeds)
     for i, task in enumerate(("one", "two")):
         alone = run(tmp_path / task, 6, tasks=task, rate=rates[i], seeds=seeds[i])
-        for name, found in stored(alone).items():
-            np.testing.assert_allclose(found, stored(both, i)[name], rtol=1e-4, atol=1e-6)
+        for name, array in stored(alone).items():
+            np.testing.assert_allclose(array, stored(both, i)[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -133,8 +133,8 @@ def test_a_run_begins_from_a_stored_decoder(run, tmp_path):
     path = str(tmp_path / "first" / "prompts" / "last-0.safetensors")
     begun = {"init": "prompt", "prompt": path}
     second = run(tmp_path / "second", 1, recipe=begun, rate=1e-30)
-    for name, found in stored(second).items():
-        np.testing.assert_array_equal(found, stored(first)[name])
+    for name, array in stored(second).items():
+        np.testing.assert_array_equal(array, stored(first)[name])
     assert load_prompt(second.prompts[0]).ancestry[0]["file"] == path
     with pytest.raises(SpotError, match="has layer_0/mlp_in of shape"):
         run(tmp_path / "third", 1, recipe={**begun, "mlp_dim": 4})
@@ -142,8 +142,8 @@ def test_a_run_begins_from_a_stored_decoder(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_learnt_mix_of_layers(run, tmp_path):
-    found = run(tmp_path / "run", 3, recipe={"features": "mix", "per_label": 2})
-    tensors = stored(found)
+    result = run(tmp_path / "run", 3, recipe={"features": "mix", "per_label": 2})
+    tensors = stored(result)
     assert tensors["decoder/mix"].shape == (1, 2) and np.abs(tensors["decoder/mix"]).max() > 1e-3
     assert tensors["labels"].shape == (5, 16)
 
@@ -180,7 +180,7 @@ def test_a_mixture_has_no_cache(run, tmp_path, monkeypatch):
         pass
 
     monkeypatch.setattr(
-        cached_features.loading, "training_source", lambda *given, **options: Endless()
+        cached_features.loading, "training_source", lambda *args, **options: Endless()
     )
     with pytest.raises(SpotError, match="a mixture or a stream without end"):
         run(tmp_path / "run", 1)

@@ -65,7 +65,7 @@ class Tiny:
 
     def train(self, directory: Path, steps: int, **options) -> TrainResult:
         """A run; options replace what stands here."""
-        given = {
+        defaults = {
             "backbone": StoredBackbone(self.backbone, dropout_rate=0.0),
             "method": PromptTuning(length=4, init="sampled_vocabulary"),
             "data": self.data(),
@@ -74,7 +74,7 @@ class Tiny:
             "checkpoints": CheckpointPlan(period=1000),
             "progress": False,
         }
-        return train(model_dir=str(directory), train_steps=steps, **{**given, **options})
+        return train(model_dir=str(directory), train_steps=steps, **{**defaults, **options})
 
     def data(self, names=None, **options) -> DataSource:
         """The first task in batches of 8."""

@@ -101,10 +101,10 @@ def test_a_study_tunes_with_its_method(world, tmp_path):
 
 
 def test_a_job_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
-    given = []
+    methods = []
 
     def train(**options):
-        given.append(options["method"])
+        methods.append(options["method"])
         raise SpotError("enough")
 
     monkeypatch.setattr("spot_jax.transfer.tuning.train", train)
@@ -112,4 +112,4 @@ def test_a_job_is_trained_with_the_plans_method(world, tmp_path, monkeypatch):
     study = TransferStudy(world.plan(tmp_path, method=method))
     with pytest.raises(SpotError, match="enough"):
         study.run_job(study.jobs[0].name, print, progress=False)
-    assert given == [method]
+    assert methods == [method]

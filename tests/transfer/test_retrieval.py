@@ -21,14 +21,14 @@ def library(tmp_path):
 
 def test_seeds_of_a_target_are_averaged(library):
     embeddings = [make_prompt("boolq", seed=seed, step=20).prompt for seed in range(3)]
-    found = retrieval.rank(library, embeddings, backbone=BACKBONE, top_k=4)
+    ranking = retrieval.rank(library, embeddings, backbone=BACKBONE, top_k=4)
     expected = {
         entry.id: np.mean([per_token(library.load(entry)[1].prompt, e) for e in embeddings])
         for entry in library.entries()
     }
     best = sorted(expected.values(), reverse=True)[:4]
-    assert [m.similarity for m in found] == pytest.approx(best, abs=1e-6)
-    assert all(m.similarity == pytest.approx(expected[m.entry.id], abs=1e-6) for m in found)
+    assert [m.similarity for m in ranking] == pytest.approx(best, abs=1e-6)
+    assert all(m.similarity == pytest.approx(expected[m.entry.id], abs=1e-6) for m in ranking)
     with pytest.raises(SpotError, match="needs the target's task embedding"):
         retrieval.rank(library, [], backbone=BACKBONE)
 
@@ -56,10 +56,10 @@ def test_what_has_seen_the_target_is_left_out_and_told_of(seen, library):
     leak = library.add(*make_pair(**{"task": "x", "seed": 7, **seen}))
     options = {"backbone": BACKBONE, "exclude": ("boolq",)}
     embedding = library.load(leak)[1].prompt
-    found = retrieval.rank(library, [embedding, embedding], top_k=7, **options)
-    assert len(found) == 6
-    assert leak.id not in {match.entry.id for match in found}
-    assert any("1 that have seen boolq (leakage" in note for note in found.notes)
+    ranking = retrieval.rank(library, [embedding, embedding], top_k=7, **options)
+    assert len(ranking) == 6
+    assert leak.id not in {match.entry.id for match in ranking}
+    assert any("1 that have seen boolq (leakage" in note for note in ranking.notes)
     with pytest.raises(SpotError, match=r"top_k is 7, but 6 prompts of .* 1 that have seen boolq"):
         retrieval.check_enough(library, SHAPE, top_k=7, **options)
     retrieval.check_enough(library, SHAPE, top_k=6, **options)
@@ -67,9 +67,9 @@ def test_what_has_seen_the_target_is_left_out_and_told_of(seen, library):
 
 def test_too_little_to_retrieve_is_one_line_before_anything_is_tuned(library, tmp_path):
     def refused(where, match, **options):
-        given = {"backbone": BACKBONE, "exclude": (), "top_k": 3, **options}
+        settings = {"backbone": BACKBONE, "exclude": (), "top_k": 3, **options}
         with pytest.raises(SpotError, match=match) as caught:
-            retrieval.check_enough(where, SHAPE, **given)
+            retrieval.check_enough(where, SHAPE, **settings)
         assert "\n" not in str(caught.value)
 
     refused(library, "top_k is 9, but 6 prompts of .* give a top_k of 6 or less", top_k=9)
@@ -87,14 +87,14 @@ def test_what_was_retrieved_stays_with_the_run(library, tmp_path):
     asked = {"target": "boolq", "metric": "per_token", "top_k": 2}
     directory = tmp_path / "run"
     assert retrieval.stored(directory, asked) is None
-    found = retrieval.store(ranking, ["a note"], library, directory, asked)
+    retrieved = retrieval.store(ranking, ["a note"], library, directory, asked)
     expected = [library.load(match.entry)[0].prompt for match in ranking]
     for entry in library.entries():
         library.remove(entry.id)
     again, notes = retrieval.stored(directory, asked)
-    assert (again, notes) == (found, ["a note"])
-    for one, prompt in zip(again, expected, strict=True):
-        np.testing.assert_array_equal(one.load().prompt, prompt)
+    assert (again, notes) == (retrieved, ["a note"])
+    for source, prompt in zip(again, expected, strict=True):
+        np.testing.assert_array_equal(source.load().prompt, prompt)
     changed = re.escape("retrieved with metric = 'per_token', this command has 'average_tokens'")
     with pytest.raises(SpotError, match=changed):
         retrieval.stored(directory, {**asked, "metric": "average_tokens"})

@@ -40,25 +40,25 @@ def test_without_answers_validation_is_halved(test, reason, tmp_path, vocabulary
     name = write(tmp_path, "validation", [0, 1, 2, 0, 1])
     if test:
         write(tmp_path, "test", test)
-    found = splits_of(name, vocabulary, lengths=LENGTHS)
-    assert (found.choosing, found.reporting) == ("validation[::2]", "validation[1::2]")
-    assert "has no test split to report on" in found.note and reason in found.note
-    assert "\n" not in found.note
+    splits = splits_of(name, vocabulary, lengths=LENGTHS)
+    assert (splits.choosing, splits.reporting) == ("validation[::2]", "validation[1::2]")
+    assert "has no test split to report on" in splits.note and reason in splits.note
+    assert "\n" not in splits.note
     halves = [
         load_task(name, half, vocabulary, lengths=LENGTHS)
-        for half in (found.choosing, found.reporting)
+        for half in (splits.choosing, splits.reporting)
     ]
     assert [numbers(half.examples) for half in halves] == [[0, 2, 4], [1, 3]]
     whole = load_task(name, "validation", vocabulary, lengths=LENGTHS)
     assert [half.targets for half in halves] == [whole.targets[::2], whole.targets[1::2]]
-    limited = load_task(name, found.reporting, vocabulary, lengths=LENGTHS, limit=1)
+    limited = load_task(name, splits.reporting, vocabulary, lengths=LENGTHS, limit=1)
     assert (numbers(limited.examples), len(limited.targets)) == ([1], 1)
 
 
 def test_the_papers_way_is_possible_and_told_of(tmp_path, vocabulary):
     name = write(tmp_path, "validation", [0, 1])
-    found = splits_of(name, vocabulary, lengths=LENGTHS, reporting="validation")
-    assert found.reporting == found.choosing and "the score flatters" in found.note
+    splits = splits_of(name, vocabulary, lengths=LENGTHS, reporting="validation")
+    assert splits.reporting == splits.choosing and "the score flatters" in splits.note
     with pytest.raises(SpotError, match=r"write validation\[::2\] for every other one"):
         load_task(name, "validation[::0]", vocabulary, lengths=LENGTHS)
 

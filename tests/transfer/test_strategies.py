@@ -38,12 +38,12 @@ def test_a_weighted_average_is_the_papers_formula(tmp_path):
         for m in matches
     ]
     (start,) = weighted_average(Context(tmp_path, "target", lambda names: []), [group])
-    found = load_prompt(start.file)
-    np.testing.assert_allclose(found.prompt, expected, rtol=1e-6, atol=1e-6)
-    assert found.prompt.dtype == np.float32
-    assert found.backbone == BACKBONE
-    assert set(found.tasks) == {match.entry.task for match in matches}
-    parts = found.ancestry[:3]
+    averaged = load_prompt(start.file)
+    np.testing.assert_allclose(averaged.prompt, expected, rtol=1e-6, atol=1e-6)
+    assert averaged.prompt.dtype == np.float32
+    assert averaged.backbone == BACKBONE
+    assert set(averaged.tasks) == {match.entry.task for match in matches}
+    parts = averaged.ancestry[:3]
     assert [part["task"] for part in parts] == [match.entry.task for match in matches]
     assert [part["similarity"] for part in parts] == similarities
     assert sum(part["weight"] for part in parts) == pytest.approx(1)
@@ -87,8 +87,13 @@ def candidate(validation, seed=0, test=None):
 
 def test_a_choice_looks_at_validation_alone():
     # The better a test score, the worse its validation: test must not be looked at.
-    found = [candidate(50, 0, 90), candidate(60, 0, 10), candidate(55, 1, 5), candidate(54, 1, 99)]
-    assert choose(found) == [1, 2]
+    candidates = [
+        candidate(50, 0, 90),
+        candidate(60, 0, 10),
+        candidate(55, 1, 5),
+        candidate(54, 1, 99),
+    ]
+    assert choose(candidates) == [1, 2]
     # Of equals the one that was retrieved first.
     assert choose([candidate(50), candidate(50)]) == [0]
 

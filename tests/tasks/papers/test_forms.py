@@ -45,12 +45,12 @@ def read(tfds_data, tfds_here, vocabulary):
 
 def _read(tfds_data, tfds_here, vocabulary, name, split):
     tfds_here(str(tfds_data(name.removesuffix("_ptuning"))))
-    found = seqio_tasks.load_evaluation(name, split, vocabulary)
+    evaluation = seqio_tasks.load_evaluation(name, split, vocabulary)
     texts = [
         (row["inputs_pretokenized"].decode(), row["targets_pretokenized"].decode())
-        for row in found.fields
+        for row in evaluation.fields
     ]
-    return texts, found
+    return texts, evaluation
 
 
 def test_every_set_of_tfds_is_expected_here():
@@ -61,14 +61,14 @@ def test_every_set_of_tfds_is_expected_here():
 def test_form_and_metrics(name, read, vocabulary):
     item = BY_NAME[name]
     split = item.labelled_splits[0]
-    texts, found = read(name, split)
+    texts, evaluation = read(name, split)
     assert tuple(EXPECTED[name]) in texts
-    inputs, targets = found.examples[0]
+    inputs, targets = evaluation.examples[0]
     assert inputs[-1] == 1
     assert vocabulary.decode(targets[:-1].tolist()).split() == texts[0][1].split()
 
-    (metrics,) = found.metrics
-    scores = metrics.of_outputs(found.targets, Outputs([target for _, target in texts]))
+    (metrics,) = evaluation.metrics
+    scores = metrics.of_outputs(evaluation.targets, Outputs([target for _, target in texts]))
     assert set(scores) == set(item.metrics)
     perfect = {key: value for key, value in scores.items() if key != "bleu"}
     if item.several:  # classes that no row has count as 0
@@ -102,19 +102,19 @@ def test_snli_leaves_out_pairs_without_a_label(read):
 
 
 def test_record_scores_a_query_once(read):
-    _, found = read("super_glue_record", "validation")
-    assert len(found.targets) == 3
-    assert {target["group"] for target in found.targets} == {(3, 11), (4, 12)}
+    _, evaluation = read("super_glue_record", "validation")
+    assert len(evaluation.targets) == 3
+    assert {target["group"] for target in evaluation.targets} == {(3, 11), (4, 12)}
     (metric,) = seqio_tasks.metric_fns("super_glue_record")
-    right_on_one = ["Millau" if t["group"] == (4, 12) else "nobody" for t in found.targets]
-    assert metric(found.targets, right_on_one)["em"] == 50.0
+    right_on_one = ["Millau" if t["group"] == (4, 12) else "nobody" for t in evaluation.targets]
+    assert metric(evaluation.targets, right_on_one)["em"] == 50.0
 
 
 def test_multirc_is_grouped_by_question(read):
-    _, found = read("super_glue_multirc", "validation")
+    _, evaluation = read("super_glue_multirc", "validation")
     (metric,) = seqio_tasks.metric_fns("super_glue_multirc")
     # Question 7 has an answer that is wrong and is said to be right; question 8 is all right.
-    assert metric(found.targets, ["True"] * 3)["exact_match"] == 50.0
+    assert metric(evaluation.targets, ["True"] * 3)["exact_match"] == 50.0
 
 
 def test_race_has_an_example_a_question(read):
@@ -132,11 +132,11 @@ def test_drop_and_gem_are_scored_against_all_answers(read):
 
 def test_c4_is_cut_into_two_halves(vocabulary, tfds_data, tfds_here):
     tfds_here(str(tfds_data("c4_prefix_lm")))
-    found = seqio_tasks.load_examples(
+    examples = seqio_tasks.load_examples(
         "c4_prefix_lm", "train", vocabulary, lengths={"inputs": 32, "targets": 32}
     )
     text = " ".join(row["text"] for row in samples.rows("c4_prefix_lm"))
-    inputs, targets = found[0]
+    inputs, targets = examples[0]
     assert len(inputs) <= 32 and len(targets) <= 33
     assert vocabulary.decode(inputs.tolist()) in text
     assert vocabulary.decode(targets.tolist()) in text
@@ -186,15 +186,15 @@ PATTERNS = {
 @pytest.mark.parametrize("name", PATTERNS)
 def test_p_tuning_patterns(name, read, vocabulary):
     task = f"super_glue_{name}_ptuning"
-    texts, found = read(task, "train")
+    texts, evaluation = read(task, "train")
     assert PATTERNS[name] in texts
-    for inputs, _ in found.examples:
+    for inputs, _ in evaluation.examples:
         assert list(inputs).count(vocabulary.sentinel(99)) == 1
         assert list(inputs).count(vocabulary.sentinel(0)) == 1
     (score, *_) = seqio_tasks.metric_fns(task)
-    assert set(score(found.targets, [target for _, target in texts]).values()) == {100.0}
+    assert set(score(evaluation.targets, [target for _, target in texts]).values()) == {100.0}
     if name == "copa":
-        assert found.choices[1] == ("the oven was cold", "the baker fell asleep")
+        assert evaluation.choices[1] == ("the oven was cold", "the baker fell asleep")
 
 
 @pytest.mark.slow

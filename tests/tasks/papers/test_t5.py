@@ -73,12 +73,12 @@ def theirs():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from t5.data import glue_utils, preprocessors
-    made = {"squad": preprocessors.squad}
+    functions = {"squad": preprocessors.squad}
     for family, builder in (("glue", tfds.text.glue.Glue), ("super_glue", _super_glue())):
         for config in builder.builder_configs.values():
-            made[f"{family}_{config.name}"] = glue_utils.get_glue_text_preprocessor(config)
-    made["super_glue_wsc"] = preprocessors.wsc_simple
-    return made
+            functions[f"{family}_{config.name}"] = glue_utils.get_glue_text_preprocessor(config)
+    functions["super_glue_wsc"] = preprocessors.wsc_simple
+    return functions
 
 
 def _super_glue():
@@ -103,7 +103,7 @@ def _typed(row, feature):
 
 
 def _examples(function, sets):
-    return [row for one in sets for row in function(one).as_numpy_iterator()]
+    return [row for dataset in sets for row in function(dataset).as_numpy_iterator()]
 
 
 def _same(ours, expected):
@@ -120,20 +120,20 @@ def test_equal_to_t5(name, theirs, no_bucket):
     sets = _datasets(name)
     expected = _examples(theirs[name], sets)
     (write, *_) = seqio.TaskRegistry.get(name).preprocessors
-    found = _examples(write, sets)
-    assert len(found) == len(expected) >= len(sets)
-    for ours, their in zip(found, expected, strict=True):
+    actual = _examples(write, sets)
+    assert len(actual) == len(expected) >= len(sets)
+    for ours, their in zip(actual, expected, strict=True):
         if name == "squad":  # T5 has no task's name there: Lester et al.'s form, and ours without
             ours["inputs"] = ours["inputs"].removeprefix(b"squad ")
         # Fields that a template may name go along.
-        own = set(fields.names_in(fields.template_of(name) or "{inputs}")) - set(their)
-        _same({key: value for key, value in ours.items() if key not in own}, their)
+        extra = set(fields.names_in(fields.template_of(name) or "{inputs}")) - set(their)
+        _same({key: value for key, value in ours.items() if key not in extra}, their)
 
 
 @pytest.mark.parametrize("name", ["glue_cola", "super_glue_wsc", "super_glue_record"])
 def test_without_the_name_equals_t5_without_its_first_word(name, theirs, no_bucket):
     sets = _datasets(name)
     (write, *_) = seqio.TaskRegistry.get(name + NO_PREFIX).preprocessors
-    found = [row["inputs"] for row in _examples(write, sets)]
+    actual = [row["inputs"] for row in _examples(write, sets)]
     expected = [row["inputs"].split(b" ", 1)[1] for row in _examples(theirs[name], sets)]
-    assert found == expected
+    assert actual == expected

@@ -100,7 +100,7 @@ def test_sizes_are_the_catalogue_s_without_data(tmp_path, tfds_here):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "found"),
+    ("name", "change", "label"),
     [
         ("hellaswag", {"label": 7}, "'<label 7>'"),
         ("sentiment140", {"polarity": 1}, "'<label 1>'"),
@@ -109,14 +109,14 @@ def test_sizes_are_the_catalogue_s_without_data(tmp_path, tfds_here):
     ],
 )
 def test_a_label_without_a_word_is_told_of(
-    name, change, found, tmp_path, write, tfds_here, vocabulary
+    name, change, label, tmp_path, write, tfds_here, vocabulary
 ):
     item = BY_NAME[name]
     split = item.splits.get("train", "train")
     write(tmp_path, item.location, [split], [{**samples.raw(name), **change}])
     tfds_here(str(tmp_path))
     message = _refused(name, vocabulary)
-    assert f"labels of {name}, found {found}" in message
+    assert f"labels of {name}, found {label}" in message
 
 
 def test_an_empty_target_is_told_of(tmp_path, write, tfds_here, vocabulary):
