@@ -38,7 +38,17 @@ def arrays(function: Callable[..., Any]) -> Callable[..., Any]:
         ],
         return_annotation=chosen.get("return", inspect.Signature.empty),
     )
-    return beartype(function)
+    checked = beartype(function)
+    if not function.__qualname__.endswith(".__init__"):
+        return checked
+
+    @functools.wraps(function)
+    def begin(self: Any, *args: Any, **options: Any) -> Any:
+        # JAX makes its trees anew, with shardings, shapes or stacks where the arrays were.
+        is_tree = getattr(type(self), "_flax_dataclass", False)
+        return (function if is_tree else checked)(self, *args, **options)
+
+    return begin
 
 
 def _is_of_arrays(hint: Any) -> bool:
