@@ -4,11 +4,11 @@ EXTRAS ?= dev
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: setup demo bench test test-all shapes lint types clean
+.PHONY: setup demo bench test test-all shapes lint types docs clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml requirements.txt
+$(STAMP): pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
 	  || { echo "spot-jax needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -40,5 +40,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# site/; needs the extra: make setup EXTRAS=dev,docs; search wants a server: python -m http.server -d site
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

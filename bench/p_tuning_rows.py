@@ -47,7 +47,7 @@ def measured(directory: Path, kind: str) -> list[dict]:
     """Tune with every rate of an optimizer, and return a record for each."""
     from spot_jax.data.data_source import DataSource
     from spot_jax.methods.p_tuning import PTuning
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
     from spot_jax.t5.backbone import load_backbone
     from spot_jax.training.checkpoints import CheckpointPlan
     from spot_jax.training.config import EvaluationPlan, StoredBackbone

@@ -266,7 +266,7 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
 
     from spot_jax.inference.loaded_prompts import LoadedPrompts
     from spot_jax.inference.tuned import Prompt, open_tuned
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
     from spot_jax.methods.prompt_use import PromptUse
 
     length, written = 100, 4

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from spot_jax.methods.model_tuning import ModelTuning
     from spot_jax.methods.p_tuning import PTuning
     from spot_jax.methods.prefix_tuning import PrefixTuning
-    from spot_jax.methods.prompt_file import PromptFile, load_prompt
+    from spot_jax.methods.prompt_file import PromptFile
+    from spot_jax.methods.prompt_forms import load_prompt
     from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.methods.prompt_use import PromptUse
     from spot_jax.methods.subspace_finding import SubspaceFinding
@@ -80,7 +81,8 @@ _HOMES = {
     "methods.model_tuning": ("ModelTuning",),
     "methods.p_tuning": ("PTuning",),
     "methods.prefix_tuning": ("PrefixTuning",),
-    "methods.prompt_file": ("PromptFile", "load_prompt"),
+    "methods.prompt_file": ("PromptFile",),
+    "methods.prompt_forms": ("load_prompt",),
     "methods.prompt_tuning": ("PromptTuning",),
     "methods.prompt_use": ("PromptUse",),
     "methods.subspace_finding": ("SubspaceFinding",),

@@ -1,5 +1,6 @@
-"""The exception that a user's mistake raises, the kind of warning, and ranges of numbers."""
+"""The exception that a user's mistake raises, the kind of warning, extras, ranges of numbers."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,35 @@ class SpotError(Exception):
 
 class SpotWarning(UserWarning):
     """A problem that was worked around and that the user should know of, in one line."""
+
+
+# The packages that only extras of pyproject.toml bring, as they are imported.
+EXTRAS = {
+    "seqio": ("seqio", "tensorflow", "tensorflow_datasets"),
+    "report": ("altair", "jinja2", "vl_convert"),
+    "serve": ("fastapi", "prometheus_client", "starlette", "uvicorn"),
+}
+
+
+def missing_extra(error: BaseException) -> SpotError | None:
+    """Return the complaint about an extra that a failed import lacks; None for other errors."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        for extra, packages in EXTRAS.items():
+            if top in packages:
+                return SpotError(
+                    f"this needs {top}, which is not installed; pip install 'spot-jax[{extra}]'"
+                )
+    return None
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Raise `SpotError` if a package of an extra is not installed; `what` it is for begins it."""
+    for package in EXTRAS[extra]:
+        if importlib.util.find_spec(package) is None:
+            raise SpotError(
+                f"{what} needs {package}, which is not installed; pip install 'spot-jax[{extra}]'"
+            )
 
 
 class Range(NamedTuple):

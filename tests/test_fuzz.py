@@ -69,7 +69,7 @@ def comparable(value: Any) -> Any:
 def prompt_form() -> Form:
     from library_cases import make_prompt
 
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
 
     def write(directory: Path) -> None:
         tensors = {"encoder": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -254,7 +254,7 @@ def examples_form() -> Form:
 def adapter_form() -> Form:
     from library_cases import make_prompt
 
-    from spot_jax.library.peft import read_adapter, write_adapter
+    from spot_jax.methods.peft import read_adapter, write_adapter
 
     return Form(
         "PEFT adapter", lambda d: write_adapter(d / "a", make_prompt()),
@@ -263,7 +263,7 @@ def adapter_form() -> Form:
 
 
 def numpy_form() -> Form:
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
 
     def write(directory: Path) -> None:
         np.save(directory / "prompt.npy", np.ones((3, 4), np.float32))

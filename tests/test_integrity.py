@@ -215,7 +215,8 @@ def flip(path: Path, bit: int) -> None:
 
 
 def test_a_flipped_bit_anywhere_in_a_prompt_file_is_found(tmp_path):
-    from spot_jax.methods.prompt_file import PromptFile, load_prompt
+    from spot_jax.methods.prompt_file import PromptFile
+    from spot_jax.methods.prompt_forms import load_prompt
 
     whole = tmp_path / "whole.safetensors"
     prompt = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -412,7 +413,7 @@ def test_weights_that_are_not_numbers_are_not_converted(tmp_path):
 
 def test_a_git_lfs_pointer_is_named_whatever_is_read(tmp_path):
     from spot_jax.data.examples import Examples
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
     from spot_jax.t5.backbone import load_backbone
     from spot_jax.t5.vocabulary import Vocabulary
 
@@ -463,7 +464,8 @@ def test_what_contradicts_itself_in_an_old_backbone_is_refused(change, tmp_path)
 def test_a_prompt_file_without_a_digest_has_all_fields_that_were_ever_written(field, tmp_path):
     from library_cases import make_prompt
 
-    from spot_jax.methods.prompt_file import load_prompt, tensor_bytes
+    from spot_jax.methods.prompt_file import tensor_bytes
+    from spot_jax.methods.prompt_forms import load_prompt
 
     prompt = make_prompt()
     fields = {"format": 2, "method": {}, "backbone": "", "task": "", "step": 1, "seed": 0}
@@ -480,7 +482,7 @@ def test_a_prompt_file_without_a_digest_has_all_fields_that_were_ever_written(fi
 def test_a_flipped_bit_anywhere_in_an_adapter_that_we_wrote_is_found(tmp_path):
     from library_cases import make_prompt
 
-    from spot_jax.library.peft import WEIGHTS, read_adapter, write_adapter
+    from spot_jax.methods.peft import WEIGHTS, read_adapter, write_adapter
 
     write_adapter(tmp_path / "a", make_prompt())
     path, stored = tmp_path / "a" / WEIGHTS, read_adapter(tmp_path / "a")

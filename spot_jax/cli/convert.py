@@ -1,4 +1,4 @@
-"""`spot convert`: import a backbone into our stored form."""
+"""`spot convert`: a backbone into our stored form, or out of it."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,17 @@ def main(arguments: Sequence[str]) -> int:
         "convert",
         "Import a T5 backbone, tensor by tensor: a T5X checkpoint directory (either form) or a\n"
         "Hugging Face one (safetensors). Local paths and gs:// buckets. The result loads sharded\n"
-        "and carries its shape, its fingerprint and its vocabulary.",
+        "and carries its shape, its fingerprint and its vocabulary. --to writes one of theirs\n"
+        "instead, of a stored backbone or of a run that tuned one.",
     )
-    flags.add_argument("source", metavar="SOURCE", help="the checkpoint directory")
+    flags.add_argument("source", metavar="SOURCE", help="the checkpoint directory, or a run's")
     flags.add_argument("dest", metavar="DEST", help="a directory to make")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as stored")
     flags.add_argument(
         "--vocabulary", metavar="FILE", help="a SentencePiece model to store with it"
+    )
+    flags.add_argument(
+        "--to", choices=["spot", "hf", "t5x"], default="spot", help="hf: for transformers"
     )
     values = flags.parse_args(arguments)
 
@@ -25,7 +29,11 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         report = convert(
-            values.source, values.dest, dtype=values.dtype, vocabulary=values.vocabulary
+            values.source,
+            values.dest,
+            dtype=values.dtype,
+            vocabulary=values.vocabulary,
+            form=values.to,
         )
     except MismatchError as error:
         print(error.report.table())

@@ -15,7 +15,7 @@ from typing import Any
 
 from spot_jax.cli.flags import OneLineParser
 from spot_jax.cli.joining import end, join, lost_peer
-from spot_jax.errors import SpotError, SpotWarning
+from spot_jax.errors import SpotError, SpotWarning, missing_extra
 from spot_jax.version import __version__
 
 VERBS = {
@@ -29,7 +29,7 @@ VERBS = {
     "infer": "predictions for lines of text or JSON, from a file or standard input",
     "serve": "the same over HTTP: many prompts behind one backbone, mixed in one batch",
     "plan": "whether a run fits on a TPU slice, and its time and cost; no TPU needed",
-    "convert": "import a T5 backbone: a T5X or Hugging Face checkpoint directory",
+    "convert": "a T5 backbone from a T5X or Hugging Face checkpoint directory, and back",
     "data": "what a file of your own holds: labels, missing values, splits, lengths",
     "doctor": "why a run does not learn, and what to do",
     "tasks": "list the tasks that can be trained on",
@@ -99,11 +99,11 @@ def _main(argv: Sequence[str] | None, signals: list[str]) -> int:
             return stopped(f"stopped by {signals[0]}")
         if lost := lost_peer(error):
             end(PEER_LOST, lost)
-        mistake = disk_mistake(error)
+        mistake = disk_mistake(error) or missing_extra(error)
         if mistake is None:
             end(1, "".join(traceback.format_exception(error)).rstrip())
             raise
-        return _complain(mistake)
+        return _complain(str(mistake))
 
 
 def stopped(what: str) -> int:

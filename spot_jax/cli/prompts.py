@@ -44,13 +44,15 @@ def add(arguments: Sequence[str]) -> int:
         "Put a run's prompts into a library: of each the best, with the task embedding that the\n"
         "run kept at its embedding step. Adding the same prompt again changes nothing.",
     )
-    flags.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="a run, or prompt files")
+    flags.add_argument("sources", nargs="+", metavar="RUN_DIR|FILE", help="or a PEFT adapter")
     values = flags.parse_args(arguments)
     library = _opened(values)
     if not all(source.strip() for source in values.sources):
         raise SpotError("a path to add is empty; give a run directory or prompt files")
+    from spot_jax.methods.prompt_forms import is_prompt
+
     for source in values.sources:
-        is_run = as_path(source).is_dir()
+        is_run = as_path(source).is_dir() and not is_prompt(source)
         added = library.add_run(source) if is_run else [library.add_file(source)]
         for entry in added:
             _tell_added(entry)
@@ -143,12 +145,12 @@ def import_(arguments: Sequence[str]) -> int:
     flags.add_argument("--force", action="store_true", help="--backbone over what the file says")
     values = flags.parse_args(arguments)
     library = _opened(values)
-    from spot_jax.library.exchange import read_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
 
-    prompt = _described(read_prompt(values.source), values, values.step)
+    prompt = _described(load_prompt(values.source), values, values.step)
     embedding = None
     if values.embedding is not None:
-        embedding = _described(read_prompt(values.embedding), values, values.embedding_step)
+        embedding = _described(load_prompt(values.embedding), values, values.embedding_step)
     tasks = [name.strip() for name in values.tasks.split(",")] if values.tasks else []
     _tell_added(library.add(prompt, embedding, tasks))
     return 0
@@ -220,7 +222,7 @@ def card(arguments: Sequence[str]) -> int:
     flags.add_argument("source", metavar="FILE|ID", help="an ID of --library")
     values = flags.parse_args(arguments)
     from spot_jax.inference.export import card_of
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
 
     if values.library:
         prompt, _ = _opened(values).load(values.source)

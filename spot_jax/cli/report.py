@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from spot_jax.cli.flags import parser
+from spot_jax.errors import require_extra
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("study", metavar="STUDY_DIR", help="what `spot study` wrote")
     flags.add_argument("--output_dir", metavar="DIR", help="where to write (default: STUDY_DIR)")
     values = flags.parse_args(list(arguments))
+    require_extra("report", "spot report")
 
     from spot_jax.report.transfer import write_report
     from spot_jax.studies.engine.results import results_path

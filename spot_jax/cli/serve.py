@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot_jax.cli.flags import import_named, parser
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, require_extra
 
 if TYPE_CHECKING:
     from spot_jax.inference.tuned import Prompt, Tuned
@@ -21,14 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; see `spot serve --help`."""
     values = _flags(arguments)
     token = _token(values)
-    try:
-        import uvicorn
+    require_extra("serve", "spot serve")
+    import uvicorn
 
-        from spot_jax.inference.server import app_of
-    except ImportError as error:
-        raise SpotError(
-            f"spot serve needs the extra `serve` ({error}): pip install 'spot-jax[serve]'"
-        ) from error
+    from spot_jax.inference.server import app_of
+
     listening = _socket(values.host, values.port)  # before the backbone: a taken port is seen soon
     with listening:
         import_named(values.module, "--module")
@@ -153,6 +150,7 @@ def _prompts(paths: Sequence[str], tuned: "Tuned") -> Iterator[tuple[str, "Promp
     from spot_jax.files import slug
     from spot_jax.inference.export import prompts_of_run
     from spot_jax.inference.tuned import read_on
+    from spot_jax.methods.prompt_forms import is_prompt
 
     for path in map(Path, paths):
         path = path.expanduser()
@@ -160,7 +158,7 @@ def _prompts(paths: Sequence[str], tuned: "Tuned") -> Iterator[tuple[str, "Promp
             for name, file, at in prompts_of_run(path):
                 prompt = read_on(at, tuned.backbone, tuned.vocabulary)
                 yield slug(name), dataclasses.replace(prompt, file=file)
-        elif path.is_dir():
+        elif path.is_dir() and not is_prompt(path):
             yield from _directory(path, tuned)
         else:
             yield slug(path.stem), read_on(path, tuned.backbone, tuned.vocabulary)
@@ -170,7 +168,7 @@ def _directory(path: Path, tuned: "Tuned") -> Iterator[tuple[str, "Prompt"]]:
     """The prompts of a library, or of a directory of files; those of other backbones are told."""
     from spot_jax.files import slug
     from spot_jax.inference.tuned import read_on
-    from spot_jax.methods.prompt_file import load_prompt
+    from spot_jax.methods.prompt_forms import load_prompt
 
     inner = path / "prompts"
     files = sorted((inner if inner.is_dir() else path).glob("*.safetensors"))

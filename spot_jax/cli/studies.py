@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spot_jax.cli.flags import OneLineParser, gin_flags, parser
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, require_extra
 
 # The name of a study's plan in gin files, and the study and the report that belong to it.
 KINDS = {
@@ -68,6 +68,9 @@ def run_study(
     chosen = [flag for flag in ONE_OF if getattr(values, flag)]
     if len(chosen) > 1:
         raise SpotError(f"--{chosen[0]} and --{chosen[1]} are two commands; give one of them")
+
+    if not (values.no_report or values.jobs or values.job):
+        require_extra("report", "the report of a study (--no_report goes without)")
 
     from spot_jax.cli.configurables import configured
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from spot_jax.cli.studies import run_study, study_parser
-from spot_jax.errors import SpotError
+from spot_jax.errors import SpotError, require_extra
 
 EXAMPLE = "gin_configs/studies/mini.gin"
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
 def _from_paper(directory: str | None) -> int:
     if directory is None:
         raise SpotError("--from_paper writes a report: add --output_dir=DIR")
+    require_extra("report", "--from_paper")
 
     from spot_jax.report.published import write
 

@@ -246,8 +246,8 @@ def _seqio() -> ModuleType:
             from spot_jax.data import seqio_tasks
     except ImportError as error:
         raise SpotError(
-            f"expected seqio and tensorflow to read tasks by name, found {error}; "
-            "install them with `pip install seqio`, or give arrays (.npz)"
+            f"expected seqio and tensorflow to read tasks by name, found {error}; pip install "
+            "'spot-jax[seqio]', or give a file of your own (.csv) or arrays (.npz)"
         ) from error
     return seqio_tasks
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from spot_jax.errors import SpotError
 from spot_jax.inference.predictor import choose, load
 from spot_jax.inference.tuned import Prompt, run_prompts
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import is_prompt, load_prompt
 from spot_jax.methods.prompt_use import check_licence
 from spot_jax.training.run_info import RunSetup, read_setup
 
@@ -88,10 +89,10 @@ def exported(
     Raises:
         SpotError: as `prompt_of_run`, or as calibration.
     """
-    if Path(source).expanduser().is_dir():
-        file = prompt_of_run(source, task=task, which=which)
-    else:
+    if is_prompt(source):
         file = load_prompt(source)
+    else:
+        file = prompt_of_run(source, task=task, which=which)
     use = file.use
     if calibrate is not None:
         predictor = load(source, backbone=backbone, which=which, calibrate=calibrate, task=task)

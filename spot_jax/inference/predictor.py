@@ -15,11 +15,12 @@ from spot_jax.data.fields import names_in, write
 from spot_jax.errors import SpotError, short
 from spot_jax.evaluation.evaluate import Search
 from spot_jax.evaluation.scored_task import load_task, search_of
-from spot_jax.files import as_path, parse_json
+from spot_jax.files import parse_json
 from spot_jax.inference.calibration import temperature_of
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.rows import ReadyPrompt, predict_rows
 from spot_jax.inference.tuned import Prompt, Tuned, open_tuned
+from spot_jax.methods.prompt_forms import is_prompt
 from spot_jax.training.run_info import RunSetup, TaskFacts
 from spot_jax.training.sharding import MeshShape
 
@@ -269,7 +270,7 @@ def load(
     """Load what was tuned, to predict with: `load(run.directory).predict([...])`.
 
     Args:
-        path: run directory of `train`, or path of one prompt file.
+        path: run directory of `train`, or path of one prompt (`load_prompt`).
         backbone: directory of the stored backbone; needed for a prompt file, and for a run whose
             backbone has moved.
         which: "best" by validation, or "last", of a run's prompts.
@@ -280,7 +281,7 @@ def load(
     Raises:
         SpotError: nothing at the path, or what was tuned does not fit the backbone.
     """
-    alone = as_path(path).is_file()
+    alone = is_prompt(path)
     if alone and backbone is None:
         raise SpotError(
             f"{os.fspath(path)} is a prompt file, which needs its backbone; add backbone=DIR"

@@ -17,7 +17,8 @@ from spot_jax.data.virtual_tokens import input_writer
 from spot_jax.errors import SpotError
 from spot_jax.files import as_path, fault_text, read_object, reading
 from spot_jax.methods.base import Inference
-from spot_jax.methods.prompt_file import PromptFile, load_prompt, parse_prompt
+from spot_jax.methods.prompt_file import PromptFile, parse_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_use import PromptUse
 from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.metrics import mean_of_metrics

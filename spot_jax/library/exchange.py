@@ -1,4 +1,4 @@
-"""Prompts in the forms that others read and write.
+"""Prompts written in the forms that others read.
 
 spot   our file: safetensors with everything that we know of the prompt
 t5x    a numpy file, as google-research/prompt-tuning writes beside T5X's checkpoints and its
@@ -6,50 +6,20 @@ t5x    a numpy file, as google-research/prompt-tuning writes beside T5X's checkp
 peft   a directory that Hugging Face PEFT loads onto a T5 (`peft_adapter`)
 """
 
-import dataclasses
 import io
 import os
-import re
 
 import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError
 from spot_jax.files import as_path, write_whole
-from spot_jax.library.peft import CONFIG, is_adapter, is_kernels, read_adapter, write_adapter
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.peft import is_kernels, is_prefix, write_adapter
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import T5X_NAME
 from spot_jax.methods.stored import check_virtual
 
 FORMS = ("spot", "t5x", "peft")
-T5X_NAME = "encoder.prompt.prompt.prompt"
-
-
-def read_prompt(source: epath.PathLike) -> PromptFile:
-    """Return a prompt stored in any of the forms; the content shows which.
-
-    A T5X prompt says nothing but its numbers; its step is taken from the directory
-    `checkpoint_STEP` that T5X puts it in. The directory will do as the source, too.
-
-    Raises:
-        SpotError: nothing there, or nothing of these forms.
-    """
-    path = as_path(source)
-    if path.is_dir():
-        if is_adapter(path):
-            return read_adapter(path)
-        if not (path / T5X_NAME).exists():
-            below = sorted(os.fspath(config.parent) for config in path.glob(f"*/{CONFIG}"))
-            hint = f"; give {below[0]}, which has an adapter" if below else ""
-            raise SpotError(
-                f"{path}: expected a PEFT adapter ({CONFIG}) or a T5X prompt "
-                f"({T5X_NAME}) in that directory, found neither{hint}"
-            )
-        path = path / T5X_NAME
-    prompt = load_prompt(path)
-    step = re.fullmatch(r"checkpoint_(\d+)", path.parent.name)
-    if step and not prompt.step:
-        prompt = dataclasses.replace(prompt, step=int(step[1]))
-    return prompt
 
 
 def write_prompt(
@@ -66,11 +36,13 @@ def write_prompt(
 
     Raises:
         SpotError: no such form, a destination that holds something else, or a prompt that the form
-            has no place for: T5X's holds rows of virtual tokens, PEFT's LoRA and IA3 too.
+            has no place for: T5X's holds rows of virtual tokens, PEFT's LoRA and IA3 too, and of
+            prefixes those that were PEFT's.
     """
     if form not in FORMS:
         raise SpotError(f"no form {form!r}; choose one of {', '.join(FORMS)}")
-    if form != "spot" and not (form == "peft" and is_kernels(prompt)):
+    of_peft = form == "peft" and (is_kernels(prompt) or is_prefix(prompt))
+    if form != "spot" and not of_peft:
         check_virtual(f"the form {form}", prompt)
     path = as_path(destination)
     if form == "peft":

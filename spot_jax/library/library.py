@@ -28,7 +28,8 @@ from spot_jax.library.entry import SUFFIX, Entry, Stored, decode, encode, is_id
 from spot_jax.library.index import Index, LibraryWarning, warn
 from spot_jax.library.index_files import list_prompts
 from spot_jax.library.ranking import Match, Question, Ranking, rank
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 
 __all__ = ["Entry", "Library", "LibraryWarning", "Match", "Ranking"]
 

@@ -43,7 +43,8 @@ from spot_jax.methods.losses import (
     choice_loss,
     seq2seq_loss,
 )
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary

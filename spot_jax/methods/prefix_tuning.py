@@ -42,11 +42,13 @@ class Layout:
         config: shape of the backbone.
         length: number of keys of an attention, P.
         places: some of `spot_jax.t5.prefix.PLACES`, in the order of the rows.
+        positions: whether the keys stand at positions before the text, as PEFT's do.
     """
 
     config: T5Config
     length: int
     places: tuple[str, ...]
+    positions: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -143,9 +145,14 @@ class PrefixTuning(Method):
         """Return a stored prefix's rows, or the MLPs that were kept beside it, checked."""
         file = source.file
         try:
-            layout_of(config, file)
+            positions = layout_of(config, file).positions
         except SpotError as error:
             raise SpotError(f"{source.path}: {error}") from error
+        if positions:
+            raise SpotError(
+                f"{source.path}: a prefix of PEFT's, at positions before the text, predicts here "
+                "but is not tuned further; begin from one that was tuned here"
+            )
         asked = {"length": self.length, "places": list(self.places)}
         holds = {name: file.method[name] for name in asked}
         stored: Tree = file.rows
@@ -212,8 +219,11 @@ class PrefixTuning(Method):
     @classmethod
     def read(cls, file: PromptFile, params: Tree, config: T5Config) -> Inference:
         """Return the T5 with a stored prefix in it; `SpotError` as in `layout_of`."""
-        places = layout_of(config, file).places
-        return Inference(with_prefix(params, config, jnp.asarray(file.rows)[None], places))
+        layout = layout_of(config, file)
+        rows = jnp.asarray(file.rows)[None]
+        return Inference(
+            with_prefix(params, config, rows, layout.places, positions=layout.positions)
+        )
 
     @classmethod
     def read_several(
@@ -235,7 +245,10 @@ class PrefixTuning(Method):
                 "leave some out"
             )
         rows = jnp.tile(jnp.stack([jnp.asarray(file.rows) for file in files]), (examples, 1, 1))
-        return Inference(with_prefix(params, config, rows, layouts.pop().places))
+        layout = layouts.pop()
+        return Inference(
+            with_prefix(params, config, rows, layout.places, positions=layout.positions)
+        )
 
 
 def rows_of_words(
@@ -324,7 +337,10 @@ def layout_of(config: T5Config, file: PromptFile) -> Layout:
             "prefix-tuning"
         )
     check_places(places)
-    layout = Layout(config, int(file.method.get("length", 0)), tuple(places))
+    positions = bool(file.method.get("positions"))
+    if positions and tuple(places) != ("decoder",):
+        raise SpotError("a prefix at positions stands in the decoder alone; export it again")
+    layout = Layout(config, int(file.method.get("length", 0)), tuple(places), positions)
     if file.rows.shape != layout.shape:
         raise SpotError(
             f"a prefix of shape {list(file.rows.shape)} cannot go with this backbone, where "

@@ -100,41 +100,36 @@ class PromptFile:
         return {**origin, "tasks": list(self.tasks)} if len(self.tasks) > 1 else origin
 
 
-def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) -> PromptFile:
-    """Read a prompt file, or a T5X prompt (.npy content, with or without the suffix).
-
-    Args:
-        path: the file, on a disk or in a bucket; T5X's are named `encoder.prompt.prompt.prompt`.
-        backbone: the fingerprint it must have been tuned on; None to take any. A file that does
-            not say (T5X's) is taken on trust: only its width can be checked, where it is used.
-
-    Raises:
-        SpotError: no such file, not a prompt, truncated, or of another backbone.
-    """
-    file = as_path(path)
-    with reading(path, "give a .safetensors or .npy file"):
-        if not file.is_file():
-            raise SpotError(f"no prompt file at {path}; give a .safetensors or .npy file")
-        data = file.read_bytes()
-    return parse_prompt(data, file, backbone=backbone)
-
-
 def parse_prompt(
     data: bytes, path: str | os.PathLike[str], *, backbone: str | None = None
 ) -> PromptFile:
-    """Return a prompt from a file's bytes, as `load_prompt` does; `path` names it in errors."""
+    """Return a prompt from a file's bytes.
+
+    Args:
+        data: bytes of our file, or of a T5X prompt (.npy content).
+        path: path of the file, for errors.
+        backbone: fingerprint of the backbone it must have been tuned on; None to take any.
+
+    Raises:
+        SpotError: not a prompt, truncated, or of another backbone.
+    """
     file = as_path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
     arrays = [*prompt.tensors.values(), *([] if prompt.prompt is None else [prompt.prompt])]
     if not all(np.all(np.isfinite(array)) for array in arrays):
         raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
+    check_backbone(path, prompt, backbone)
+    return prompt
+
+
+def check_backbone(path: str | os.PathLike[str], prompt: PromptFile, backbone: str | None) -> None:
+    """Raise `SpotError` for a prompt that says it was tuned on another backbone than this one."""
     if backbone and prompt.backbone and prompt.backbone != backbone:
         raise SpotError(
             f"{path}: this prompt was tuned on another backbone (fingerprint "
             f"{prompt.backbone[:12]}, this one is {backbone[:12]}); load that backbone, or tune a "
             "prompt on this one"
         )
-    return prompt
 
 
 def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:

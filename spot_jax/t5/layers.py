@@ -156,7 +156,11 @@ def relative_position_buckets(
 
 
 class RelativePositionBias(nn.Module):
-    """The bias on attention logits: of a stack, shared by its layers, or of one layer (umT5)."""
+    """The bias on attention logits: of a stack, shared by its layers, or of one layer (umT5).
+
+    Where the tree has `prefix_positions` [p] (`spot_jax.t5.prefix` puts it there), a prefix's keys
+    stand at the p positions before the first.
+    """
 
     config: T5Config
     bidirectional: bool
@@ -178,8 +182,12 @@ class RelativePositionBias(nn.Module):
             return jnp.take(table, numbers, axis=1)
 
         # Whichever of the two no form of attention reads is never computed.
-        pairs = np.arange(queries)[:, None] - np.arange(keys)[None, :]
-        return Bias(biases(pairs)[None], biases(np.arange(1 - keys, queries)))
+        places = np.arange(queries)[:, None]
+        dense, before = biases(places - np.arange(keys)[None])[None], None
+        if self.has_variable("params", "prefix_positions"):
+            positions: Array = self.get_variable("params", "prefix_positions")
+            before = biases(places - np.arange(-len(positions), 0)[None])[None]
+        return Bias(dense, biases(np.arange(1 - keys, queries)), before=before)
 
 
 class Attention(nn.Module):

@@ -201,7 +201,10 @@ class Decoder(_Stack):
             dense = bias.dense[0][:, depths[:, :, None], depths[:, None, :]]
             unseen = jnp.asarray(-1e9, dense.dtype)
             dense = jnp.where(seen[:, None], jnp.swapaxes(dense, 0, 1), unseen)
-            return dataclasses.replace(bias, dense=dense)
+            before = bias.before
+            if before is not None:
+                before = jnp.swapaxes(before[0][:, depths], 0, 1)
+            return dataclasses.replace(bias, dense=dense, before=before)
 
         layers = self.layers_with_biases(length, of_nodes)
         for i, ((layer, bias), cross) in enumerate(zip(layers, crosses, strict=True)):
@@ -222,8 +225,8 @@ class Decoder(_Stack):
         """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
 
         def at_position(bias: Bias) -> Bias:
-            row = jax.lax.dynamic_slice_in_dim(bias.dense, position, 1, axis=2)
-            return dataclasses.replace(bias, dense=row)
+            before = None if bias.before is None else _row(bias.before, position)
+            return dataclasses.replace(bias, dense=_row(bias.dense, position), before=before)
 
         new = []
         layers = self.layers_with_biases(length, at_position)
@@ -231,6 +234,10 @@ class Decoder(_Stack):
             x, cache = layer.step(x, cache, cross, bias, position, cross_visibility)
             new.append(cache)
         return self.head(x, embedding), new
+
+
+def _row(bias: Float[Array, "b h t s"], position: Int[Array, ""]) -> Float[Array, "b h 1 s"]:
+    return jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
 
 
 class T5(nn.Module):

@@ -6,7 +6,9 @@ them where they are: whatever runs on that tree, training, ranking, decoding, ha
 
 What a prefix means in a T5 is ours where the papers, which have absolute positions, say nothing:
 its keys have no relative position bias (0), every query sees them, and the positions of the text
-are those without it. Heads times their width need not be the model's width.
+are those without it. Hugging Face's, which is a cache of past keys and values of the decoder,
+stands at the positions before the text; with `positions` so does this one. Heads times their width
+need not be the model's width.
 """
 
 import dataclasses
@@ -57,7 +59,12 @@ def prefix_shape(config: T5Config, length: int, places: Sequence[str]) -> tuple[
 
 
 def with_prefix(
-    params: Params, config: T5Config, prefix: Float[Array, "n r f"], places: Sequence[str]
+    params: Params,
+    config: T5Config,
+    prefix: Float[Array, "n r f"],
+    places: Sequence[str],
+    *,
+    positions: bool = False,
 ) -> dict[str, Any]:
     """Return the tree with a prefix in it.
 
@@ -67,10 +74,13 @@ def with_prefix(
         prefix: rows as `prefix_shape` has them; n is 1 for a prefix that all rows of a batch
             share, or the rows of the batch, each with its own.
         places: places of the prefix, in the order of the rows.
+        positions: whether the keys stand at positions before the text, in the decoder alone.
     """
     leaves: dict[tuple[str, ...], Array] = {}
     shape = (config.num_heads, config.head_dim)
     length = prefix.shape[1] // prefix_shape(config, 1, places)[0]
+    if positions:
+        leaves["decoder", "relpos_bias", "prefix_positions"] = jnp.zeros(length)
     first = 0
     for place in places:
         count, (side, attention) = layers_of(config, place), PLACES[place]

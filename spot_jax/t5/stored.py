@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -169,11 +169,11 @@ def _remedy(path: epath.Path) -> str:
     return "copy or convert the backbone again"
 
 
-class StoredWriter:
-    """Writes a stored backbone tensor by tensor; nothing appears at `directory` before `finish`.
+class BackboneWriter:
+    """Writes a backbone tensor by tensor; nothing appears at `directory` before `finish`.
 
     Use as a context manager; write `names` in their order. On any failure the temporary directory
-    is removed and `directory` is as it was.
+    is removed and `directory` is as it was. What a form of files looks like is its subclass's.
     """
 
     def __init__(
@@ -195,10 +195,8 @@ class StoredWriter:
         # no rename; there the description, which comes last, makes the backbone.
         local = is_local(self.directory)
         self._temporary = part_path(self.directory) if local else self.directory
-        self._files: dict[str, dict[str, Any]] = {}
         self._writer: TensorWriter | None = None
         self._finished = False
-        self._shards = self._plan()
         for name, dtype in dtypes.items():
             if dtype not in _STORABLE:
                 raise SpotError(f"{name}: cannot store dtype {dtype}, only float32 and bfloat16")
@@ -206,6 +204,48 @@ class StoredWriter:
             raise SpotError(f"{self._vocabulary}: no such vocabulary; give a SentencePiece model")
         check_destination(self.directory)
         clear_leftovers(self.directory.parent)
+
+    def __enter__(self) -> Self:
+        try:
+            self._temporary.mkdir(parents=True, exist_ok=not is_local(self.directory))
+        except OSError as error:
+            raise _disk_error(self.directory, error) from error
+        return self
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Append one tensor, by our name."""
+        raise NotImplementedError
+
+    def describe(self, fingerprint: str) -> None:
+        """Write what stands beside the tensors, last of all."""
+        raise NotImplementedError
+
+    def finish(self, fingerprint: str) -> None:
+        """Write the description and put the directory in its place."""
+        self.describe(fingerprint)
+        self._finished = True
+        if self._temporary == self.directory:
+            return
+        if self.directory.exists():
+            self.directory.rmdir()
+        self._temporary.rename(self.directory)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+        if self._temporary != self.directory or not self._finished:
+            remove_tree(self._temporary)
+        if isinstance(error, OSError):
+            raise _disk_error(self.directory, error) from error
+
+
+class StoredWriter(BackboneWriter):
+    """Writes our stored form: safetensors files of at most 2 GiB and `backbone.json`."""
+
+    def __init__(self, directory: epath.PathLike, config: T5Config, **options: Any):
+        super().__init__(directory, config, **options)
+        self._files: dict[str, dict[str, Any]] = {}
+        self._shards = self._plan()
 
     def _plan(self) -> list[list[str]]:
         shards: list[list[str]] = [[]]
@@ -218,13 +258,6 @@ class StoredWriter:
             shards[-1].append(name)
             size += nbytes
         return shards
-
-    def __enter__(self) -> "StoredWriter":
-        try:
-            self._temporary.mkdir(parents=True, exist_ok=not is_local(self.directory))
-        except OSError as error:
-            raise _disk_error(self.directory, error) from error
-        return self
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Append one tensor, in the next file where one is full."""
@@ -247,8 +280,8 @@ class StoredWriter:
             self._files[self._file_name(number)] = entry
             self._writer = None
 
-    def finish(self, fingerprint: str) -> None:
-        """Write the vocabulary and the description, and put the directory in its place."""
+    def describe(self, fingerprint: str) -> None:
+        """Write the vocabulary and `backbone.json`."""
         if len(self._files) != len(self._shards):
             raise ValueError("finish before the last tensor was written")
         sha256 = None
@@ -270,23 +303,9 @@ class StoredWriter:
         }
         # Last, so that a copy that was cut off is no backbone.
         write_object(self._temporary / DESCRIPTION, data)
-        self._finished = True
-        if self._temporary == self.directory:
-            return
-        if self.directory.exists():
-            self.directory.rmdir()
-        self._temporary.rename(self.directory)
 
     def _file_name(self, number: int) -> str:
         return f"model-{number + 1:05d}-of-{len(self._shards):05d}.safetensors"
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if self._writer is not None:
-            self._writer.abandon()
-        if self._temporary != self.directory or not self._finished:
-            remove_tree(self._temporary)
-        if isinstance(error, OSError):
-            raise _disk_error(self.directory, error) from error
 
 
 def check_destination(directory: epath.Path) -> None:

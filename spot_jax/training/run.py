@@ -26,7 +26,7 @@ from spot_jax.files.digests import json_digest
 from spot_jax.files.records import from_plain
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.losses import Tree
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.backbone import Backbone, fingerprint, save_backbone
 from spot_jax.t5.model import unstack_layers
 from spot_jax.t5.stored import read_description

@@ -17,7 +17,8 @@ from spot_jax.errors import SpotError
 from spot_jax.files import read_object, reading, write_object
 from spot_jax.library.library import Library, Match, Ranking
 from spot_jax.library.similarity import Metric
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 
 FILE = "retrieved.json"
 

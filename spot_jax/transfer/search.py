@@ -28,7 +28,8 @@ from spot_jax.files import (
 )
 from spot_jax.library.library import Entry, Library, Ranking
 from spot_jax.library.similarity import Metric, check_metric
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import StoredBackbone

@@ -23,7 +23,7 @@ from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.library.library import Library
 from spot_jax.library.similarity import Metric, check_metric
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.training.run_directory import run_path
 from spot_jax.transfer import retrieval
 from spot_jax.transfer.initialisation import stored_shape

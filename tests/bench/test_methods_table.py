@@ -19,7 +19,8 @@ from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.y_tuning import YTuning
 from spot_jax.t5.stored import read_description

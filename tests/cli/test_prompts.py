@@ -10,7 +10,7 @@ from library_cases import BACKBONE, OTHER, fill, make_pair, make_prompt
 from spot_jax.cli import prompts
 from spot_jax.cli.main import main
 from spot_jax.library.library import Library
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.stored import read_description
 
 MINI = Path(__file__).parents[2] / "backbones" / "mini"

@@ -28,7 +28,7 @@ from spot_jax.data.data_source import DataSource
 from spot_jax.data.examples import Examples
 from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.library.library import Library
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.transfer.study import TransferStudy
 from spot_jax.t5.backbone import Backbone, load_backbone, save_backbone, unflatten

@@ -7,7 +7,7 @@ import pytest
 from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 
 PROMPT = {"PROMPT_LENGTH": 3, "EvaluationPlan.examples": 24}
 SUBSPACE = {"WARMUP_STEPS": 1, "EVAL_EXAMPLES": 24}

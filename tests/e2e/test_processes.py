@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_text import store_backbone
 
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 
 ROOT = Path(__file__).parents[2]
 SPOT = [sys.executable, "-m", "spot_jax.cli.main"]

@@ -7,7 +7,7 @@ import pytest
 from tiny_text import store_backbone
 
 from spot_jax.cli.main import main
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 
 TARGET = "bundled_vader_tweets"
 PARAGRAPH = "A paragraph of plain text, number {i}, long enough to be cut into an input and a rest."

@@ -10,7 +10,8 @@ from etils import epath
 from tiny_text import CONFIG, store_backbone
 
 from spot_jax.data.data_source import DataSource
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.stored import read_description
 from spot_jax.training.checkpoints import CheckpointPlan

@@ -17,7 +17,7 @@ from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.predictor import Predictor, load
 from spot_jax.inference.rows import batch_sizes, width_of
 from spot_jax.inference.tuned import open_tuned
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_use import PromptUse
 from spot_jax.t5.scoring import label_matrix, rank_labels
 

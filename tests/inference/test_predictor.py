@@ -6,14 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spot_jax.cli import serve
 from spot_jax.cli.main import main
 from spot_jax.errors import SpotError
-from spot_jax.inference.predictor import Predictor, read_rows
+from spot_jax.inference.export import prompt_of_run
+from spot_jax.inference.predictor import Predictor, load, read_rows
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.library.exchange import write_prompt
+from spot_jax.library.library import Library
+from spot_jax.methods.prompt_forms import load_prompt
+from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training.run_info import TaskFacts
 from tasks.bundled.reading import rows
 
@@ -191,3 +197,26 @@ def test_neither_tensorflow_nor_seqio_is_needed(world):
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert row["text"] == "what a day" and row["prediction"] in ("negative", "neutral")
+
+
+def test_a_peft_adapter_is_taken_wherever_a_prompt_is(world, texts, tmp_path, capsys):
+    prompt = prompt_of_run(world.run)
+    prompt.save(tmp_path / "prompt.safetensors")
+    adapter = tmp_path / "adapter"
+    write_prompt(prompt, adapter, "peft")
+    paths = [tmp_path / "prompt.safetensors", adapter, adapter / "adapter_model.safetensors"]
+    expected, *others = (load(p, backbone=world.backbone).predict(texts[:20]) for p in paths)
+    assert len({p.label for p in expected}) > 1
+    for predictions in others:
+        assert [p.label for p in predictions] == [p.label for p in expected]
+    tuned = open_tuned(backbone=world.backbone, prompts=[adapter])
+    served = list(serve._prompts([str(adapter), str(paths[0])], tuned))
+    assert [name for name, _ in served] == ["adapter", "prompt"]
+    library = ["--library", str(tmp_path / "library")]
+    assert main(["prompts", "add", str(adapter), *library]) == 0
+    assert main(["prompts", "add", str(paths[0]), *library]) == 0
+    assert len(Library(tmp_path / "library").entries()) == 1  # they are one prompt
+    method = PromptTuning(length=len(prompt.rows), init="prompt", prompt=str(adapter))
+    method.check_source()
+    (source,) = method.sources(tuned.backbone, 1)
+    np.testing.assert_array_equal(source.file.rows, prompt.rows)

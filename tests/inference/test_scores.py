@@ -15,7 +15,7 @@ from spot_jax.evaluation.ensemble import ensemble_predictions
 from spot_jax.inference.scores import score
 from spot_jax.inference.table import table
 from spot_jax.inference.tuned import open_tuned
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.stored import read_description
 from spot_jax.training.run_info import read_setup
 

@@ -25,7 +25,8 @@ from spot_jax.inference.predictor import Predictor  # noqa: E402
 from spot_jax.inference.rows import SharedTable, predict_rows  # noqa: E402
 from spot_jax.inference.server import LARGEST_BODY, app_of  # noqa: E402
 from spot_jax.inference.tuned import open_tuned  # noqa: E402
-from spot_jax.methods.prompt_file import PromptFile, load_prompt  # noqa: E402
+from spot_jax.methods.prompt_file import PromptFile  # noqa: E402
+from spot_jax.methods.prompt_forms import load_prompt  # noqa: E402
 from spot_jax.methods.prompt_use import PromptUse  # noqa: E402
 
 TEXTS = ["", "what a day", "not again, " * 9, "fine"]

@@ -13,7 +13,8 @@ from shape_checking import wrong_shapes
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
 from spot_jax.library.library import Library, LibraryWarning
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from library_cases import BACKBONE, fill, make_prompt
 
 from spot_jax.library.library import Library
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 
 TARGET = make_prompt("boolq", step=20).prompt
 

@@ -14,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from spot_jax.errors import SpotError
-from spot_jax.library.exchange import read_prompt, write_prompt
+from spot_jax.library.exchange import write_prompt
 from spot_jax.library.library import Library
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.stored import inference_of
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.importing import convert
@@ -63,7 +64,7 @@ def test_an_adapter_does_here_what_it_did_there_and_goes_out_as_it_came(
     name, files, logits, tmp_path
 ):
     expected = np.load(files / name / "expected.npz")
-    prompt = read_prompt(files / name)
+    prompt = load_prompt(files / name)
     np.testing.assert_allclose(logits(prompt, expected), expected["logits"], atol=1e-4, rtol=0)
     tensors = {n: x + 0.1 for n, x in prompt.tensors.items()}
     other = logits(dataclasses.replace(prompt, tensors=tensors), expected)
@@ -83,16 +84,16 @@ def test_an_adapter_does_here_what_it_did_there_and_goes_out_as_it_came(
         assert ours.get(field) == theirs.get(field)
     for field in ("target_modules", "feedforward_modules"):
         assert sorted(ours.get(field, ())) == sorted(theirs.get(field, ()))
-    again = read_prompt(tmp_path / "out")
+    again = load_prompt(tmp_path / "out")
     np.testing.assert_array_equal(logits(again, expected), logits(prompt, expected))
 
 
 def test_what_ours_says_of_itself_survives_the_journey(files, tmp_path):
     prompt = dataclasses.replace(
-        read_prompt(files / "lora"), task="mnli", step=7, backbone="f" * 64, metrics={"score": 1.0}
+        load_prompt(files / "lora"), task="mnli", step=7, backbone="f" * 64, metrics={"score": 1.0}
     )
     write_prompt(prompt, tmp_path / "a", "peft")
-    again = read_prompt(tmp_path / "a")
+    again = load_prompt(tmp_path / "a")
     for field in dataclasses.fields(again):
         if field.name != "tensors":
             assert getattr(again, field.name) == getattr(prompt, field.name), field.name
@@ -134,11 +135,11 @@ def without(part, tensors):
 )
 def test_what_is_no_plain_adapter_is_refused(fields, tensors, match, adapter):
     with pytest.raises(SpotError, match=match):
-        read_prompt(adapter(fields, tensors))
+        load_prompt(adapter(fields, tensors))
 
 
 def test_where_an_update_cannot_go_says_so(files, tmp_path):
-    prompt = read_prompt(files / "lora")
+    prompt = load_prompt(files / "lora")
     with pytest.raises(SpotError, match="expected rows of virtual tokens, found .* LoRATuning"):
         write_prompt(prompt, tmp_path / "out", "t5x")
     with pytest.raises(SpotError, match="LoRATuning"):
@@ -155,7 +156,7 @@ def test_peft_loads_what_we_write(name, files, logits, tmp_path):
     from transformers import T5ForConditionalGeneration
 
     expected = np.load(files / name / "expected.npz")
-    prompt = read_prompt(files / name)
+    prompt = load_prompt(files / name)
     rng = np.random.default_rng(0)
     tensors = {
         n: x + rng.normal(0, 0.1, x.shape).astype(x.dtype) for n, x in prompt.tensors.items()
@@ -172,7 +173,7 @@ def test_peft_loads_what_we_write(name, files, logits, tmp_path):
     np.testing.assert_allclose(logits(prompt, expected), out.logits.numpy(), atol=1e-4, rtol=0)
     # Out of PEFT again: the same numbers.
     model.save_pretrained(tmp_path / "theirs")
-    again = read_prompt(tmp_path / "theirs")
+    again = load_prompt(tmp_path / "theirs")
     assert again.tensors.keys() == prompt.tensors.keys()
     for tensor in again.tensors:
         np.testing.assert_array_equal(again.tensors[tensor], prompt.tensors[tensor])

@@ -13,7 +13,7 @@ from scipy.linalg import hadamard as matrix
 from spot_jax.errors import SpotError
 from spot_jax.methods import fastfood
 from spot_jax.methods.fastfood import FastfoodTuning, draw, hadamard, project
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.stored import inference_of, virtual_tokens
 from spot_jax.t5.backbone import flatten, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes

@@ -14,7 +14,7 @@ from spot_jax.errors import SpotError
 from spot_jax.methods.base import StoredPrompt, Task
 from spot_jax.methods.ia3 import IA3Tuning
 from spot_jax.methods.lora import LoRATuning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.stored import inference_of
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.kernels import kernel_shapes

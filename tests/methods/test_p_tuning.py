@@ -18,7 +18,7 @@ from spot_jax.errors import SpotError
 from spot_jax.methods.base import StoredPrompt, Task
 from spot_jax.methods.p_tuning import ENCODER, PTuning
 from spot_jax.methods.prompt_encoder import KINDS, PromptEncoder, bidirectional
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import T5Config, parameter_shapes
 

@@ -11,7 +11,7 @@ from spot_jax.errors import SpotError
 from spot_jax.methods.base import Task
 from spot_jax.methods.prefix_classifier import PrefixClassifier
 from spot_jax.methods.program import Program
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.stored import inference_of
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config

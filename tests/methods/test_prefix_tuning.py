@@ -18,7 +18,8 @@ from spot_jax.library.exchange import write_prompt
 from spot_jax.library.library import Library
 from spot_jax.methods.base import StoredPrompt, Task
 from spot_jax.methods.prefix_tuning import Layout, PrefixTuning, rows_of_words
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.prefix import prefix_shape

@@ -6,7 +6,8 @@ import pytest
 import safetensors.numpy
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 
 PROMPT = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.subspace import SubspaceShape
 from spot_jax.methods.subspace_file import SubspaceFile, load_subspace
 

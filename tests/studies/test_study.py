@@ -21,7 +21,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files.locks import file_lock, holder
 from spot_jax.library import similarity
 from spot_jax.library.library import Library
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.studies.engine import queue
 from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.transfer.results import TransferResults

@@ -7,7 +7,7 @@ import pytest
 
 from spot_jax.errors import SpotError
 from spot_jax.library import similarity
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
 
 

@@ -11,7 +11,8 @@ from method_cases import backbone_of, program_on
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.fastfood import FastfoodTuning
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_file import load_subspace
 from spot_jax.methods.subspace_finding import SubspaceFinding

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spot_jax.errors import SpotError
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_finding import SubspaceFinding
 from spot_jax.training.build import RunParts

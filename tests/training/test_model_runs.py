@@ -10,7 +10,7 @@ from tiny_run import CONFIG, store
 import spot_jax.training.run as run_module
 from spot_jax.methods.fastfood import FastfoodTuning
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import StoredBackbone

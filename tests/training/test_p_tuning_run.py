@@ -14,7 +14,8 @@ from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.p_tuning import PTuning
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary

@@ -7,7 +7,7 @@ from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.training.checkpoints import CheckpointPlan
 from spot_jax.training.config import EvaluationPlan
 from spot_jax.training.metrics_log import read_metrics

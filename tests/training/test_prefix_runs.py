@@ -18,7 +18,8 @@ from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prefix_classifier import PrefixClassifier
 from spot_jax.methods.prefix_tuning import PrefixTuning
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.prefix import prefix_shape

@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tiny_run import CONFIG, VOCABULARY, store
 
 from spot_jax.errors import SpotError, SpotWarning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.training import loop
 from spot_jax.training.checkpoints import CheckpointPlan

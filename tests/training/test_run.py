@@ -13,7 +13,7 @@ from tiny_run import CONFIG, store
 from spot_jax.data import loading
 from spot_jax.errors import SpotError
 from spot_jax.evaluation import evaluate
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.training import run as run_module

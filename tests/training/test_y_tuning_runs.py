@@ -17,7 +17,7 @@ from spot_jax.data.feature_cache import FeatureStore
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Task
 from spot_jax.methods.program import Program
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.y_tuning import YTuning
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary

@@ -10,7 +10,7 @@ from spot_jax.data.data_source import DataSource
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.engine.plan import Stage
 from spot_jax.studies.transfer.study import TransferStudy

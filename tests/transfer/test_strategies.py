@@ -8,7 +8,7 @@ from library_cases import BACKBONE, OTHER, fill, make_prompt
 
 from spot_jax.errors import SpotError
 from spot_jax.library.library import Library
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.transfer.result import Candidate
 from spot_jax.transfer.retrieval import Retrieved
 from spot_jax.transfer.strategies import (

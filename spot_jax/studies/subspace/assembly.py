@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.results import machine
 from spot_jax.studies.engine.study import Study

@@ -14,7 +14,7 @@ from spot_jax.library.library import Library
 from spot_jax.methods.base import BaseMethod
 from spot_jax.methods.fastfood import FastfoodTuning
 from spot_jax.methods.model_tuning import ModelTuning
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace_file import load_subspace
 from spot_jax.methods.subspace_finding import SubspaceFinding

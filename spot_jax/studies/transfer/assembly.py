@@ -7,7 +7,8 @@ import numpy as np
 from etils import epath
 
 from spot_jax.library import similarity
-from spot_jax.methods.prompt_file import PromptFile, load_prompt
+from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.results import machine
 from spot_jax.studies.engine.study import Study

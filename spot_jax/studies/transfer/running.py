@@ -11,7 +11,7 @@ from spot_jax.data import loading
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.library.library import Library
 from spot_jax.library.similarity import Metric
-from spot_jax.methods.prompt_file import load_prompt
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.studies.engine.job import NO_PROMPT
 from spot_jax.studies.engine.running import JobRun
 from spot_jax.studies.engine.study import Study

@@ -37,11 +37,13 @@ class Bias:
         by_distance: bias of every distance, in column (query - key) + s - 1.
         masked: bias where a query sees a key and a number far below any logit elsewhere, computed
             once per stack for the form that reads it (see `prepare`).
+        before: bias on the keys of a prefix that stands at positions; None for one that has none.
     """
 
     dense: Float[Array, "#b h t s"]
     by_distance: Float[Array, "h n"]
     masked: Float[Array, "b h t s"] | None = None
+    before: Float[Array, "#b h t p"] | None = None
 
 
 @struct.dataclass
@@ -121,8 +123,8 @@ def attend(
 ) -> Float[Array, "b t h k"]:
     """Attend by softmax, without a scale.
 
-    Keys beyond those of `bias` and `visibility` are a prefix before them, which every query sees,
-    with bias 0: a prefix has no position.
+    Keys beyond those of `visibility` are a prefix before them, which every query sees, with bias 0,
+    as a prefix has no position, or with the bias that is there for it (`Bias.before`).
 
     Args:
         query: query of every position.
@@ -137,7 +139,8 @@ def attend(
     """
     prefix = key.shape[1] - visibility.key_segments.shape[1]
     form = implementation(choice, query.shape[1], str(query.dtype))
-    if form == "triton":
+    before = None if bias is None else bias.before
+    if form == "triton" and before is None:
         distances = None if bias is None else bias.by_distance
         dense = None if bias is None else bias.dense
         segments = (visibility.query_segments, visibility.key_segments)
@@ -151,12 +154,15 @@ def attend(
     dense = None if bias is None else bias.dense
     mask = visibility.mask()
     if prefix:
-        before = ((0, 0), (0, 0), (0, 0), (prefix, 0))
-        mask = jnp.pad(mask, before, constant_values=True)
-        dense = None if dense is None else jnp.pad(dense, before)
+        room = ((0, 0), (0, 0), (0, 0), (prefix, 0))
+        mask = jnp.pad(mask, room, constant_values=True)
+        if before is not None and dense is not None:
+            dense = jnp.concatenate([before.astype(dense.dtype), dense], axis=-1)
+        elif dense is not None:
+            dense = jnp.pad(dense, room)
     if form == "cudnn":
         return jax.nn.dot_product_attention(
             query, key, value, bias=dense, mask=mask, scale=1.0, implementation="cudnn"
         )
-    form_of = {"blocks": blocks.attend, "plain": plain.attend}
-    return form_of[form](query, key, value, dense, mask)
+    form_of = {"blocks": blocks.attend}
+    return form_of.get(form, plain.attend)(query, key, value, dense, mask)

@@ -1,7 +1,8 @@
-"""Import of backbones that others wrote, tensor by tensor, into our stored form.
+"""Import of backbones that others wrote, tensor by tensor, into our stored form, and the way back.
 
 report = convert("gs://.../checkpoint_1100000", "backbones/t5_base_lm")
 print(report.table())
+convert("runs/tuned", "tuned_hf", form="hf")  # what model tuning tuned, for transformers
 """
 
 import functools
@@ -25,15 +26,26 @@ from spot_jax.t5.importing.matching import (
     match,
     require_fit,
 )
-from spot_jax.t5.stored import DESCRIPTION, StoredWriter, check_destination, read_description
+from spot_jax.t5.stored import (
+    DESCRIPTION,
+    BackboneWriter,
+    StoredWriter,
+    check_destination,
+    read_description,
+)
 
 __all__ = ["MismatchError", "Report", "convert", "open_source"]
 
+FORMS: dict[str, type[BackboneWriter]] = {
+    "spot": StoredWriter,
+    "hf": hf.HuggingFaceWriter,
+    "t5x": t5x.T5XWriter,
+}
 _STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _FORMS = (
     "a T5X checkpoint_STEP directory (native or orbax) or its parent, a Hugging Face T5 directory "
-    "(config.json and safetensors), or a stored backbone (backbone.json)"
+    "(config.json and safetensors), a stored backbone (backbone.json), or a run that tuned one"
 )
 
 
@@ -44,8 +56,9 @@ def convert(
     dtype: str | None = None,
     vocabulary: epath.PathLike | None = None,
     config: T5Config | None = None,
+    form: str = "spot",
 ) -> Report:
-    """Import a checkpoint into our stored form; memory holds about one tensor at a time.
+    """Bring a checkpoint into another form; memory holds about one tensor at a time.
 
     Args:
         source: path of a checkpoint in any form that `open_source` understands.
@@ -54,6 +67,8 @@ def convert(
             it, else takes float32.
         vocabulary: path of a SentencePiece model to store too; None takes the checkpoint's, if any.
         config: shape of the T5 to expect; None takes what the checkpoint says or implies.
+        form: form to write: "spot" is ours, "hf" a directory for transformers, "t5x" a native T5X
+            checkpoint of step 0, which has no vocabulary.
 
     Returns:
         The report: what matched, was ignored and decided, the fingerprint and the size.
@@ -61,8 +76,11 @@ def convert(
     Raises:
         MismatchError: a tensor is missing, left over or of another shape (it has the report).
         SpotError: not a checkpoint, a broken file, a destination in use, a vocabulary that has
-            more pieces than the embedding table has rows, or a disk that refuses.
+            more pieces than the embedding table has rows, a T5 that the form has no place for, or
+            a disk that refuses.
     """
+    if form not in FORMS:
+        raise SpotError(f"form {form!r}: expected one of {', '.join(FORMS)}")
     if dtype is not None and dtype not in _STORED:
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_STORED)}")
     check_destination(as_path(dest))
@@ -82,7 +100,7 @@ def convert(
             "It has no vocabulary, which reading tasks needs: convert it with --vocabulary FILE."
         )
     names = {name: shape for name, shape, _ in report.matched}
-    writer = StoredWriter(
+    writer = FORMS[form](
         dest,
         wanted,
         shapes=names,
@@ -117,16 +135,22 @@ def open_source(source: epath.PathLike) -> Source:
     `SpotError` saying so.
     """
     path = input_path(source, _FORMS)
+    if path.suffix == ".bin":
+        path = path.parent
     if not path.is_dir():
         raise SpotError(f"{path}: is a file; expected {_FORMS}")
     if (path / DESCRIPTION).exists():
         return _open_stored(path)
+    if (path / "backbone" / DESCRIPTION).exists():
+        return _open_stored(path / "backbone")
     if (path / hf.CONFIG).exists():
         if (path / hf.WEIGHTS).exists() or (path / hf.INDEX).exists():
             return hf.open_hf(path)
+        code = f"M.from_pretrained('{path}').save_pretrained('{path}_safetensors')"
         raise SpotError(
-            f"{path}: has config.json but no {hf.WEIGHTS} or {hf.INDEX}; "
-            f"save it with transformers as safetensors"
+            f"{path}: has config.json but no {hf.WEIGHTS} or {hf.INDEX}; a pytorch_model.bin is "
+            'code that would run, so save it as safetensors: python -c "from transformers import '
+            f'AutoModelForSeq2SeqLM as M; {code}"'
         )
     if (path / t5x.INDEX).exists():
         return t5x.open_t5x(path)

@@ -1,4 +1,4 @@
-"""Hugging Face's T5 directories: `config.json` and safetensors, one file or several.
+"""Hugging Face's T5 directories, read and written: `config.json` and safetensors.
 
 Their Linear layers hold [out, in] where T5X holds [in, out], and their relative biases [buckets,
 heads]; everything else is a matter of names.
@@ -12,11 +12,13 @@ import numpy as np
 from etils import epath
 
 from spot_jax.errors import SpotError, short
-from spot_jax.files import parse_object, reading
+from spot_jax.files import parse_object, reading, write_json
 from spot_jax.files.records import from_plain, read_value
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.importing.matching import Source, SourceTensor
-from spot_jax.t5.tensor_files import TensorFile
+from spot_jax.t5.stored import BackboneWriter
+from spot_jax.t5.tensor_files import TensorFile, TensorWriter
+from spot_jax.t5.vocabulary import Vocabulary
 
 CONFIG = "config.json"
 UMT5 = "umt5"
@@ -33,12 +35,68 @@ _ACTIVATIONS = {
 }
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD = "lm_head.weight"
+_OUR_TABLE, _OUR_HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 # Written by early versions of transformers; no T5 ever used it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-_PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out"}
 _COMPARED_ROWS = 4096
 
-_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\.(.+)\.weight")
+# What the parts of a layer are called here and there; {} is the layer's number.
+MODULES = {
+    "encoder/layers_{}/attention": "encoder.block.{}.layer.0.SelfAttention",
+    "encoder/layers_{}/mlp": "encoder.block.{}.layer.1.DenseReluDense",
+    "decoder/layers_{}/self_attention": "decoder.block.{}.layer.0.SelfAttention",
+    "decoder/layers_{}/encoder_decoder_attention": "decoder.block.{}.layer.1.EncDecAttention",
+    "decoder/layers_{}/mlp": "decoder.block.{}.layer.2.DenseReluDense",
+}
+ATTENTION_KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o"}
+MLP_KERNELS = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
+_NORMS = {
+    "encoder/layers_{}/pre_attention_layer_norm": "encoder.block.{}.layer.0.layer_norm",
+    "encoder/layers_{}/pre_mlp_layer_norm": "encoder.block.{}.layer.1.layer_norm",
+    "encoder/encoder_norm": "encoder.final_layer_norm",
+    "decoder/layers_{}/pre_self_attention_layer_norm": "decoder.block.{}.layer.0.layer_norm",
+    "decoder/layers_{}/pre_cross_attention_layer_norm": "decoder.block.{}.layer.1.layer_norm",
+    "decoder/layers_{}/pre_mlp_layer_norm": "decoder.block.{}.layer.2.layer_norm",
+    "decoder/decoder_norm": "decoder.final_layer_norm",
+}
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "emb_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_encoder_layers": "num_layers",
+    "num_decoder_layers": "num_decoder_layers",
+    "dropout_rate": "dropout_rate",
+    "relative_attention_num_buckets": "relative_attention_num_buckets",
+    "relative_attention_max_distance": "relative_attention_max_distance",
+    "layer_norm_epsilon": "layer_norm_epsilon",
+}
+_NEEDED = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+
+
+def _names() -> dict[str, str]:
+    """Return our name of each tensor -> theirs, apart from the embedding and the head."""
+    names = {f"{ours}/scale": f"{theirs}.weight" for ours, theirs in _NORMS.items()}
+    for ours, theirs in MODULES.items():
+        for kernel, other in (MLP_KERNELS if ours.endswith("mlp") else ATTENTION_KERNELS).items():
+            names[f"{ours}/{kernel}/kernel"] = f"{theirs}.{other}.weight"
+    for side in ("encoder", "decoder"):
+        bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[f"{side}/relpos_bias/rel_embedding"] = bias
+    return names
+
+
+_THEIRS = _names()
+_OURS = {theirs: ours for ours, theirs in _THEIRS.items()}
+# umT5's, one a layer.
+_BIASES = {
+    f"{side}/layers_{{}}/relpos_bias/rel_embedding": (
+        f"{side}.block.{{}}.layer.0.SelfAttention.relative_attention_bias.weight"
+    )
+    for side in ("encoder", "decoder")
+}
+_OUR_BIASES = {theirs: ours for ours, theirs in _BIASES.items()}
 
 
 def open_hf(directory: epath.Path) -> Source:
@@ -102,61 +160,107 @@ def _config(directory: epath.Path, data: dict[str, Any], tied: bool) -> T5Config
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         names = ", ".join(_ACTIVATIONS)
         raise SpotError(f"{path}: feed_forward_proj is {activation!r}, expected one of {names}")
-    needed = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
-    for name in needed:
+    for name in _NEEDED:
         if name not in data:
             raise SpotError(f"{path}: lacks {name}; fetch it again")
     with reading(path, "fetch it again", "broken configuration"):
-        decoder_layers = data.get("num_decoder_layers")
-        fields = {
-            "vocab_size": data["vocab_size"],
-            "emb_dim": data["d_model"],
-            "num_heads": data["num_heads"],
-            "head_dim": data["d_kv"],
-            "mlp_dim": data["d_ff"],
-            "num_encoder_layers": data["num_layers"],
-            "num_decoder_layers": data["num_layers"] if decoder_layers is None else decoder_layers,
-            "mlp_activations": list(_ACTIVATIONS[activation]),
-            "logits_via_embedding": tied,
-            "dropout_rate": data.get("dropout_rate", 0.1),
-            "relative_attention_num_buckets": data.get("relative_attention_num_buckets", 32),
-            "relative_attention_max_distance": data.get("relative_attention_max_distance", 128),
-            "relative_bias_per_layer": data["model_type"] == UMT5,
-            "layer_norm_epsilon": data.get("layer_norm_epsilon", 1e-6),
-        }
+        # What is not said is as everywhere: the defaults are the same.
+        fields = {ours: data[theirs] for ours, theirs in _FIELDS.items() if theirs in data}
+        if fields.get("num_decoder_layers") is None:
+            fields["num_decoder_layers"] = data["num_layers"]
+        fields["mlp_activations"] = list(_ACTIVATIONS[activation])
+        fields["logits_via_embedding"] = tied
+        fields["relative_bias_per_layer"] = data["model_type"] == UMT5
         return from_plain(T5Config, fields, "the configuration")
 
 
 def _rename(name: str, bias_per_layer: bool = False) -> tuple[str, bool]:
     """Return our name of a tensor, or its own if no T5 has it, and whether it is transposed."""
-    norm = re.fullmatch(r"(encoder|decoder)\.final_layer_norm\.weight", name)
-    if norm:
-        return f"{norm[1]}/{norm[1]}_norm/scale", False
-    block = _BLOCK.fullmatch(name)
-    if not block:
+    template, number = _template(r"\.block\.", name)
+    ours = None if bias_per_layer else _OURS.get(name)
+    if ours is None and "{}" not in name:
+        ours = (_OURS | (_OUR_BIASES if bias_per_layer else {})).get(template)
+    if ours is None:
         return name, False
-    side, number, part, what = block[1], int(block[2]), int(block[3]), block[4]
-    kinds = ["self_attention", "encoder_decoder_attention", "mlp"]
-    norms = ["pre_self_attention", "pre_cross_attention", "pre_mlp"]
-    if side == "encoder":
-        kinds, norms = ["attention", "mlp"], ["pre_attention", "pre_mlp"]
-    if part >= len(kinds):
-        return name, False
-    layer, kind = f"{side}/layers_{number}", kinds[part]
-    if what == "layer_norm":
-        return f"{layer}/{norms[part]}_layer_norm/scale", False
-    module, _, leaf = what.partition(".")
-    cross = kind == "encoder_decoder_attention"
-    if kind == "mlp" and module == "DenseReluDense" and leaf in ("wi", "wi_0", "wi_1", "wo"):
-        return f"{layer}/mlp/{leaf}/kernel", True
-    if kind != "mlp" and module == ("EncDecAttention" if cross else "SelfAttention"):
-        if leaf in _PROJECTIONS:
-            return f"{layer}/{kind}/{_PROJECTIONS[leaf]}/kernel", True
-        if leaf == "relative_attention_bias" and bias_per_layer and not cross:
-            return f"{layer}/relpos_bias/rel_embedding", True
-        if leaf == "relative_attention_bias" and number == 0 and not cross:
-            return f"{side}/relpos_bias/rel_embedding", True
-    return name, False
+    return ours.replace("{}", number), _is_transposed(ours)
+
+
+def _is_transposed(ours: str) -> bool:
+    return ours.endswith(("kernel", "rel_embedding"))
+
+
+def _template(before: str, name: str) -> tuple[str, str]:
+    """Return a tensor's name with {} for its layer's number, and the number."""
+    number = re.search(rf"(?<={before})(0|[1-9]\d*)(?=\D)", name)
+    if number is None:
+        return name, ""
+    return f"{name[: number.start()]}{{}}{name[number.end() :]}", number[0]
+
+
+def _their_name(name: str) -> str:
+    """Return the name that transformers has for a tensor of ours."""
+    if name == _OUR_TABLE:
+        return _EMBEDDINGS[0]
+    if name == _OUR_HEAD:
+        return _HEAD
+    template, number = _template("layers_", name)
+    return (_THEIRS | _BIASES)[template].replace("{}", number)
+
+
+class HuggingFaceWriter(BackboneWriter):
+    """Writes a directory that transformers' `T5ForConditionalGeneration` loads.
+
+    Raises `SpotError` for activations that transformers has no name for.
+    """
+
+    def __init__(self, directory: epath.PathLike, config: T5Config, **options: Any):
+        super().__init__(directory, config, **options)
+        names = {activations: name for name, activations in _ACTIVATIONS.items()}
+        # Another name of the same function.
+        used = tuple("silu" if a == "swish" else a for a in config.mlp_activations)
+        if used not in names:
+            raise SpotError(
+                f"transformers has no T5 with the activations {', '.join(used)}; export it as t5x"
+            )
+        self._activation = names[used]
+        if config.relative_bias_per_layer and config.logits_via_embedding:
+            raise SpotError(
+                "transformers has no umT5 whose output head is its scaled embedding table; export "
+                "it as t5x"
+            )
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Append one tensor, as theirs lies in memory."""
+        if self._writer is None:
+            shapes = {
+                _their_name(n): self._shapes[n][:: -1 if _is_transposed(n) else 1]
+                for n in self.names
+            }
+            dtypes = {_their_name(n): self._dtypes[n] for n in self.names}
+            path = self._temporary / WEIGHTS
+            self._writer = TensorWriter(path, shapes, dtypes, {"format": "pt"})
+        self._writer.write(_their_name(name), array.T if _is_transposed(name) else array)
+
+    def describe(self, fingerprint: str) -> None:
+        """Write the vocabulary, and `config.json`."""
+        if self._writer is None:
+            raise ValueError("finish before the first tensor was written")
+        self._writer.close()
+        config, tied = self._config, self._config.logits_via_embedding
+        fields = {theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()}
+        if self._vocabulary is not None:
+            self._vocabulary.copy(self._temporary / _VOCABULARY)
+            tokenizer = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>"}
+            tokenizer |= {"pad_token": "<pad>", "unk_token": "<unk>"}
+            extra = {"extra_ids": Vocabulary(self._vocabulary).extra_ids}
+            write_json(self._temporary / "tokenizer_config.json", tokenizer | extra)
+        kind = "umt5" if config.relative_bias_per_layer else "t5"
+        fixed = {"architectures": [f"{kind.upper()}ForConditionalGeneration"], "model_type": kind}
+        ids = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+        head = {"tie_word_embeddings": tied, "scale_decoder_outputs": tied}
+        others = {"is_encoder_decoder": True, "feed_forward_proj": self._activation}
+        others["dtype"] = str(self._dtypes[_OUR_TABLE])
+        write_json(self._temporary / CONFIG, fixed | fields | ids | head | others)
 
 
 def _tensor(
@@ -184,10 +288,10 @@ def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[s
     present = [name for name in _EMBEDDINGS if name in origins]
     if not present:
         if _HEAD in origins:
-            source.tensors["decoder/logits_dense/kernel"] = _tensor(origins[_HEAD], _HEAD, True)
+            source.tensors[_OUR_HEAD] = _tensor(origins[_HEAD], _HEAD, True)
         return _HEAD not in origins
     table = present[0]
-    source.tensors["token_embedder/embedding"] = _tensor(origins[table], table, False)
+    source.tensors[_OUR_TABLE] = _tensor(origins[table], table, False)
     for name in present[1:]:
         if not _same(origins, table, name):
             raise SpotError(
@@ -211,7 +315,7 @@ def _add_embeddings(source: Source, origins: dict[str, TensorFile], data: dict[s
     elif head == table:
         source.notes.append("The output head is the embedding table unscaled: stored on its own.")
     tensor = _tensor(origins[head], head, True, scale if scaled else lambda array: array)
-    source.tensors["decoder/logits_dense/kernel"] = tensor
+    source.tensors[_OUR_HEAD] = tensor
     return False
 
 

@@ -1,4 +1,4 @@
-"""T5X's native checkpoints: a msgpack index and one zarr directory per array.
+"""T5X's native checkpoints, read and written: a msgpack index and one zarr directory per array.
 
 Today's writer and older ones differ in details (the kvstore's driver, norm scales kept in the
 index itself, no dimension separator in `.zarray`); each array's own `.zarray` is authoritative,
@@ -12,11 +12,14 @@ import flax.serialization
 import numpy as np
 from etils import epath
 
-from spot_jax.files import reading
+from spot_jax.files import reading, write_whole
+from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.importing.matching import Source, SourceTensor
-from spot_jax.t5.importing.zarr import PROMPT, kvstore, open_arrays
+from spot_jax.t5.importing.zarr import PROMPT, kvstore, open_arrays, write_array
+from spot_jax.t5.stored import BackboneWriter
 
 INDEX = "checkpoint"
+_VERSION = 3
 
 
 def open_t5x(directory: epath.Path) -> Source:
@@ -44,6 +47,30 @@ def open_t5x(directory: epath.Path) -> Source:
         source.ignored += [name for name, leaf in _leaves(others) if leaf is not None]
     tensors.update(open_arrays(specs, directory))
     return source
+
+
+class T5XWriter(BackboneWriter):
+    """Writes a checkpoint of step 0: weights as T5X's own index and arrays, no optimizer's state.
+
+    T5X has its vocabulary elsewhere, so none is written.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._leaves: dict[str, dict[str, Any]] = {}
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Write one tensor as an array of its own."""
+        place = f"target.{name.replace('/', '.')}"
+        spec = write_array(self._temporary / place, array)
+        store = {"driver": "file", "path": f"{place}/"}
+        self._leaves[name] = {**spec, "dtype": str(array.dtype), "kvstore": store}
+
+    def describe(self, fingerprint: str) -> None:
+        """Write the index of the arrays."""
+        state = {"target": unflatten(self._leaves), "state": {"step": 0, "param_states": {}}}
+        content = {"version": _VERSION, "optimizer": state}
+        write_whole(self._temporary / INDEX, flax.serialization.msgpack_serialize(content))
 
 
 def _inline(name: str, array: np.ndarray) -> SourceTensor:

@@ -1,4 +1,4 @@
-"""Zarr arrays of T5X and orbax checkpoints, listed first and read one by one."""
+"""Zarr arrays of T5X and orbax checkpoints, listed first and read one by one, and written."""
 
 import re
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from spot_jax.t5.importing.matching import SourceTensor
 
 # Both of these lie within the backbone's names but are what was tuned on top of it.
 PROMPT = re.compile(r"(encoder|decoder)/prompt/")
+_CHUNK_BYTES = 64 << 20
 
 
 def kvstore(directory: epath.Path) -> dict[str, str] | str:
@@ -49,6 +50,22 @@ def open_arrays(
     except Exception as error:  # Tensorstore raises ValueError, KeyError and its own.
         raise _unreadable(directory, name, error) from error
     return tensors
+
+
+def write_array(directory: epath.Path, array: np.ndarray) -> dict[str, Any]:
+    """Write an array as T5X does and return its driver and metadata, for T5X's index."""
+    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    metadata = {
+        "chunks": [min(rows, array.shape[0]), *array.shape[1:]],
+        "compressor": {"id": "gzip", "level": 1},
+        "shape": list(array.shape),
+    }
+    spec = {"driver": "zarr", "metadata": metadata}
+    # Zeros are written as well: a reader could not tell a chunk left out from one that is lost.
+    options = {"kvstore": kvstore(directory), "store_data_equal_to_fill_value": True}
+    store = ts.open({**spec, **options}, dtype=array.dtype, create=True, open=True).result()
+    store.write(array).result()
+    return spec
 
 
 def _reader(array: Any, name: str, directory: epath.Path) -> Any:

@@ -278,7 +278,7 @@ def test_configurations_that_are_no_t5(copy, tmp_path, changes, message):
 def test_only_pickled_weights(copy, tmp_path):
     directory = copy("t5_1_0")
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    refused(directory, tmp_path / "stored", "no model.safetensors .* save it with transformers as")
+    refused(directory, tmp_path / "stored", "no model.safetensors .* save it as")
 
 
 def test_quantised_weights(copy, tmp_path):

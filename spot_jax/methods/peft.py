@@ -1,11 +1,18 @@
 """Hugging Face PEFT's adapters: directories, read and written without PEFT.
 
 A directory holds `adapter_config.json` and `adapter_model.safetensors`. That of a soft prompt has
-one tensor, `prompt_embeddings` [rows, d]; LoRA and IA3 are in `peft_kernels`. For a T5 (task type
-SEQ_2_SEQ_LM) PEFT makes and saves 2P rows, one half for each half of the model, but puts only the
-first P before the encoder and the others nowhere. So of what we read we keep P rows, and what we
-write says num_transformer_submodules 1, with which PEFT expects P rows. An adapter of P-tuning is
-the same: its encoder is folded away when PEFT saves it.
+one tensor, `prompt_embeddings` [rows, d], that of a prefix `prompt_embeddings` [P, blocks * f];
+LoRA and IA3 are in `peft_kernels`. For a T5 (task type SEQ_2_SEQ_LM) PEFT makes and saves 2P rows,
+one half for each half of the model, but puts only the first P before the encoder and the others
+nowhere. So of what we read we keep P rows, and what we write says num_transformer_submodules 1,
+with which PEFT expects P rows. An adapter of P-tuning is the same: its encoder is folded away when
+PEFT saves it.
+
+PEFT's prefix of a T5 is the decoder's cache of past keys and values, so it stands at positions
+before the text. With its default, num_transformer_submodules 2, it repeats its blocks and takes
+four a layer, of which the last two go nowhere: layer i has the blocks 4i and 4i + 1, counted
+around, so that with an even number of layers two share theirs. With 1 it mixes the prefix with the
+keys of the encoder's output, which is no prefix.
 """
 
 import dataclasses
@@ -19,16 +26,21 @@ from jaxtyping import Float
 
 from spot_jax.errors import SpotError
 from spot_jax.files import parse_object, reading, write_whole
-from spot_jax.library import peft_kernels
-from spot_jax.library.entry import FORMAT
-from spot_jax.methods.prompt_file import PromptFile, check_signed, prompt_of, tensor_bytes
+from spot_jax.methods import peft_kernels
+from spot_jax.methods.prompt_file import (
+    FORMAT,
+    PromptFile,
+    check_signed,
+    prompt_of,
+    tensor_bytes,
+)
 from spot_jax.t5.tensor_files import TensorFile
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _TENSOR = "prompt_embeddings"
 _ARRAYS = {"prompt", "tensors"}
-_KINDS = ("PROMPT_TUNING", "P_TUNING")
+_KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 def is_adapter(directory: epath.PathLike) -> bool:
@@ -48,7 +60,7 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
     kind, task = config.get("peft_type"), config.get("task_type")
     if kind not in (*_KINDS, *peft_kernels.KINDS):
         raise SpotError(
-            f"{path}: an adapter of type {kind}; expected a soft prompt "
+            f"{path}: an adapter of type {kind}; expected a soft prompt or prefix "
             f"({' or '.join(_KINDS)}), {' or '.join(peft_kernels.KINDS)}"
         )
     if task not in ("SEQ_2_SEQ_LM", None):
@@ -56,7 +68,12 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
             f"{path}: an adapter for {task}; expected one for a T5 (task_type SEQ_2_SEQ_LM)"
         )
     if not (path / WEIGHTS).exists():
-        raise SpotError(f"{path}: has no {WEIGHTS}; save it with PEFT as safetensors")
+        code = f"s.save_file(torch.load('{path}/adapter_model.bin', map_location='cpu', "
+        code += f"weights_only=True), '{path / WEIGHTS}')"
+        raise SpotError(
+            f"{path}: has no {WEIGHTS}; an adapter_model.bin may hold code, so save it as "
+            f'safetensors: python -c "import torch, safetensors.torch as s; {code}"'
+        )
     file = TensorFile(path / WEIGHTS)
     with reading(path / WEIGHTS, "fetch it again"):
         check_signed(file.path.read_bytes())
@@ -65,6 +82,8 @@ def read_adapter(directory: epath.PathLike) -> PromptFile:
         prompt = peft_kernels.read_kernels(os.fspath(path), config, tensors)
         return dataclasses.replace(prompt, **_own_fields(file))
     rows = _rows(path, config, file)
+    if kind == "PREFIX_TUNING":
+        return dataclasses.replace(_prefix(path, config, file, rows), **_own_fields(file))
     table = file.read(_TENSOR, (slice(0, rows),), dtype=np.dtype(np.float32))
     if not np.all(np.isfinite(table)):
         raise SpotError(f"{path / WEIGHTS}: the prompt holds NaN or infinity; take an earlier one")
@@ -78,8 +97,8 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
 
     Args:
         directory: path of the adapter, made if need be; an earlier adapter is written over.
-        prompt: rows [P, d], or the tensors of LoRA or IA3; its other fields go with it, where
-            PEFT does not look.
+        prompt: rows [P, d], or the tensors of LoRA or IA3, or a prefix that PEFT's was; its other
+            fields go with it, where PEFT does not look.
         base_model: name or path by which transformers knows the backbone.
 
     Raises:
@@ -90,6 +109,8 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
         raise SpotError(f"{path} holds something that is no adapter; give a new directory")
     if is_kernels(prompt):
         config, tensors = peft_kernels.write_kernels(prompt)
+    elif is_prefix(prompt):
+        config, tensors = _prefix_tuning(prompt)
     else:
         config, tensors = _prompt_tuning(prompt.rows)
     config = {"base_model_name_or_path": base_model or None, **config}
@@ -103,6 +124,61 @@ def write_adapter(directory: epath.PathLike, prompt: PromptFile, *, base_model: 
 def is_kernels(prompt: PromptFile) -> bool:
     """Return whether a prompt is an update of LoRA or scales of IA3."""
     return prompt.method.get("name") in peft_kernels.KINDS.values()
+
+
+def is_prefix(prompt: PromptFile) -> bool:
+    """Return whether a prompt is a prefix as PEFT's are, at positions before the decoder's text."""
+    return bool(prompt.method.get("positions"))
+
+
+def _prefix(path: epath.Path, config: dict[str, Any], file: TensorFile, length: int) -> PromptFile:
+    """The prefix in our order of rows: layer by layer, P keys and then P values."""
+    layers, width = config.get("num_layers"), config.get("token_dim")
+    shape = file.shapes[_TENSOR]
+    if not isinstance(layers, int) or not isinstance(width, int) or shape[1] != 2 * layers * width:
+        raise SpotError(
+            f"{path}: expected {_TENSOR} of 2 * num_layers * token_dim columns by its description, "
+            f"found {list(shape)}; fetch the adapter again"
+        )
+    blocks = file.read(_TENSOR, dtype=np.dtype(np.float32)).reshape(length, 2 * layers, width)
+    if config.get("num_transformer_submodules") not in (None, 2):
+        raise SpotError(
+            f"{path}: a prefix with num_transformer_submodules 1 is mixed with the encoder's keys "
+            "by PEFT; train one with 2, its default"
+        )
+    taken = _blocks(layers)
+    rows = np.swapaxes(blocks[:, taken], 0, 1).reshape(-1, width)
+    method = {"name": "PrefixTuning", "length": length, "places": ["decoder"], "positions": True}
+    heads = config.get("num_attention_heads")
+    return PromptFile(np.ascontiguousarray(rows), method={**method, "heads": heads})
+
+
+def _blocks(layers: int) -> list[int]:
+    """The block of each layer's keys and of its values, in the order of our rows."""
+    return [(4 * i + part) % (2 * layers) for i in range(layers) for part in (0, 1)]
+
+
+def _prefix_tuning(prompt: PromptFile) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    length, width = int(prompt.method["length"]), prompt.rows.shape[1]
+    rows = np.swapaxes(prompt.rows.reshape(-1, length, width), 0, 1)
+    blocks = np.zeros_like(rows)
+    taken = _blocks(rows.shape[1] // 2)
+    blocks[:, taken] = rows
+    if not np.array_equal(blocks[:, taken], rows):
+        raise SpotError(
+            "PEFT's prefix of a T5 has layers share keys and values, these differ; use it here"
+        )
+    config = {
+        "inference_mode": True,
+        "num_attention_heads": prompt.method.get("heads"),
+        "num_layers": blocks.shape[1] // 2,
+        "num_transformer_submodules": 2,
+        "num_virtual_tokens": length,
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "SEQ_2_SEQ_LM",
+        "token_dim": width,
+    }
+    return config, {_TENSOR: np.ascontiguousarray(blocks.reshape(length, -1), np.float32)}
 
 
 def _prompt_tuning(rows: Float[np.ndarray, "p d"]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -136,6 +212,8 @@ def _rows(path: epath.Path, config: dict[str, Any], file: TensorFile) -> int:
     if not isinstance(rows, int) or rows < 1:
         raise SpotError(f"{path / CONFIG}: expected num_virtual_tokens of 1 or more, found {rows}")
     fits = len(shape) == 2 and shape[0] in (rows, rows * halves)
+    if config["peft_type"] == "PREFIX_TUNING":
+        fits, width = len(shape) == 2 and shape[0] == rows, None
     if not fits or (width is not None and shape[1] != width):
         raise SpotError(
             f"{path}: expected {_TENSOR} of {rows} or {rows * halves} rows of {width} by its "

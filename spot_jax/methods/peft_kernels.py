@@ -13,19 +13,14 @@ import numpy as np
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile
+from spot_jax.t5.importing.hf import ATTENTION_KERNELS, MLP_KERNELS, MODULES
 
 Tensors = Mapping[str, np.ndarray]
 
 KINDS = {"LORA": "LoRATuning", "IA3": "IA3Tuning"}
-_MODULES = {
-    "encoder/layers/attention": "encoder.block.{}.layer.0.SelfAttention",
-    "encoder/layers/mlp": "encoder.block.{}.layer.1.DenseReluDense",
-    "decoder/layers/self_attention": "decoder.block.{}.layer.0.SelfAttention",
-    "decoder/layers/encoder_decoder_attention": "decoder.block.{}.layer.1.EncDecAttention",
-    "decoder/layers/mlp": "decoder.block.{}.layer.2.DenseReluDense",
-}
-_KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_KERNELS |= {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
+# Ours of all layers are one stack.
+_MODULES = {ours.replace("_{}", ""): theirs for ours, theirs in MODULES.items()}
+_KERNELS = ATTENTION_KERNELS | MLP_KERNELS
 _LEAVES = {"lora_A.weight": "a", "lora_B.weight": "b", "ia3_l": "scale"}
 _PREFIX = "base_model.model."
 # Settings with which an adapter is more than its tensors, or is no such update.
