@@ -9,6 +9,7 @@ import ast
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,11 @@ def test_the_table_of_t5x_s_names_is_what_the_command_line_answers():
     text = (ROOT / "docs" / "t5x.md").read_text()
     table = dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.M))
     assert table == T5X_NAMES
+
+
+def test_requirements_are_those_of_the_base_and_of_its_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    expected = {*project["dependencies"], *extras["seqio"], *extras["report"], *extras["serve"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert {line for line in lines if not line.startswith("#")} == expected
