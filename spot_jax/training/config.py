@@ -65,7 +65,7 @@ class StoredBackbone:
 
     def description(self) -> Description:
         """Return its shape, fingerprint and vocabulary; `SpotError` if there is no backbone."""
-        return read_description(epath.Path(self.path))
+        return read_description(self.path)
 
     def title(self) -> str:
         """Return its name and the beginning of its fingerprint, for people."""

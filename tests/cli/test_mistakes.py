@@ -55,6 +55,8 @@ def complaint(capsys):
         ("LEARNING_RATE", "[]", "or a list of at least one"),
         ("SEEDS", "[]", "or a list of at least one"),
         ("INITIAL_CHECKPOINT_PATH", "'/dev/null'", "no stored backbone there"),
+        ("INITIAL_CHECKPOINT_PATH", "'nope://x'", "cannot be reached"),
+        ("INITIAL_CHECKPOINT_PATH", "'gs:///x'", "names no bucket"),
         ("MIXTURE_OR_TASK_NAME", "'bundled_sms_span'", "nearest: bundled_sms_spam"),
         ("TEXT_DIRECTORY", "'/nope'", "/nope: does not exist"),
     ],

@@ -40,6 +40,7 @@ from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import train
 from spot_jax.training.run_info import read_setup
 
+PROMPTS_OF_JOBS = "study/jobs/*/run/prompts/*.safetensors"
 LEFTOVERS = (".part", "-tmp", ".tmp", ".new")
 
 
@@ -150,7 +151,13 @@ def study_content(directory: Path) -> Any:
     text = (directory / "study/results.json").read_text().replace(str(directory), "OWN")
     fields = json.loads(text)
     del fields["machine"]["seconds"], fields["digest"]
-    return fields, files(directory / "study", "jobs/*/run/prompts/*")
+    # Not their bytes: a prompt's ancestors are named by their place.
+    prompts = {}
+    for path in sorted(directory.glob(PROMPTS_OF_JOBS)):
+        file = load_prompt(path)
+        content = file.rows.tobytes(), file.task, file.seed, file.step, dict(file.metrics)
+        prompts[str(path.relative_to(directory))] = content
+    return fields, prompts
 
 
 KINDS = {
