@@ -44,7 +44,7 @@ from spot_jax.methods.losses import (
     seq2seq_loss,
 )
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.prompt_forms import load_prompt
+from spot_jax.methods.prompt_forms import is_prompt, load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.vocabulary import Vocabulary
@@ -228,12 +228,7 @@ class BaseMethod:
             )
         for path in self.source_paths:
             place = input_path(path, "the prompt to begin from (SOURCE_PROMPT)")
-            if (place / "adapter_config.json").exists():
-                raise SpotError(
-                    f"{path}: an adapter of PEFT's; put it into a library (`spot prompts import`) "
-                    "and export it as a file, which SOURCE_PROMPT can be"
-                )
-            if place.is_dir():
+            if not is_prompt(place):
                 raise SpotError(
                     f"{path}: a directory; give the file of the prompt to begin from "
                     "(SOURCE_PROMPT), such as RUN_DIR/prompts/best-0.safetensors"

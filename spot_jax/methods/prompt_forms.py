@@ -18,9 +18,11 @@ T5X_NAME = "encoder.prompt.prompt.prompt"
 
 
 def is_prompt(path: str | os.PathLike[str]) -> bool:
-    """Return whether `load_prompt` is to read a path: a file, or an adapter's directory."""
+    """Return whether `load_prompt` is to read a path: a file, or a directory of PEFT's or T5X's."""
     place = as_path(path)
-    return is_adapter(place) if place.is_dir() else place.exists()
+    if place.is_dir():
+        return is_adapter(place) or (place / T5X_NAME).exists()
+    return place.exists()
 
 
 def load_prompt(path: str | os.PathLike[str], *, backbone: str | None = None) -> PromptFile:

@@ -108,10 +108,11 @@ def test_what_is_quoted_is_cut(complaint, tmp_path):
 def test_steps_as_t5x_counts_them_are_asked_about(tmp_path):
     from spot_jax.errors import SpotWarning
     from spot_jax.methods.prompt_tuning import PromptTuning
+    from spot_jax.training.checkpoints import CheckpointPlan
     from spot_jax.training.run import _check_steps
 
     with pytest.warns(SpotWarning, match="was 50,000 meant"):
-        _check_steps(1_150_000, 0, PromptTuning())
+        _check_steps(1_150_000, CheckpointPlan(), PromptTuning())
 
 
 def test_what_the_chosen_method_does_not_take_is_not_taken_from_the_command_line(complaint):

@@ -271,7 +271,7 @@ def test_the_encoder_is_kept_beside_and_gone_on_with(encoder, tmp_path):
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(SpotError, match="encoder is 'gru'; choose lstm, lstm_wide, mlp, identity"):
         begun("gru")
-    with pytest.raises(SpotError, match="at least 1 virtual token, not 0"):
+    with pytest.raises(SpotError, match="PTuning.length is 0; give a whole number from 1"):
         PTuning(length=0).resolve(backbone_of({}, CONFIG), [Task()])
     with pytest.raises(SpotError, match="9 is odd"):
         PromptEncoder("lstm", P, 9)

@@ -1,6 +1,7 @@
 """The same run on any mesh, and who holds what."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -156,11 +157,15 @@ def test_a_mesh_takes_what_model_leaves():
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_loading(tiny, tmp_path):
+    # Its description is whole, its weights could not be read.
+    shutil.copytree(tiny.backbone, tmp_path / "backbone")
+    for weights in (tmp_path / "backbone").glob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(SpotError, match="batch of 6 rows cannot be divided over data=4"):
         tiny.train(
-            tmp_path,
+            tmp_path / "run",
             STEPS,
-            backbone=StoredBackbone("/nowhere"),
+            backbone=StoredBackbone(str(tmp_path / "backbone")),
             data=tiny.data(batch_size=6),
             mesh=MeshShape(4, 1),
         )

@@ -156,7 +156,7 @@ def test_a_learnt_mix_of_layers(run, tmp_path):
         ({"recipe": {"labels": ("good", "fine")}}, "'bad' is none of the 2 labels"),
         ({"recipe": {"rebuild": False, "cache": "nowhere"}}, "whole features of .* found nothing"),
         ({"recipe": {"init": "text"}}, "labels, vocabulary, uniform, prompt; found 'text'"),
-        ({"recipe": {"features": "first"}}, "'last' or 'mix', found 'first'"),
+        ({"recipe": {"features": "first"}}, "YTuning.features is 'first'; choose last, mix"),
     ],
 )
 def test_what_a_run_refuses(options, says, run, tmp_path):

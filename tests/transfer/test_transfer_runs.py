@@ -216,7 +216,7 @@ def test_a_search_keeps_the_embedding_it_tuned(world, library, tmp_path, monkeyp
         ({"metric": "cosine"}, "no metric 'cosine'"),
         ({"library": "/none"}, "no prompt library at /none"),
         ({"tuning": {"evaluation": EvaluationPlan(period=0)}}, "chooses by validation scores"),
-        ({"tuning": {"prompts_at_once": 0}}, "prompts_at_once is at least 1"),
+        ({"tuning": {"prompts_at_once": 0}}, "prompts_at_once is 0; give a whole number from 1"),
         ({"tuning": {"checkpoints": CheckpointPlan()}}, "which need a step to be taken at"),
         ({"tuning": {"data": DataSource(["x", "y"], LENGTHS)}}, "a transfer has one target"),
     ],
@@ -226,8 +226,8 @@ def test_what_does_not_fit_is_one_line_before_anything_is_tuned(
 ):
     monkeypatch.setattr(tuning_module, "train", None)
     arguments = {"library": str(library.directory), "tuning": make_tuning(world), **options}
-    if isinstance(arguments["tuning"], dict):
-        arguments["tuning"] = dataclasses.replace(make_tuning(world), **arguments["tuning"])
     with pytest.raises(SpotError, match=match) as caught:
+        if isinstance(arguments["tuning"], dict):
+            arguments["tuning"] = dataclasses.replace(make_tuning(world), **arguments["tuning"])
         transfer(model_dir=str(tmp_path), progress=False, **arguments)
     assert "\n" not in str(caught.value)
