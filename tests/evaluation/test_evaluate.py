@@ -169,6 +169,7 @@ def test_a_mesh_predicts_the_same():
     assert meshed.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_holds_what_each_prompt_gives_alone():
     (params, table), (_, batches, targets) = model(), split()
     arguments = (params, CONFIG, batches, Letters(), targets, [accuracy])

@@ -78,6 +78,7 @@ def test_it_is_the_formula_over_rankings_scores(params, kind):
         assert 0 < sum(value == 0 for value in expected) < 4 or max(expected) > 0
 
 
+@pytest.mark.slow
 def test_parts_and_several_prompts_have_the_gradient_of_each_alone(params):
     backbone = Backbone(CONFIG, params, "", None)
     method = PromptTuning(2, "uniform", choice_loss="hinge", margin=3.0)

@@ -145,6 +145,7 @@ def test_prompts_in_one_program_are_as_alone(method, scan, params):
     np.testing.assert_allclose(loss, total, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stored_file_predicts_as_training_did_and_begins_another_run(method, params, tmp_path):
     program, trainable, frozen = begin(method, params, CONFIG, 2)

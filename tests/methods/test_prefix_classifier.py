@@ -58,6 +58,7 @@ def begun():
     return program
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_cross_entropy_of_the_mean_outputs_through_the_head(begun):
     program, tree, frozen = begun(1)
     tree = jax.tree.map(lambda x: x + 0.3, tree)
@@ -77,6 +78,7 @@ def test_the_loss_is_the_cross_entropy_of_the_mean_outputs_through_the_head(begu
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_several_in_one_program_are_as_alone(begun):
     together, tree, frozen = begun(2)
     parts = [batch(1), batch(2)]

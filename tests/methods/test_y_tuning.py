@@ -169,6 +169,7 @@ def test_padding_and_the_way_attention_is_computed_change_nothing():
     np.testing.assert_allclose(of_shorter, of_longer, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_numbers_that_are_trained():
     for decoder in (DECODER, LabelDecoder(8, 5, layers=1, heads=4, mlp_dim=6)):
         _, weights = method(decoder, n=2)

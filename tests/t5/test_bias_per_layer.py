@@ -75,6 +75,7 @@ def test_alike_in_all_layers_it_is_the_shared_bias(params):
     assert np.max(np.abs(logits(params, OWN) - expected)) > 1e-2
 
 
+@pytest.mark.slow
 def test_cached_by_steps_in_trees_and_scanned_decoding_is_the_same(params):
     expected = logits(params, OWN)
     scanned = dataclasses.replace(OWN, scan_layers=True, remat=True)
@@ -92,6 +93,7 @@ def test_cached_by_steps_in_trees_and_scanned_decoding_is_the_same(params):
         np.testing.assert_allclose(step, expected[:, position], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shapes_are_the_modules_and_other_fingerprints_do_not_know_of_it():
     shapes = {name: leaf.shape for name, leaf in flatten(init_params(jax.random.key(0), OWN))}
     assert shapes == parameter_shapes(OWN)

@@ -158,6 +158,7 @@ def test_scanned_layers_decode_the_same():
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_beams_share_the_encoders_keys_and_values():
     beams, length = 8, 61
     inputs = jnp.zeros((2, length), jnp.int32)

@@ -36,6 +36,7 @@ def test_a_tree_scores_as_one_pass_a_label_does(with_a_prefix):
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_labels(monkeypatch):
     params, table = model()
     several = [LABELS, LABELS[[3, 1]], np.array([[7, 7, 7, 1]], np.int32)]

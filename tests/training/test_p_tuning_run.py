@@ -97,6 +97,7 @@ def test_a_tuned_backbone_is_kept_with_its_prompt(run, worded):
         open_tuned(backbone=worded.backbone, prompts=[directory / "prompts/best-0.safetensors"])
 
 
+@pytest.mark.slow
 def test_nothing_left_of_the_text_is_found_before_training(run):
     with pytest.raises(SpotError, match="nothing is left of the field that is cut in 16 of 16"):
         run("short", 2, lengths={"inputs": 2, "targets": 2})
@@ -135,6 +136,7 @@ def test_what_the_settings_come_to():
             build(2 if "tune_backbone" in fields else 1, **fields)
 
 
+@pytest.mark.slow
 def test_both_kinds_of_file_are_gone_on_with(run, tmp_path):
     directory = run("whole", 4, seeds=[0, 1])
     files = [str(directory / f"prompts/{kind}-0.safetensors") for kind in ("encoder-last", "last")]
