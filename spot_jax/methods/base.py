@@ -388,6 +388,7 @@ class Method(BaseMethod):
         """Raise `SpotError` for weights of the loss that are out of their range."""
         check_fields(self, z_loss=Range(0, 1000), label_smoothing=Range(0, 1, "high"))
         check_fields(self, margin=Range(0, 1e6))
+        _ = self.chooses
 
     def adapt(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         """Return the weights and virtual tokens that the T5 runs with.

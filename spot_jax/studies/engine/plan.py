@@ -6,8 +6,17 @@ from typing import Any
 
 from etils import epath
 
-from spot_jax.data.data_source import ROWS, check_lengths
-from spot_jax.errors import COUNT, SEED, SpotError, check_fields, check_range, short, whole
+from spot_jax.data.data_source import LONGEST, ROWS
+from spot_jax.errors import (
+    COUNT,
+    SEED,
+    SpotError,
+    check_choice,
+    check_fields,
+    check_range,
+    short,
+    whole,
+)
 from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.files import plain_fields, resolved
 from spot_jax.methods.base import TOKENS
@@ -49,6 +58,7 @@ class Stage:
         check_range(f"{name}.steps", self.steps, COUNT)
         check_range(f"{name}.batch_size", self.batch_size, ROWS)
         check_range(f"{name}.period", self.period, whole(0, 10**9))
+        check_range(f"{name}.validation_examples", self.validation_examples, COUNT)
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the stage as one level of JSON: `target.steps`."""
@@ -119,7 +129,9 @@ class Plan:
             )
         check_list("seeds", self.seeds)
         check_range("seeds", self.seeds, SEED)
-        check_lengths(self.lengths, "lengths")
+        for side, length in self.lengths.items():  # a task may have what is not here
+            check_choice("a side of lengths", side, SIDES)
+            check_range(f"lengths[{side!r}]", length, whole(1, LONGEST))
         check_fields(
             self,
             prompt_length=TOKENS,
