@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import socket
 import tarfile
 import tempfile
@@ -33,6 +34,10 @@ import pytest  # noqa: E402
 # that is put in when a module of spot_jax is first imported; so before that.
 if os.environ.get("CHECK_SHAPES"):
     jaxtyping.install_import_hook("spot_jax", "shape_checking.arrays")
+
+# A shell makes what runs in its background ignore Ctrl-C; tests send it, to us and to children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

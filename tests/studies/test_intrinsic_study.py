@@ -136,7 +136,7 @@ def test_every_setting_has_its_jobs(arrays, tmp_path):
         ({"prompts_per_task": 3}, "prompts_per_task is 3, but each task has a prompt a seed, 2"),
         ({"prompts_at_once": 0}, "prompts_at_once is 1 or more"),
         ({"decoding": "guess"}, "decoding is 'guess'"),
-        ({"lengths": {"inputs": 8}}, "lengths lacks 'targets'"),
+        ({"lengths": {"inputs": 8}}, "lengths has no 'targets'"),
         ({"msf": Stage(0)}, "msf has 0 steps"),
         ({"ist": Stage(2, period=0)}, "ist.period is 0"),
         ({"msf_settings": {"beta": 1}}, "msf_settings has 'beta'; there are alpha, "),
