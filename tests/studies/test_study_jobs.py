@@ -110,7 +110,7 @@ def test_a_target_needs_another_source_than_itself():
         ({"source": Stage(2, init="prompt")}, "source.init says how prompts begin"),
         ({"similarity": "cosine"}, "no metric 'cosine'"),
         ({"prompts_at_once": 0}, "prompts_at_once is 1 or more"),
-        ({"lengths": {"inputs": 8}}, "lengths has no 'targets'"),
+        ({"lengths": {"inputs": 8}}, "has no length of targets"),
         ({"decoding": "guess"}, "decoding is 'guess'; choose auto"),
         ({"tasks": {"x": {}}}, "tasks has settings of 'x', which is no source and no target"),
     ],
