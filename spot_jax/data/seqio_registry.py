@@ -7,7 +7,7 @@ import seqio
 from etils import epath
 
 from spot_jax import shipped
-from spot_jax.data.sources import JOIN, unknown_name
+from spot_jax.data.sources import JOIN, unknown_name, unknown_split
 from spot_jax.errors import SpotError
 from spot_jax.files import fault_text
 
@@ -125,8 +125,5 @@ def require_split(name: str, split: str) -> list[seqio.Task]:
     """Return the tasks of `name` that have `split`; `SpotError` when none has."""
     tasks = [task for task in tasks_of(name) if split in _splits_of(task)]
     if not tasks:
-        raise SpotError(
-            f"expected a split of {name} ({', '.join(splits(name))}), found {split!r}; "
-            "choose one of them"
-        )
+        raise unknown_split(name, splits(name), split)
     return tasks

@@ -25,6 +25,15 @@ def unknown_name(name: str, names: Collection[str]) -> SpotError:
     )
 
 
+def unknown_split(name: str, existing: Collection[str], split: str) -> SpotError:
+    """Return the error for a split that a task lacks, such as "test[:10]"."""
+    few = ", with --examples N (EVAL_EXAMPLES) for its first N" if "[" in split else ""
+    return SpotError(
+        f"expected a split of {name} ({', '.join(existing)}), found {split!r}; choose one of "
+        f"them{few}"
+    )
+
+
 class Source(Protocol):
     """An endless stream of (inputs, targets) token ids.
 

@@ -146,6 +146,7 @@ def test_an_unknown_task_or_split(complaint, world):
     assert "nearest: bundled_vader_tweets" in line
     line = complaint("eval", world.run, "--split", "dev")
     assert "train, validation, test" in line and "'dev'" in line
+    assert "--examples N" in complaint("eval", world.run, "--split", "test[:10]")
 
 
 def test_prompts_of_another_backbone_or_none(complaint, world):

@@ -16,7 +16,7 @@ from etils import epath
 from spot_jax import metrics
 from spot_jax.data import fields
 from spot_jax.data.examples import Example, Examples
-from spot_jax.data.sources import JOIN
+from spot_jax.data.sources import JOIN, unknown_split
 from spot_jax.data.table import splitting
 from spot_jax.data.table.description import FRAME, Table, exists, frame_of
 from spot_jax.data.table.reading import Rows, read_rows
@@ -115,11 +115,8 @@ class TableTask:
     def items(self, split: str) -> list[Item]:
         """Return the rows of a split; `SpotError` for one that the file lacks."""
         if not self.splits.get(split):
-            existing = ", ".join(name for name, items in self.splits.items() if items)
-            raise SpotError(
-                f"expected a split of {self.table.file} ({existing}), found {split!r}; choose "
-                "one of them"
-            )
+            existing = [name for name, items in self.splits.items() if items]
+            raise unknown_split(str(self.table.file), existing, split)
         return self.splits[split]
 
     def examples(self, split: str, vocabulary: Vocabulary, limit: int | None = None) -> Examples:
