@@ -16,12 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
-from spot_jax.t5.layers import KeyValue
-from spot_jax.t5.model import Cache, Params, decode_step, encode, start_cache
+from spot_jax.t5.model import Cache, LayerValues, Params, decode_step, encode, start_cache
 
 START = 0
-# Keys and values of self-attention, of every beam.
-_BeamsKeyValue = tuple[Float[Array, "b k _s h d"], Float[Array, "b k _s h d"]]
 
 
 def greedy(
@@ -81,7 +78,7 @@ class _Beams:
     log_probs: Float[Array, "b k"]
     finished: Int[Array, "b k m"]
     scores: Float[Array, "b k"]
-    cache: list[_BeamsKeyValue]
+    cache: LayerValues
 
 
 def beam_search(
@@ -132,7 +129,7 @@ def beam_search(
 
     def step(state: _Beams) -> _Beams:
         logits, extended = _step_beams(params, config, cache, state)
-        return _extend(state, extended, jax.nn.log_softmax(logits), alpha, eos_id)
+        return _extend(state, extended, jax.nn.log_softmax(logits), alpha, eos_id, cache.row_axis)
 
     real = _real(encoder_tokens)[:, None]
     state = jax.lax.while_loop(open_rows, step, _first(cache, real, beams, max_length))
@@ -173,8 +170,10 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
     alone = real & (jnp.arange(beams) == 0)[None]
     tokens = jnp.full((rows, beams, max_length + 1), START, jnp.int32)
 
-    def per_beam(x: Float[Array, "b ..."]) -> Float[Array, "b k ..."]:
-        return jnp.broadcast_to(x[:, None], (rows, beams, *x.shape[1:]))
+    axis = cache.row_axis + 1
+
+    def per_beam(x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.broadcast_to(jnp.expand_dims(x, axis), (*x.shape[:axis], beams, *x.shape[axis:]))
 
     return _Beams(
         position=jnp.int32(0),
@@ -188,26 +187,28 @@ def _first(cache: Cache, real: Bool[Array, "b 1"], beams: int, max_length: int) 
 
 def _step_beams(
     params: Params, config: T5Config, cache: Cache, state: _Beams
-) -> tuple[Float[Array, "b k v"], list[_BeamsKeyValue]]:
+) -> tuple[Float[Array, "b k v"], LayerValues]:
     """Return logits [b, k, v] after the live sequences, and their cache with this position."""
 
     # Mapped over beams with the encoder's keys and values held still: the matrix products get k
     # queries per row, and nothing of the encoder's length is copied k times.
-    def step_beam(self_attention: list[KeyValue], tokens: Int[Array, " b"]) -> Any:
+    def step_beam(self_attention: LayerValues, tokens: Int[Array, " b"]) -> Any:
         whole = dataclasses.replace(cache, self_attention=self_attention)
         logits, new = decode_step(params, config, whole, tokens, state.position)
         return logits, new.self_attention
 
     last = jax.lax.dynamic_index_in_dim(state.live, state.position, axis=2, keepdims=False)
-    return jax.vmap(step_beam, in_axes=1, out_axes=1)(state.cache, last)
+    axes = cache.row_axis + 1
+    return jax.vmap(step_beam, in_axes=(axes, 1), out_axes=(1, axes))(state.cache, last)
 
 
 def _extend(
     state: _Beams,
-    cache: list[_BeamsKeyValue],
+    cache: LayerValues,
     log_probs: Float[Array, "b k v"],
     alpha: float,
     eos_id: int,
+    row_axis: int,
 ) -> _Beams:
     """Extend by one token: the best live sequences, and the best finished of old and new."""
     rows, beams, size = log_probs.shape
@@ -232,9 +233,10 @@ def _extend(
         log_probs=live,
         finished=_take(finished, chosen),
         scores=scores,
-        cache=jax.tree.map(lambda x: _take(x, origin), cache),
+        cache=jax.tree.map(lambda x: _take(x, origin, row_axis), cache),
     )
 
 
-def _take(x: Shaped[Array, "b n ..."], index: Int[Array, "b m"]) -> Shaped[Array, "b m ..."]:
-    return jax.vmap(lambda row, i: row[i])(x, index)
+def _take(x: Shaped[Array, "..."], index: Int[Array, "b m"], axis: int = 0) -> Shaped[Array, "..."]:
+    """Take `index` of the axis after the batch's, which is `axis`."""
+    return jax.vmap(lambda row, i: jnp.take(row, i, axis), (axis, 0), axis)(x, index)

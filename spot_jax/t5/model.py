@@ -12,7 +12,7 @@ The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,10 @@ from spot_jax.t5.layers import (
 )
 
 Params = Mapping[str, Any]
+# Keys and values of all layers: a list over the layers, or with `scan_layers` a pair of arrays
+# [layers, b, ...].
+LayerValues = Any
+_CallLayer = Callable[..., tuple[Any, Any]]
 
 
 def _layer_class(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
@@ -108,16 +112,6 @@ class Decoder(_Stack):
             return None
         return RelativePositionBias(self.config, False, name="relpos_bias")(length, length)
 
-    def layers_with_biases(
-        self, length: int, change: Callable[[Bias], Bias] = lambda bias: bias
-    ) -> Iterator[tuple[DecoderLayer, Bias]]:
-        """Yield every layer and its bias of `length` targets, changed; see `shared_bias`."""
-        shared = self.shared_bias(length)
-        shared = None if shared is None else change(shared)
-        for i in range(self.config.num_decoder_layers):
-            layer = DecoderLayer(self.config, name=f"layers_{i}")
-            yield layer, change(layer.position_bias(length)) if shared is None else shared
-
     def head(
         self,
         x: Float[Array, "b t d"],
@@ -155,38 +149,93 @@ class Decoder(_Stack):
         x = self.run(DecoderLayer, c.num_decoder_layers, x, *inputs, dropout_keys=keys[1])
         return self.head(x, embedding, keys[0])
 
+    def each_layer(self, call: _CallLayer, carry: Any, *by_layer: LayerValues) -> tuple[Any, Any]:
+        """Run `call` on every layer in turn, one by one or scanned over stacked weights.
+
+        Args:
+            call: function of a layer, the carry and the layer's part of each of `by_layer`, which
+                returns the next carry and an output.
+            carry: values that one layer hands to the next.
+            by_layer: a list over the layers, or with `scan_layers` arrays with a leading axis.
+
+        Returns:
+            The last carry; and the outputs, as `by_layer` has them.
+        """
+        c = self.config
+        if c.scan_layers:
+            scanned = nn.scan(
+                lambda layer, carry, parts: call(layer, carry, *parts),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=c.num_decoder_layers,
+            )
+            return scanned(DecoderLayer(c, name="layers"), carry, by_layer)
+        outputs = []
+        for i in range(c.num_decoder_layers):
+            layer = DecoderLayer(c, name=f"layers_{i}")
+            carry, output = call(layer, carry, *(values[i] for values in by_layer))
+            outputs.append(output)
+        return carry, outputs
+
+    def biases(
+        self, length: int, change: Callable[[Bias], Bias] = lambda bias: bias
+    ) -> Callable[[DecoderLayer], Bias]:
+        """Return what finds a layer's bias of `length` targets, changed; see `shared_bias`."""
+        shared = self.shared_bias(length)
+        if shared is None:
+            return lambda layer: change(layer.position_bias(length))
+        changed = change(shared)
+        return lambda layer: changed
+
     @nn.compact
-    def start(
-        self, encoded: Float[Array, "b s d"], length: int
-    ) -> tuple[list[KeyValue], list[KeyValue]]:
+    def start(self, encoded: Float[Array, "b s d"], length: int) -> tuple[LayerValues, LayerValues]:
         """Return every layer's empty cache, and its keys and values of the encoder's output."""
-        layers = [
-            DecoderLayer(self.config, name=f"layers_{i}")
-            for i in range(self.config.num_decoder_layers)
-        ]
-        caches = [layer.empty_cache(encoded.shape[0], length) for layer in layers]
-        return caches, [layer.cross_keys_and_values(encoded) for layer in layers]
+
+        def started(layer: DecoderLayer, _: None) -> tuple[None, tuple[KeyValue, KeyValue]]:
+            return None, (
+                layer.empty_cache(encoded.shape[0], length),
+                layer.cross_keys_and_values(encoded),
+            )
+
+        _, pairs = self.each_layer(started, None)
+        if self.config.scan_layers:
+            empty, cross = pairs
+            return empty, cross
+        return [empty for empty, _ in pairs], [cross for _, cross in pairs]
 
     @nn.compact
     def forward(
         self,
         x: Float[Array, "b t d"],
-        crosses: Sequence[KeyValue],
+        crosses: LayerValues,
         visibility: Visibility,
         cross_visibility: Visibility,
         embedding: Float[Array, "v d"],
     ) -> Float[Array, "b t v"]:
         """Return float32 logits [b, t, vocab_size] from the encoder's keys and values."""
-        layers = self.layers_with_biases(x.shape[1])
-        for i, ((layer, bias), cross) in enumerate(zip(layers, crosses, strict=True)):
-            x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
+        bias = self.biases(x.shape[1])
+        x = self._forward(x, crosses, bias, visibility, cross_visibility)
         return self.head(x, embedding)
+
+    def _forward(
+        self,
+        x: Float[Array, "b t d"],
+        crosses: LayerValues,
+        bias: Callable[[DecoderLayer], Bias],
+        visibility: Visibility,
+        cross_visibility: Visibility,
+    ) -> Float[Array, "b t d"]:
+        def forward(layer: DecoderLayer, x: Array, cross: KeyValue) -> tuple[Array, None]:
+            # The number of a layer counts for dropout only, and here is none.
+            return layer.forward(x, cross, bias(layer), visibility, cross_visibility, None, 0), None
+
+        return self.each_layer(forward, x, crosses)[0]
 
     @nn.compact
     def tree(
         self,
         x: Float[Array, "b n d"],
-        crosses: Sequence[KeyValue],
+        crosses: LayerValues,
         depths: Int[Array, "b n"],
         seen: Bool[Array, "b n n"],
         visibility: Visibility,
@@ -206,33 +255,44 @@ class Decoder(_Stack):
                 before = jnp.swapaxes(before[0][:, depths], 0, 1)
             return dataclasses.replace(bias, dense=dense, before=before)
 
-        layers = self.layers_with_biases(length, of_nodes)
-        for i, ((layer, bias), cross) in enumerate(zip(layers, crosses, strict=True)):
-            x = layer.forward(x, cross, bias, visibility, cross_visibility, None, i)
+        bias = self.biases(length, of_nodes)
+        x = self._forward(x, crosses, bias, visibility, cross_visibility)
         return self.head(x, embedding)
 
     @nn.compact
     def step(
         self,
         x: Float[Array, "b 1 d"],
-        caches: Sequence[KeyValue],
-        crosses: Sequence[KeyValue],
+        caches: LayerValues,
+        crosses: LayerValues,
         position: Int[Array, ""],
         cross_visibility: Visibility,
         embedding: Float[Array, "v d"],
         length: int,
-    ) -> tuple[Float[Array, "b 1 v"], list[KeyValue]]:
+    ) -> tuple[Float[Array, "b 1 v"], LayerValues]:
         """Return logits [b, 1, vocab_size] at one position, and the caches with it filled in."""
 
         def at_position(bias: Bias) -> Bias:
             before = None if bias.before is None else _row(bias.before, position)
             return dataclasses.replace(bias, dense=_row(bias.dense, position), before=before)
 
-        new = []
-        layers = self.layers_with_biases(length, at_position)
-        for (layer, bias), cache, cross in zip(layers, caches, crosses, strict=True):
-            x, cache = layer.step(x, cache, cross, bias, position, cross_visibility)
-            new.append(cache)
+        bias = self.biases(length, at_position)
+
+        def step(layer: DecoderLayer, x: Array, cross: KeyValue, cache: KeyValue) -> Any:
+            return layer.step(x, cache, cross, bias(layer), position, cross_visibility)
+
+        def step_in_place(layer: DecoderLayer, carry: Any, cross: KeyValue, number: Array) -> Any:
+            # The caches are carried, since outputs of a scan would be a second copy of them all.
+            x, caches = carry
+            cache = jax.tree.map(lambda all: all[number], caches)
+            x, cache = step(layer, x, cross, cache)
+            return (x, jax.tree.map(lambda all, new: all.at[number].set(new), caches, cache)), None
+
+        if self.config.scan_layers:
+            numbers = jnp.arange(self.config.num_decoder_layers)
+            (x, new), _ = self.each_layer(step_in_place, (x, caches), crosses, numbers)
+        else:
+            x, new = self.each_layer(step, x, crosses, caches)
         return self.head(x, embedding), new
 
 
@@ -283,9 +343,7 @@ class T5(nn.Module):
         visible = (visibility, cross_visibility)
         return self.decoder(x, encoded, *visible, dropout_keys, table)
 
-    def start(
-        self, encoded: Float[Array, "b s d"], length: int
-    ) -> tuple[list[KeyValue], list[KeyValue]]:
+    def start(self, encoded: Float[Array, "b s d"], length: int) -> tuple[LayerValues, LayerValues]:
         """Return every layer's empty cache, and its keys and values of the encoder's output."""
         return self.decoder.start(encoded, length)
 
@@ -293,7 +351,7 @@ class T5(nn.Module):
         self,
         inputs: Int[Array, "b t"],
         targets: Int[Array, "b t"],
-        crosses: Sequence[KeyValue],
+        crosses: LayerValues,
         encoder_visibility: Visibility,
     ) -> Float[Array, "b t v"]:
         """Decode whole targets from a cache; see the function `decode_cached`."""
@@ -308,7 +366,7 @@ class T5(nn.Module):
         tokens: Int[Array, "b n"],
         depths: Int[Array, "b n"],
         seen: Bool[Array, "b n n"],
-        crosses: Sequence[KeyValue],
+        crosses: LayerValues,
         encoder_visibility: Visibility,
         length: int,
     ) -> Float[Array, "b n v"]:
@@ -323,12 +381,12 @@ class T5(nn.Module):
     def step(
         self,
         tokens: Int[Array, "b 1"],
-        caches: Sequence[KeyValue],
-        crosses: Sequence[KeyValue],
+        caches: LayerValues,
+        crosses: LayerValues,
         position: Int[Array, ""],
         cross_visibility: Visibility,
         length: int,
-    ) -> tuple[Float[Array, "b 1 v"], list[KeyValue]]:
+    ) -> tuple[Float[Array, "b 1 v"], LayerValues]:
         """Decode one position."""
         x = self.token_embedder(tokens)
         table = self.token_embedder.table()
@@ -454,20 +512,35 @@ def _apply(method: Callable[..., Any], params: Params, config: T5Config, *argume
 
 @struct.dataclass
 class Cache:
-    """What decoding remembers; every leaf's leading axis is the batch.
+    """What decoding remembers.
 
     Attributes:
         self_attention: keys and values of each decoder layer, [b, p + length, heads, head_dim],
-            those of a prefix first.
+            those of a prefix first; see `LayerValues`.
         cross_attention: keys and values of the encoder's output for each decoder layer.
         cross_visibility: visibility of the encoder's positions, which hides padding.
         length: number of target positions.
+        row_axis: the axis of keys and values that is the batch: 1 where layers are stacked, else 0.
     """
 
-    self_attention: list[KeyValue]
-    cross_attention: list[KeyValue]
+    self_attention: LayerValues
+    cross_attention: LayerValues
     cross_visibility: Visibility
     length: int = struct.field(pytree_node=False)
+    row_axis: int = struct.field(pytree_node=False)
+
+    def take(self, rows: Int[Array, " n"]) -> "Cache":
+        """Return the cache of some rows of the batch."""
+
+        def of_rows(x: Array) -> Array:
+            return jnp.take(x, rows, axis=self.row_axis)
+
+        return dataclasses.replace(
+            self,
+            self_attention=jax.tree.map(of_rows, self.self_attention),
+            cross_attention=jax.tree.map(of_rows, self.cross_attention),
+            cross_visibility=jax.tree.map(lambda x: x[rows], self.cross_visibility),
+        )
 
 
 def start_cache(
@@ -478,11 +551,10 @@ def start_cache(
     max_length: int,
 ) -> Cache:
     """Return an empty cache for `max_length` target positions."""
-    params, config = _for_decoding(params, config)
     empty, cross = _apply(T5.start, params, config, encoded, max_length)
     real = _segments(encoder_tokens, None)
     visibility = Visibility(jnp.ones((len(real), 1), jnp.int32), real)
-    return Cache(empty, cross, visibility, max_length)
+    return Cache(empty, cross, visibility, max_length, row_axis=int(config.scan_layers))
 
 
 def decode_cached(
@@ -504,7 +576,6 @@ def decode_cached(
     Returns:
         Float32 logits at every target position.
     """
-    params, config = _for_decoding(params, config)
     tokens = decoder_input_tokens, decoder_target_tokens
     encoder = cache.cross_attention, cache.cross_visibility
     return _apply(T5.forward, params, config, *tokens, *encoder)
@@ -533,7 +604,6 @@ def decode_tree(
     Returns:
         Float32 logits of what follows each node.
     """
-    params, config = _for_decoding(params, config)
     # The one form of attention whose bias may differ from row to row.
     config = dataclasses.replace(config, attention="plain")
     encoder = cache.cross_attention, cache.cross_visibility
@@ -552,7 +622,6 @@ def decode_step(
     Returns:
         The logits, and the cache with this position filled in.
     """
-    params, config = _for_decoding(params, config)
     logits, extended = _apply(
         T5.step,
         params,
@@ -565,15 +634,6 @@ def decode_step(
         cache.length,
     )
     return logits[:, 0], dataclasses.replace(cache, self_attention=extended)
-
-
-def _for_decoding(params: Params, config: T5Config) -> tuple[Params, T5Config]:
-    # One token at a time leaves nothing to gain from a scan; slices of stacked weights are views
-    # that XLA fuses into their use.
-    if not config.scan_layers:
-        return params, config
-    unscanned = dataclasses.replace(config, scan_layers=False, remat=False)
-    return unstack_layers(params, config), unscanned
 
 
 def stack_layers(params: Params, config: T5Config) -> dict:

@@ -235,7 +235,7 @@ def choose_label(
         row = jax.lax.top_k(open_by(race), some)[1] if some < rows else jnp.arange(rows)
         bounds = race.bounds[row]
         numbers = jax.lax.top_k(bounds, at_once)[1]
-        here = cache if some == rows else jax.tree.map(lambda x: x[row], cache)
+        here = cache if some == rows else cache.take(row)
 
         def score(targets: Int[Array, "b u"]) -> tuple[Array, ...]:
             logits = decode_cached(params, config, here, _shifted(targets), targets)

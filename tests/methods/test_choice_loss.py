@@ -110,13 +110,13 @@ def test_answers_stand_in_batches_with_the_right_ones_number():
     vocabulary = types.SimpleNamespace(encode=lambda text: [int(x) for x in text.split()])
     answers = answer_tokens(vocabulary, ["5 6", "7"])
     np.testing.assert_array_equal(answers, [[5, 6, 1], [7, 1, 0]])
-    pair = Example(np.array([3, 1]), np.array([7, 1], np.int32), choices=answers)
+    pair = Example(np.array([3, 1], np.int32), np.array([7, 1], np.int32), choices=answers)
     features = ChoiceWriter((3, 4)).features([pair])
     assert features["candidate_tokens"].shape == (1, 3, 4)
     assert features["candidate_target"].tolist() == [1]
     assert ChoiceWriter((2, 3), answers).features([pair])["candidate_target"].tolist() == [1]
     for odd in ([7, 8, 1], [7, 1, 5, 6]):
-        strange = Example(np.array([3, 1]), np.array(odd, np.int32), choices=answers)
+        strange = Example(np.array([3, 1], np.int32), np.array(odd, np.int32), choices=answers)
         with pytest.raises(SpotError, match="none of them; correct the task's labels or choices"):
             ChoiceWriter((3, 3)).features([strange])
 
