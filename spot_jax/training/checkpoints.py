@@ -21,6 +21,7 @@ from spot_jax.files import absolute, is_local, reading
 from spot_jax.files.digests import FIELD, hasher, json_digest
 from spot_jax.training.step import State
 
+_PLACE = "place"
 ROOM = 2**19  # bytes, for the files around the arrays
 
 
@@ -121,14 +122,15 @@ class Checkpoints:
                 "from the one before, or choose another MODEL_DIR"
             ) from error
         plain = stored["state"]
-        if int(plain["step"]) != step or not _is_as_saved(plain, stored["data"]):
+        data = _checked(plain, stored["data"])
+        if int(plain["step"]) != step or data is None:
             raise SpotError(
                 f"step {step} in {self.directory} is not what was saved; remove that step's "
                 "directory to go on from the one before, or choose another MODEL_DIR"
             )
         keys = jax.random.wrap_key_data(plain["keys"])
         state = State(plain["step"], plain["trainable"], plain["opt_state"], keys)
-        return state, {k: v for k, v in stored["data"].items() if k != FIELD}
+        return state, data
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -136,21 +138,33 @@ class Checkpoints:
 
 
 def _signed(plain: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """The place in the data, with a digest of it and of the state where this process holds both."""
+    """Return the place in the data, with a digest where this process holds the whole state.
+
+    With a digest the place is one level deeper, so that a lost digest does not look like a
+    checkpoint that never had one.
+    """
     if not _is_whole(plain):
         return data
     data = json.loads(json.dumps(data))
-    return {**data, FIELD: _digest(plain, data)}
+    return {_PLACE: data, FIELD: _digest(plain, data)}
 
 
 def _is_whole(plain: dict[str, Any]) -> bool:
     return all(leaf.is_fully_addressable for leaf in jax.tree.leaves(plain))
 
 
-def _is_as_saved(plain: dict[str, Any], data: dict[str, Any]) -> bool:
-    if FIELD not in data or not _is_whole(plain):
-        return True
-    return data[FIELD] == _digest(plain, {k: v for k, v in data.items() if k != FIELD})
+def _checked(plain: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the place in the data; None where state or place are not what was saved."""
+    data = {k: v for k, v in stored.items() if k != FIELD}
+    # One entry is the place under its name, whatever damage made of that name.
+    if _PLACE in stored or len(data) == 1:
+        if set(stored) != {_PLACE, FIELD}:
+            return None
+        data = stored[_PLACE]
+    # Checkpoints of several processes, and those written before there were digests, have none.
+    if FIELD in stored and _is_whole(plain) and stored[FIELD] != _digest(plain, data):
+        return None
+    return data
 
 
 def _digest(plain: dict[str, Any], data: dict[str, Any]) -> str:

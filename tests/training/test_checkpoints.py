@@ -1,6 +1,7 @@
 """Saved steps: whole or not there."""
 
 import gc
+import json
 import shutil
 
 import jax
@@ -86,6 +87,37 @@ def test_a_damaged_or_foreign_step_is_one_line(tmp_path):
         opened(tmp_path).restore(state())
     assert "\n" not in str(caught.value)
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"digest"', '"digest_"'),
+        lambda text: text[: text.index(', "digest"')] + "}",
+        lambda text: text.replace('"place"', '"plane"'),
+        lambda text: text.replace("7", "8"),
+        lambda text: '{"place": ' + text[text.index(', "digest"') + 12 :],
+    ],
+)
+def test_a_place_without_its_digest_is_refused(tmp_path, damage):
+    saved = opened(tmp_path)
+    saved.save(state(1), {"batches": 7, "best": []})
+    saved.close()
+    (place,) = (tmp_path / "checkpoints" / "1" / "data").glob("metadata")
+    changed = damage(place.read_text())
+    assert changed != place.read_text() and json.loads(changed)
+    place.write_text(changed)
+    with pytest.raises(SpotError, match="step 1 in .* is not what was saved"):
+        opened(tmp_path).restore(state())
+
+
+def test_a_step_from_before_there_were_digests_is_restored(tmp_path):
+    saved = opened(tmp_path)
+    saved.save(state(1), {"batches": 7, "best": []})
+    saved.close()
+    (place,) = (tmp_path / "checkpoints" / "1" / "data").glob("metadata")
+    place.write_text('{"batches": 7, "best": []}')
+    assert opened(tmp_path).restore(state())[1] == {"batches": 7, "best": []}
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_step_before(tmp_path, monkeypatch):
