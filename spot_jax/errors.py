@@ -2,16 +2,29 @@
 
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+# Longer than paths are.
+_LONG_WORD = re.compile(r"\S{1000,}")
+
+
+def _cut(word: re.Match[str]) -> str:
+    text = word.group()
+    return f"{text[:60]}[{len(text) - 80} characters]{text[-20:]}"
 
 
 class SpotError(Exception):
     """A mistake in what the user gave: one line with what was expected, what was found, what to do.
 
     The command line prints the message without a traceback and exits with code 2; code that uses
-    the library catches it like any exception.
+    the library catches it like any exception. A word of the message that is longer than any
+    name, such as a damaged file's value, is cut in its middle.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_LONG_WORD.sub(_cut, message))
 
 
 class SpotWarning(UserWarning):

@@ -137,3 +137,10 @@ def test_json_is_written_for_people_too(tmp_path):
     write_json(tmp_path / "file.json", {"a": [1]})
     text = (tmp_path / "file.json").read_text()
     assert text.endswith("}\n") and text.count("\n") > 2 and json.loads(text) == {"a": [1]}
+
+
+def test_a_line_does_not_repeat_a_damaged_value_at_length():
+    line = str(SpotError(f"{'d/' * 400}run.json: {'x' * 5000} is no length; give 1 or more"))
+    assert line.startswith("d/d/") and "d/run.json: xxx" in line
+    assert line.endswith("xxx is no length; give 1 or more") and len(line) < 1100
+    assert "[4920 characters]" in line
