@@ -36,6 +36,7 @@ EXTRAS = {
     "seqio": ("seqio", "tensorflow", "tensorflow_datasets"),
     "report": ("altair", "jinja2", "vl_convert"),
     "serve": ("fastapi", "prometheus_client", "starlette", "uvicorn"),
+    "ray": ("ray",),
 }
 
 

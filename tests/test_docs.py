@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
 COMMENT = re.compile(r"<!-- (run by|needs) (.+?) -->")
 # Words that begin a line of the shell other than `spot`.
 OTHERS = {"make", "pip", "python", "python3", "curl", "echo", "for", "done", ".", "gcloud"}
-OTHERS |= {"tfds", "seqio_cache_tasks", "export"}
+OTHERS |= {"tfds", "seqio_cache_tasks", "export", "ray"}
 
 
 def anchors(page: Path) -> set[str]:

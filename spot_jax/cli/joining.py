@@ -35,6 +35,8 @@ def join(verb: str, arguments: Sequence[str]) -> bool:
     flagged = any(argument.partition("=")[0] in FLAGS for argument in arguments)
     if {"-h", "--help"} & set(arguments) or not (flagged or _may_be_a_cluster()):
         return True
+    if any(argument.partition("=")[0] == "--on" for argument in arguments):
+        return True  # one process hands out the work
     flags = OneLineParser(prog=f"spot {verb}", add_help=False, allow_abbrev=False)
     flags.add_argument("--coordinator_address")
     flags.add_argument("--process_count", type=int)

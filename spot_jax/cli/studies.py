@@ -1,6 +1,8 @@
 """What `spot study` and `spot intrinsic` share: a study from its gin file to its report."""
 
+import argparse
 import importlib
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,7 @@ KINDS = {
     "intrinsic": ("spot_jax.studies.subspace.study:SubspaceStudy", "spot_jax.report.subspace"),
 }
 ONE_OF = ("jobs", "job", "so_far")
+OF_RAY = ("job_cpus", "job_gpus", "job_resources", "job_retries")
 
 
 def study_parser(verb: str, description: str, example: str) -> OneLineParser:
@@ -38,6 +41,18 @@ def study_parser(verb: str, description: str, example: str) -> OneLineParser:
         "--so_far", action="store_true", help="results and report of the jobs that are done"
     )
     flags.add_argument("--no_report", action="store_true", help="results.json alone")
+    ray = flags.add_argument_group("on a Ray cluster (pip install 'spot-jax[ray]'; docs/study.md)")
+    ray.add_argument(
+        "--on", metavar="WHERE", help="ray, ray://HOST:10001, ray:HOST:6379 or ray:auto"
+    )
+    ray.add_argument("--job_cpus", "--cell_cpus", type=float, metavar="N", help="of a job; 1")
+    ray.add_argument("--job_gpus", "--cell_gpus", type=float, metavar="N", help="of a job; 0")
+    ray.add_argument(
+        "--job_resources", "--cell_resources", metavar="JSON", help="of a job, as '{\"TPU\": 4}'"
+    )
+    ray.add_argument(
+        "--job_retries", "--cell_retries", type=int, metavar="N", help="after workers died; 3"
+    )
     return flags
 
 
@@ -69,8 +84,20 @@ def run_study(
     if len(chosen) > 1:
         raise SpotError(f"--{chosen[0]} and --{chosen[1]} are two commands; give one of them")
 
+    on = _cluster(values)
+    if on is not None:
+        if chosen:
+            raise SpotError(f"--{chosen[0]} needs no cluster; leave out --on")
+        require_extra("ray", "--on ray")
+
     if not (values.no_report or values.jobs or values.job):
         require_extra("report", "the report of a study (--no_report goes without)")
+
+    if on is not None:
+        import jax
+
+        # Accelerators of this machine are for the jobs; what hands them out computes nothing.
+        jax.config.update("jax_platforms", "cpu")
 
     from spot_jax.cli.configurables import configured
 
@@ -90,11 +117,44 @@ def run_study(
         if values.job:
             study.run_job(values.job, _log)
             return 0
-        results = study.run(_log, wanted=lambda job: not kinds_of_jobs or job.kind in kinds_of_jobs)
+        results = study.run(
+            _log, wanted=lambda job: not kinds_of_jobs or job.kind in kinds_of_jobs, on=on
+        )
     print(plan.path / "results.json")
     if not values.no_report:
         print(importlib.import_module(report).write_report(results, plan.path))
     return 0
+
+
+def _cluster(values: argparse.Namespace) -> Any:
+    """Return the `RayCluster` that flags ask for; None for this machine."""
+    typed = {name: getattr(values, name) for name in OF_RAY if getattr(values, name) is not None}
+    if values.on is None:
+        if typed:
+            raise SpotError(f"--{next(iter(typed))} is for jobs on a cluster; add --on ray")
+        return None
+    if values.coordinator_address is not None:
+        raise SpotError("--on ray starts its workers itself; leave out --coordinator_address")
+    name, _, rest = values.on.partition(":")
+    if name != "ray":
+        raise SpotError(
+            f"--on is {values.on!r}; give ray, ray://HOST:10001, ray:HOST:6379 or ray:auto"
+        )
+    options = {name.removeprefix("job_"): value for name, value in typed.items()}
+    if "resources" in options:
+        try:
+            options["resources"] = json.loads(options["resources"])
+        except ValueError:
+            options["resources"] = None
+        if not isinstance(options["resources"], dict):
+            raise SpotError(
+                f"--job_resources is {values.job_resources!r}; give amounts by name as JSON, such "
+                "as '{\"TPU\": 4}'"
+            )
+
+    from spot_jax.studies.engine.ray_cluster import RayCluster
+
+    return RayCluster(values.on if rest.startswith("//") else rest, **options)
 
 
 def _attribute(name: str) -> Any:

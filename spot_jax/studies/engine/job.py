@@ -63,8 +63,10 @@ class JobResult:
         job: name of the job.
         prompts: results in the order of the job's parts.
         seconds: time that the start which finished the job took.
+        devices: devices of that start ("8 x TPU v5 lite"); "" in files of before this was written.
     """
 
     job: str
     prompts: tuple[PromptResult, ...]
     seconds: float = 0.0
+    devices: str = ""

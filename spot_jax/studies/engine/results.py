@@ -14,6 +14,7 @@ from etils import epath
 
 from spot_jax.files import as_path
 from spot_jax.files.records import read_record, write_record
+from spot_jax.studies.engine.job import JobResult
 
 FILE = "results.json"
 FORMAT = 1
@@ -74,14 +75,20 @@ def results_path(where: str | os.PathLike[str]) -> epath.Path:
     return path if path.suffix == ".json" else path / FILE
 
 
-def machine(seconds: Iterable[float] = ()) -> dict[str, Any]:
+def devices() -> str:
+    """Return the devices of this process: "8 x TPU v5 lite"."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+
+
+def machine(jobs: Iterable[JobResult] = ()) -> dict[str, Any]:
     """Return where a study ran, by name of the fact, and the sum of what its jobs took."""
-    devices = [device.device_kind for device in jax.devices()]
+    jobs = list(jobs)
     return {
         "cores": os.cpu_count(),
-        "devices": ", ".join(f"{devices.count(kind)} x {kind}" for kind in sorted(set(devices))),
+        "devices": "; ".join(sorted({job.devices for job in jobs if job.devices})) or devices(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "seconds": round(sum(seconds)),
+        "seconds": round(sum(job.seconds for job in jobs)),
     }

@@ -32,11 +32,12 @@ from spot_jax.files import aligned, read_versioned, remove_tree, write_object, w
 from spot_jax.files.digests import file_digest
 from spot_jax.files.records import from_plain, plain
 from spot_jax.files.verified import matches
-from spot_jax.studies.engine import queue
+from spot_jax.studies.engine import queue, ray_queue
 from spot_jax.studies.engine.compilation_cache import compilation_cache
 from spot_jax.studies.engine.job import Job, JobResult
 from spot_jax.studies.engine.job_lock import file_lock, holder
-from spot_jax.studies.engine.results import Results
+from spot_jax.studies.engine.ray_cluster import RayCluster
+from spot_jax.studies.engine.results import Results, devices
 from spot_jax.training.distributed import by_lead
 from spot_jax.training.run_directory import run_path
 
@@ -344,8 +345,12 @@ class Study(abc.ABC, Generic[P, J, R]):
         done = sum(map(self.is_done, self.jobs))
         return [*aligned(rows, left=(0, 1)), f"{done} of {len(self.jobs)} done{self.time_left()}"]
 
-    def time_left(self) -> str:
-        """Estimate the time left from the jobs so far; "" before the first, or after the last."""
+    def time_left(self, at_once: int = 1) -> str:
+        """Estimate the time left from the jobs so far; "" before the first, or after the last.
+
+        Args:
+            at_once: number of jobs that are done side by side.
+        """
         seconds = amount = left = 0.0
         for job in self.asked:
             result = self.result(job)
@@ -353,7 +358,9 @@ class Study(abc.ABC, Generic[P, J, R]):
                 left += self.amount(job)
             else:
                 seconds, amount = seconds + result.seconds, amount + self.amount(job)
-        return f", about {time_text(seconds / amount * left)} left" if seconds and left else ""
+        if not (seconds and left):
+            return ""
+        return f", about {time_text(seconds / amount * left / at_once)} left"
 
     def run(
         self,
@@ -361,6 +368,7 @@ class Study(abc.ABC, Generic[P, J, R]):
         *,
         wanted: Callable[[J], bool] = lambda job: True,
         progress: bool | None = None,
+        on: RayCluster | None = None,
     ) -> Results:
         """Do what is left, together with whoever else is at it, and write the results.
 
@@ -368,6 +376,7 @@ class Study(abc.ABC, Generic[P, J, R]):
             log: function called with a line on each job.
             wanted: test of whether to do a job; what it needs is done with it.
             progress: whether each run shows a progress bar; None for where stderr is a terminal.
+            on: cluster whose workers do the jobs; None for this process.
 
         Raises:
             SpotError: a job that failed, by name; the results of the others are written.
@@ -382,8 +391,11 @@ class Study(abc.ABC, Generic[P, J, R]):
         prompts = sum(len(job.parts) for job in jobs)
         log(f"{self.path}: {len(jobs)} jobs, {prompts} prompts{before}")
         try:
-            with compilation_cache(self.path / "compiled"), examples_cached():
-                queue.run_all(self, jobs, lambda job: self._do(job, log, progress), log)
+            if on is not None:
+                ray_queue.run_all(self, jobs, on, log)
+            else:
+                with self.caches():
+                    queue.run_all(self, jobs, lambda job: self._do(job, log, progress), log)
         except BaseException:
             if any(map(self.is_done, self.jobs)):
                 self.finish()
@@ -397,7 +409,7 @@ class Study(abc.ABC, Generic[P, J, R]):
             SpotError: no such job, one whose needs are not done, or one that another process does.
             Stopped: by a signal; the same command goes on.
         """
-        with compilation_cache(self.path / "compiled"), examples_cached():
+        with self.caches():
             queue.run_one(self, self.job(name), lambda job: self._do(job, log, progress), log)
 
     def so_far(self) -> Results:
@@ -423,16 +435,31 @@ class Study(abc.ABC, Generic[P, J, R]):
         done = sum(map(self.is_done, self.asked))
         prompts = "1 prompt" if len(job.parts) == 1 else f"{len(job.parts)} prompts"
         log(f"[{done + 1}/{len(self.asked)}] {job.name}: {prompts}, {self.steps(job)} steps")
+        result = self.work(job, progress)
+        log(f"    {self.scores(result)}{self.time_left()}")
+
+    @contextlib.contextmanager
+    def caches(self) -> Iterator[None]:
+        """Keep compiled programs and examples for the jobs that are done while the block runs."""
+        with compilation_cache(self.path / "compiled"), examples_cached():
+            yield
+
+    def work(self, job: J, progress: bool | None = None) -> R:
+        """Do a job, write its result and return it; a complaint says which job it is about."""
         with _named(job):
             self.begin(job)
-            result = self.do(job, progress)
+            result = dataclasses.replace(self.do(job, progress), devices=devices())
             self.save(job, result)
             self.tidy(job)
+        return result
+
+    def scores(self, result: R) -> str:
+        """Return what a job found and how long it took, for people."""
         tests = [p.validation if p.test is None else p.test for p in result.prompts]
         split = "validation" if all(p.test is None for p in result.prompts) else "test"
         scores = " ".join("-" if score is None else f"{score:.1f}" for score in tests[:9])
         more = " ..." if tests[9:] else ""
-        log(f"    {split} {scores}{more} in {time_text(result.seconds)}{self.time_left()}")
+        return f"{split} {scores}{more} in {time_text(result.seconds)}"
 
 
 def check_settings(where: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

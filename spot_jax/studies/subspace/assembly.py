@@ -73,7 +73,7 @@ def assemble(
         settings=json.loads(json.dumps(plan.settings())),
         vectors=_vectors(study, done),
         commands=study.commands,
-        machine=machine(result.seconds for _, result in done),
+        machine=machine(result for _, result in done),
         notes=tuple(_notes(plan, tasks)),
     )
 

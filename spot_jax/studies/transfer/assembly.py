@@ -66,7 +66,7 @@ def assemble(study: AnyTransferStudy) -> TransferResults:
         families=dict(plan.families),
         prompts=tuple(_records(study, done)),
         commands=study.commands,
-        machine=machine(result.seconds for _, result in results),
+        machine=machine(result for _, result in results),
         notes=tuple(_notes(study, done)),
     )
 
