@@ -16,7 +16,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     flags.add_argument("source", metavar="SOURCE", help="the checkpoint directory, or a run's")
     flags.add_argument("dest", metavar="DEST", help="a directory to make")
-    flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as stored")
+    kinds = ["float32", "bfloat16", "int8"]
+    what = "default: as stored; int8: kernels with a scale for each output, for frozen backbones"
+    flags.add_argument("--dtype", choices=kinds, help=what)
     flags.add_argument(
         "--vocabulary", metavar="FILE", help="a SentencePiece model to store with it"
     )

@@ -23,6 +23,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import as_path
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.features import encoder_features, feature_layers
+from spot_jax.t5.int8 import INT8, has_int8
 from spot_jax.t5.vocabulary import Vocabulary
 
 
@@ -44,12 +45,13 @@ class T5Features:
     @property
     def mark(self) -> dict[str, str]:
         """Fingerprint, layers, and the arithmetic that rounds."""
-        embedding = self._backbone.params["token_embedder"]["embedding"]
+        params = self._backbone.params
+        kind = params["token_embedder"]["embedding"].dtype
         return {
             "backbone": self._backbone.fingerprint,
             "layers": self._kind,
             "dtype": self._backbone.config.dtype,
-            "parameter_dtype": str(embedding.dtype),
+            "parameter_dtype": INT8 if has_int8(params) else str(kind),
         }
 
     def __call__(self, tokens: Int32[np.ndarray, "b t"]) -> Float[np.ndarray, "b t l d"]:

@@ -23,6 +23,7 @@ from spot_jax.methods.prompt_use import PromptUse
 from spot_jax.methods.stored import ensemble_of, inference_of, virtual_tokens
 from spot_jax.metrics import mean_of_metrics
 from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.int8 import INT8
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.config import StoredBackbone
 from spot_jax.training.run_info import RunSetup, TaskFacts, read_setup
@@ -311,6 +312,9 @@ def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
         source = dataclasses.replace(source, dtype=setup.dtype, parameter_dtype=stored)
     if jax.default_backend() == "cpu" and source.parameter_dtype is None:
         # A CPU would convert narrower weights again for every batch, which takes as long as a text.
+        # Stored integers stay what they were tuned with: they are for what has too little memory.
+        if source.description().dtype == INT8:
+            return source.load(mesh)
         source = dataclasses.replace(source, parameter_dtype=source.dtype)
     return source.load(mesh)
 

@@ -47,6 +47,7 @@ from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.methods.prompt_forms import is_prompt, load_prompt
 from spot_jax.t5.backbone import Backbone, flatten, unflatten
 from spot_jax.t5.config import T5Config
+from spot_jax.t5.int8 import check_kernels_stay
 from spot_jax.t5.vocabulary import Vocabulary
 
 TOKENS = whole(1, 100_000)
@@ -178,6 +179,11 @@ class BaseMethod:
     def tunes_backbone(self) -> bool:
         """Whether what is stored is a tuned T5."""
         return False
+
+    @property
+    def changes_kernels(self) -> bool:
+        """Whether the T5's kernels are trained or moved, which int8 ones cannot be."""
+        return self.tunes_backbone
 
     @property
     def shares_weights(self) -> bool:
@@ -410,19 +416,19 @@ class Method(BaseMethod):
         prompt need a T5 each, unless a method that overrides this can give rows their own.
         """
         if self.shares_weights:
-            return self.adapt(trainable, frozen, config)
+            return self._adapted(trainable, frozen, config)
         first = self.part_of(trainable, 0)
-        kind = jax.eval_shape(lambda tree: self.adapt(tree, frozen, config), first)
+        kind = jax.eval_shape(lambda tree: self._adapted(tree, frozen, config), first)
         if kind.params is None and kind.table is not None:
 
             def table_of(tree: Tree) -> Array:
-                table = self.adapt(tree, frozen, config).table
+                table = self._adapted(tree, frozen, config).table
                 assert table is not None, "the shapes have one"
                 return table
 
             tables = jax.vmap(table_of)(trainable)
             return Adapted(table=tables.reshape(-1, tables.shape[-1]))
-        return self.adapt(first, frozen, config) if count == 1 else None
+        return self._adapted(first, frozen, config) if count == 1 else None
 
     def batch_loss(
         self,
@@ -440,6 +446,14 @@ class Method(BaseMethod):
         if adapted is None:
             return self._loss_of_each(trainable, frozen, batch, keys, config, count)
         return self._sequence_loss(adapted, frozen, config, batch, keys, count)
+
+    def _adapted(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+        """`adapt`, whose result must leave int8 kernels alone: rounded again, they would be wrong."""
+        adapted = self.adapt(trainable, frozen, config)
+        if adapted.params is not None and not self.tunes_backbone:
+            backbone = self.backbone_of(frozen)
+            check_kernels_stay(backbone, adapted.params, type(self).__name__)
+        return adapted
 
     def _sequence_loss(
         self,
@@ -492,7 +506,7 @@ class Method(BaseMethod):
         rows.pop("row_prompt", None)
 
         def of_prompt(tree: Tree, part: Batch, key: Array, i: Array) -> tuple[Array, Metrics]:
-            adapted = self.adapt(tree, frozen, config)
+            adapted = self._adapted(tree, frozen, config)
             if adapted.table is not None:
                 # Ids of virtual tokens count through the prompts; each table here is alone.
                 ids = part["encoder_input_tokens"]
@@ -512,7 +526,7 @@ class Method(BaseMethod):
         self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
     ) -> Inference:
         """Return the T5 as prompt i adapts it."""
-        adapted = self.adapt(self.part_of(trainable, i), frozen, config)
+        adapted = self._adapted(self.part_of(trainable, i), frozen, config)
         table = adapted.table
         if table is not None and self.shares_weights:
             table = table.reshape(len(tasks), -1, table.shape[-1])[i]
@@ -528,7 +542,7 @@ class Method(BaseMethod):
         whatever they were computed from is folded away.
         """
         part = self.part_of(trainable, i)
-        kind = jax.eval_shape(lambda tree: self.adapt(tree, frozen, config), part)
+        kind = jax.eval_shape(lambda tree: self._adapted(tree, frozen, config), part)
         if kind.table is not None and (kind.params is None or self.tunes_backbone):
             return self.infer(trainable, frozen, config=config, tasks=tasks, i=i).table, {}
         return None, {} if self.tunes_backbone else dict(flatten(part))
@@ -543,7 +557,7 @@ class Method(BaseMethod):
             settings = {k: _tuple(v) for k, v in file.method.items() if k in fields}
             method = cls(**settings)
             tree = unflatten({name: jnp.asarray(x) for name, x in file.tensors.items()})
-            adapted = method.adapt(tree, params, config)
+            adapted = method._adapted(tree, params, config)
         except (KeyError, TypeError, ValueError) as error:
             raise SpotError(
                 f"the tensors of {cls.__name__} do not go with this backbone ({error}); load the "

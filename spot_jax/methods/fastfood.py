@@ -30,6 +30,7 @@ from spot_jax.methods.losses import Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.int8 import has_int8, refusal
 from spot_jax.t5.model import stack_layers
 
 Draws = dict[str, dict[str, Array]]
@@ -165,6 +166,11 @@ class FastfoodTuning(Method):
         check_fields(self, dim=whole(1, 10**7), seed=SEED)
 
     @property
+    def changes_kernels(self) -> bool:
+        """True: all weights move."""
+        return True
+
+    @property
     def shares_weights(self) -> bool:
         """True: every other vector would need the weights once more."""
         return True
@@ -204,6 +210,8 @@ class FastfoodTuning(Method):
         Raises:
             SpotError: the draws are not those that the vector was tuned with.
         """
+        if has_int8(params):
+            raise SpotError(refusal(cls.__name__))
         vector = jnp.asarray(file.tensors["vector"])
         draws = draw_all(config, vector.shape[0], file.method["seed"])
         expected = file.tensors.get("draws", np.zeros(len(draws)))

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from spot_jax.errors import SpotError
 from spot_jax.methods.base import BaseMethod, Inference, Saveable, Task
 from spot_jax.methods.losses import Batch, Metrics, Tree
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.config import T5Config
+from spot_jax.t5.int8 import has_int8, refusal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class Program:
     @classmethod
     def of(cls, method: BaseMethod, backbone: Backbone, tasks: Sequence[Task]) -> "Program":
         """Return the program; `SpotError` for settings that backbone or tasks do not allow."""
+        if method.changes_kernels and has_int8(backbone.params):
+            raise SpotError(refusal(type(method).__name__))
         return cls(method.resolve(backbone, tasks), backbone.config, tuple(tasks))
 
     @property

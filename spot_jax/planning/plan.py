@@ -13,6 +13,7 @@ from spot_jax.planning.chips import CHIPS, GIB, Chip, Slice, open_slice, parse
 from spot_jax.planning.cost import collectives, operations
 from spot_jax.planning.programs import Lowered, Programs, RunShape, mesh_of
 from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.int8 import INT8
 from spot_jax.training.sharding import MeshShape
 
 
@@ -166,7 +167,7 @@ def cheapest(
         if name not in CHIPS:
             raise SpotError(f"there are plans for {', '.join(CHIPS)}, found {name!r}")
     run = RunShape.of(fields, config)
-    size = 2 if run.parameter_dtype == "bfloat16" else 4
+    size = {INT8: 1, "bfloat16": 2}.get(run.parameter_dtype, 4)
     weights = size * sum(math.prod(s) for s in parameter_shapes(run.config).values())
     plans = []
     for name in generations:
@@ -337,8 +338,12 @@ def _seconds(
 
 def _remedies(run: RunShape, mesh: MeshShape, chips: int) -> tuple[str, ...]:
     remedies = []
-    if run.config.dtype != "bfloat16" or run.parameter_dtype != "bfloat16":
+    if run.parameter_dtype == INT8 and run.config.dtype != "bfloat16":
+        remedies.append("StoredBackbone.dtype = 'bfloat16'")
+    elif run.config.dtype != "bfloat16" or run.parameter_dtype not in ("bfloat16", INT8):
         remedies.append("StoredBackbone.dtype and parameter_dtype = 'bfloat16'")
+    elif run.parameter_dtype != INT8 and not run.method.changes_kernels:
+        remedies.append("StoredBackbone.parameter_dtype = 'int8'")
     if not run.config.remat:
         remedies.append("StoredBackbone.scan_layers and remat = True")
     if mesh.model < chips:

@@ -21,6 +21,7 @@ from spot_jax.methods.base import BaseMethod, Task
 from spot_jax.methods.program import Program
 from spot_jax.t5.backbone import Backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.int8 import INT8, scale_name, scale_shapes
 from spot_jax.t5.model import stack_layers
 from spot_jax.training.build import number_of_prompts
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
@@ -36,6 +37,7 @@ class RunShape:
     Attributes:
         config: shape of the T5, with the run's dtype, dropout, scan and remat.
         parameter_dtype: type of the weights in memory.
+        float_dtype: type of what has no integers where `parameter_dtype` is "int8".
         method: method of the run.
         data: lengths and batch size.
         optimizer: optimizer of the run.
@@ -45,6 +47,7 @@ class RunShape:
 
     config: T5Config
     parameter_dtype: str
+    float_dtype: str
     method: BaseMethod
     data: DataSource
     optimizer: Optimizer
@@ -83,6 +86,7 @@ class RunShape:
         return cls(
             config,
             backbone.parameter_dtype or ("float32" if stored == "mixed" else stored),
+            stored if stored == "bfloat16" else "float32",
             method,
             fields["data"],
             fields["optimizer"],
@@ -164,9 +168,15 @@ class Programs:
         self.state = _bytes_a_chip((self.state_shapes.trainable, self.state_shapes.opt_state))
 
     def _parameters(self) -> Any:
-        dtype = jnp.dtype(self.run.parameter_dtype)
         shapes = parameter_shapes(self.run.config)
-        params = unflatten({k: jax.ShapeDtypeStruct(s, dtype) for k, s in shapes.items()})
+        int8 = self.run.parameter_dtype == INT8
+        rest = self.run.float_dtype if int8 else self.run.parameter_dtype
+        dtypes = {name: INT8 if int8 and scale_name(name) else rest for name in shapes}
+        if int8:
+            shapes |= scale_shapes(shapes)
+        params = unflatten(
+            {k: jax.ShapeDtypeStruct(s, dtypes.get(k, "float32")) for k, s in shapes.items()}
+        )
         if self.run.config.scan_layers:
             return jax.eval_shape(lambda p: stack_layers(p, self.run.config), params)
         return params

@@ -23,6 +23,7 @@ from spot_jax.errors import SpotError
 from spot_jax.files import as_path, is_local
 from spot_jax.files.verified import matches, remember
 from spot_jax.t5.config import T5Config, parameter_shapes
+from spot_jax.t5.int8 import INT8, dequantise, has_int8, quantiser, scale_name
 from spot_jax.t5.stored import (
     DESCRIPTION,
     Description,
@@ -45,7 +46,7 @@ class Backbone:
     Attributes:
         config: shape of the model.
         params: nested dict of arrays under T5X's names (`parameter_shapes`), layers not stacked.
-        fingerprint: digest that identifies the model, the same in float32 and bfloat16.
+        fingerprint: digest that identifies the model, the same in float32, bfloat16 and int8.
         vocabulary_path: path of its SentencePiece model; None if there is none.
         source: origin of the weights, for people to read.
         path: directory from which it was loaded; None for weights that are stored nowhere.
@@ -124,6 +125,8 @@ def save_backbone(directory: epath.PathLike, backbone: Backbone) -> None:
     directory exists and is not empty, if a parameter is missing, unknown or of another shape than
     the configuration says, or if the disk refuses.
     """
+    if has_int8(backbone.params):
+        raise SpotError("int8 weights are stored by `spot convert --dtype int8` alone; use that")
     leaves = dict(flatten(backbone.params))
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     expected = parameter_shapes(backbone.config)
@@ -157,7 +160,8 @@ def load_backbone(
 
     Args:
         directory: directory, local or in a bucket, as written by `save_backbone` or an import.
-        dtype: dtype to cast each leaf to, "float32" or "bfloat16"; None keeps what is stored.
+        dtype: dtype to cast each leaf to, "float32" or "bfloat16", or "int8" for the kernels
+            (`spot_jax.t5.int8`); None keeps what is stored.
         shardings: a function from a parameter's path to its `jax.sharding.Sharding`, or a nested
             dict of them; every device then gets only its slice, and only that is read.
 
@@ -165,26 +169,29 @@ def load_backbone(
         SpotError: no backbone in the directory, a file missing, of another size or of other
             contents than were stored, or a parameter missing.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    if dtype not in (None, INT8, *_DTYPES):
+        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join((*_DTYPES, INT8))}")
     directory = as_path(directory)
     description = read_description(directory)
     place = _placement(shardings)
-    target = None if dtype is None else _DTYPES[dtype]
+    target = None if dtype is None else _DTYPES.get(dtype)
     leaves: dict[str, Any] = {}
     for file, digest in description.open_files():
         placements = {name: place(name) for name in file.shapes}
         if digest is not None and all(value is None for value in placements.values()):
-            leaves |= _load_and_compare(file, digest, target)
+            leaves |= _load_and_compare(file, digest, target, dtype == INT8)
             continue
         if digest is not None and is_local(directory) and not matches(file.path, digest):
             raise changed(file.path)
         for name, sharding in placements.items():
-            leaves[name] = _load_leaf(file, name, target, sharding)
+            leaf = _load_leaf(file, name, file.cast(name, target), sharding)
+            leaves |= _narrowed(name, leaf, place) if dtype == INT8 else {name: leaf}
     if not description.bound and is_local(directory):
         _check_fingerprint(description)
-    expected = parameter_shapes(description.config)
-    for name in sorted(expected.keys() ^ leaves.keys()):
+    if target is not None:
+        _widen(leaves, str(target))
+    expected = parameter_shapes(description.config).keys() | _scales_of(leaves)
+    for name in sorted(expected ^ leaves.keys()):
         what = "lacks" if name in expected else "has the unknown parameter"
         raise SpotError(f"{directory}: {what} {name}; convert the backbone again")
     return Backbone(
@@ -198,16 +205,43 @@ def load_backbone(
 
 
 def _load_and_compare(
-    file: TensorFile, digest: str, dtype: np.dtype | None
+    file: TensorFile, digest: str, dtype: np.dtype | None, int8: bool
 ) -> dict[str, jax.Array]:
     """Load a file's tensors; its digest is taken of the bytes as they come."""
+    leaves: dict[str, jax.Array] = {}
     try:
-        tensors = file.read_whole(digest, dtype=dtype)
-        leaves = {name: jnp.asarray(array).block_until_ready() for name, array in tensors}
+        for name, array in file.read_whole(digest, dtype=dtype):
+            leaf = jnp.asarray(array).block_until_ready()
+            leaves |= _narrowed(name, leaf) if int8 else {name: leaf}
     except DigestError as error:
         raise changed(file.path) from error
     remember(file.path, digest)
     return leaves
+
+
+def _narrowed(
+    name: str, leaf: jax.Array, place: Callable[[str], Any] = lambda path: None
+) -> dict[str, jax.Array]:
+    """A kernel as integers and scales, each where it belongs; any other leaf as it is."""
+    scale = scale_name(name)
+    if scale is None or leaf.dtype == jnp.int8:
+        return {name: leaf}
+    integers, scales = quantiser(place(name), place(scale))(leaf)
+    # Or the host would dispatch many kernels in floating point.
+    return {name: integers.block_until_ready(), scale: scales}
+
+
+def _widen(leaves: dict[str, jax.Array], dtype: str) -> None:
+    """Replace stored integers and scales by the kernels that they stand for."""
+    for name in [name for name, leaf in leaves.items() if leaf.dtype == jnp.int8]:
+        scale = leaves.pop(scale_name(name) or "", None)
+        if scale is not None:
+            leaves[name] = jax.jit(dequantise, static_argnums=2)(leaves[name], scale, dtype)
+
+
+def _scales_of(leaves: Mapping[str, jax.Array]) -> set[str]:
+    integers = (name for name, leaf in leaves.items() if leaf.dtype == jnp.int8)
+    return {scale_name(name) or f"{name}_scale" for name in integers}
 
 
 def _check_fingerprint(description: Description) -> None:

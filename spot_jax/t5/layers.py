@@ -98,7 +98,8 @@ class Dense(nn.Module):
 
     Four more leaves are read where the tree has them (`spot_jax.t5.kernels` puts them there), with
     a leading axis n = 1 for what all rows share or n = b for rows with their own: `input_scale`
-    [n, d] and `output_scale` [n, f], `low_rank_in` [n, d, r] and `low_rank_out` [n, r, f].
+    [n, d] and `output_scale` [n, f], `low_rank_in` [n, d, r] and `low_rank_out` [n, r, f]. So is
+    `kernel_scale` [f], beside a kernel of integers (`spot_jax.t5.int8`).
     """
 
     features: int
@@ -113,6 +114,8 @@ class Dense(nn.Module):
         if (scale := self._addition("input_scale")) is not None:
             x = x * scale[:, None]
         y = jnp.matmul(x, kernel.astype(self.dtype))
+        if (scale := self._addition("kernel_scale")) is not None:
+            y = y * scale[None, None]
         low_rank = self._addition("low_rank_in"), self._addition("low_rank_out")
         if low_rank[0] is not None and low_rank[1] is not None:
             y = y + jnp.matmul(jnp.matmul(x, low_rank[0]), low_rank[1])

@@ -28,17 +28,18 @@ from spot_jax.files.records import from_plain, read_value
 from spot_jax.files.verified import is_remembered, matches
 from spot_jax.shipped import BACKBONE
 from spot_jax.t5.config import T5Config, check_shape
+from spot_jax.t5.int8 import INT8
 from spot_jax.t5.tensor_files import TensorFile, TensorWriter
 
 DESCRIPTION = "backbone.json"
 VOCABULARY = "vocabulary.model"
-_FORMAT = 1
+_FORMAT = 2
 _TEXTS = ("dtype", "fingerprint", "source")
 _SHARD_BYTES = 2 << 30
 # Of files in a bucket that were written without digests only small ones are read once more.
 _VERIFIED_IN_BUCKETS = 64 << 20
 _SHIPPED = epath.Path(BACKBONE)
-_STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+_STORABLE = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.int8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +200,7 @@ class BackboneWriter:
         self._finished = False
         for name, dtype in dtypes.items():
             if dtype not in _STORABLE:
-                raise SpotError(f"{name}: cannot store dtype {dtype}, only float32 and bfloat16")
+                raise SpotError(f"{name}: cannot store dtype {dtype}, only float32, bfloat16, int8")
         if self._vocabulary is not None and not self._vocabulary.exists():
             raise SpotError(f"{self._vocabulary}: no such vocabulary; give a SentencePiece model")
         check_destination(self.directory)
@@ -292,10 +293,12 @@ class StoredWriter(BackboneWriter):
             entry = {"bytes": copy.stat().length, "sha256": sha256, "digest": file_digest(copy)}
             self._files[VOCABULARY] = entry
         kinds = sorted({str(self._dtypes[n]) for n in self.names})
+        has_int8 = INT8 in kinds
         data = {
-            "format": _FORMAT,
+            # 2 has integers and scales, which versions before would not know.
+            "format": _FORMAT if has_int8 else 1,
             "config": self._config.shape_fields(),
-            "dtype": kinds[0] if len(kinds) == 1 else "mixed",
+            "dtype": INT8 if has_int8 else kinds[0] if len(kinds) == 1 else "mixed",
             "fingerprint": fingerprint,
             "source": self._source,
             "vocabulary_sha256": sha256,

@@ -111,7 +111,7 @@ class TensorFile:
 
         Args:
             expected: digest of the file.
-            dtype: dtype to cast to; None for each tensor's own.
+            dtype: dtype to cast to; None for each tensor's own, which integers keep anyway.
 
         Raises:
             DigestError: at the end, another digest; then nothing that was yielded may be used.
@@ -120,10 +120,14 @@ class TensorFile:
         with self._open() as file:
             self._hash.update(file.read(self._data_start))
         for name in self.shapes:
-            yield name, self.read(name, dtype=dtype)
+            yield name, self.read(name, dtype=self.cast(name, dtype))
         contents, self._hash = self._hash.hexdigest(), None
         if contents != expected:
             raise DigestError(f"{self.path}: its contents were changed")
+
+    def cast(self, name: str, dtype: np.dtype | None) -> np.dtype | None:
+        """Return the dtype for `read`: None, the tensor's own, for integers."""
+        return None if self.dtypes[name].kind in "iu" else dtype
 
     def view(self, name: str, data: np.ndarray) -> np.ndarray:
         """Return a tensor as part of the bytes of the whole file, such as a memory map."""

@@ -25,6 +25,7 @@ from spot_jax.methods.base import BaseMethod, StoredPrompt, Task
 from spot_jax.methods.losses import Tree
 from spot_jax.methods.program import Program
 from spot_jax.t5.backbone import Backbone
+from spot_jax.t5.int8 import weights_dtype
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.config import EvaluationPlan, RandomBackbone, StoredBackbone
 from spot_jax.training.optimizers import Optimizer, build
@@ -158,7 +159,7 @@ class RunParts:
             "vocabulary": self.vocabulary.sha256 if self.vocabulary else "",
             "dtype": self.backbone.config.dtype,
             "dropout_rate": self.backbone.config.dropout_rate,
-            "parameter_dtype": jax.tree.leaves(self.backbone.params)[0].dtype.name,
+            "parameter_dtype": weights_dtype(self.backbone.params),
             "scan_layers": self.backbone.config.scan_layers,
             "method": type(self.method).__name__,
             "method_settings": plain_fields(self.method),

@@ -25,12 +25,14 @@ from spot_jax.files import input_path
 from spot_jax.methods.losses import Tree
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
 from spot_jax.t5.config import T5Config, check_shape, parameter_shapes
+from spot_jax.t5.int8 import INT8, scale_shapes
 from spot_jax.t5.model import init_params, stack_layers
 from spot_jax.t5.stored import Description, read_description
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.sharding import parameter_sharding, place, tree_shardings
 
 DTYPES = ("float32", "bfloat16")
+WEIGHT_DTYPES = (*DTYPES, INT8)
 DROPOUT = Range(0, 1, "high")
 
 
@@ -41,7 +43,9 @@ class StoredBackbone:
     Attributes:
         path: directory of the backbone.
         dtype: type of the activations, "float32" or "bfloat16".
-        parameter_dtype: type of the weights in memory; None keeps what is stored.
+        parameter_dtype: type of the weights in memory, "float32", "bfloat16", or "int8" for
+            kernels with a scale for each output (a quarter or half of the memory; other weights
+            keep the stored type; for methods that leave kernels alone); None keeps what is stored.
         dropout_rate: probability of dropping; 0.1 when prompts are tuned in the papers (SPoT says
             so; Lester does not).
         scan_layers: whether layers run as one `lax.scan`.
@@ -61,11 +65,16 @@ class StoredBackbone:
         check_fields(self, dropout_rate=DROPOUT)
         check_choice("StoredBackbone.dtype", self.dtype, DTYPES)
         if self.parameter_dtype is not None:
-            check_choice("StoredBackbone.parameter_dtype", self.parameter_dtype, DTYPES)
+            check_choice("StoredBackbone.parameter_dtype", self.parameter_dtype, WEIGHT_DTYPES)
 
     def description(self) -> Description:
         """Return its shape, fingerprint and vocabulary; `SpotError` if there is no backbone."""
         return read_description(self.path)
+
+    def weights_dtype(self) -> str | None:
+        """Return the dtype that results depend on; None for floating point as stored."""
+        stored = self.description().dtype
+        return self.parameter_dtype or (INT8 if stored == INT8 else None)
 
     def title(self) -> str:
         """Return its name and the beginning of its fingerprint, for people."""
@@ -88,6 +97,7 @@ class StoredBackbone:
     def load(self, mesh: Mesh) -> Backbone:
         """Return the backbone on the mesh, each device with its slice, configured for this run."""
         shapes = parameter_shapes(self.description().config)
+        shapes |= scale_shapes(shapes)
         stored = load_backbone(
             self.path,
             dtype=self.parameter_dtype,

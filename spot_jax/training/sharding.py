@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spot_jax.errors import SpotError, check_fields, whole
+from spot_jax.t5.int8 import kernel_name
 
 # (path of a parameter, names of its axes), first match wins; stacked layers add one in front.
 LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -111,6 +112,9 @@ def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSh
 
 
 def _axes(path: str) -> tuple[str, ...] | None:
+    if (kernel := kernel_name(path)) is not None:
+        axes = _axes(kernel)
+        return None if axes is None else axes[1:]  # a scale is split as its kernel's outputs are
     return next((axes for pattern, axes in LOGICAL_AXES if re.fullmatch(pattern, path)), None)
 
 

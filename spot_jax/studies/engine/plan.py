@@ -158,7 +158,7 @@ class Plan:
         return {
             "backbone": self.backbone.description().fingerprint[:16],
             "dtype": self.backbone.dtype,
-            "parameter_dtype": self.backbone.parameter_dtype,
+            "parameter_dtype": self.backbone.weights_dtype(),
             "dropout_rate": self.backbone.dropout_rate,
             **{name: getattr(self, name) for name in names},
         }

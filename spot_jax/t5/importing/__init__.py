@@ -26,6 +26,7 @@ from spot_jax.t5.importing.matching import (
     match,
     require_fit,
 )
+from spot_jax.t5.int8 import INT8, kernel_name, quantiser, scale_name, scale_shapes
 from spot_jax.t5.stored import (
     DESCRIPTION,
     BackboneWriter,
@@ -64,7 +65,8 @@ def convert(
         source: path of a checkpoint in any form that `open_source` understands.
         dest: directory to write; it must not exist yet, or be empty.
         dtype: dtype to store, "float32" or "bfloat16"; None keeps bfloat16 if all tensors have
-            it, else takes float32.
+            it, else takes float32. "int8" is for the kernels (`spot_jax.t5.int8`), in our form
+            alone; the rest is stored as with None.
         vocabulary: path of a SentencePiece model to store too; None takes the checkpoint's, if any.
         config: shape of the T5 to expect; None takes what the checkpoint says or implies.
         form: form to write: "spot" is ours, "hf" a directory for transformers, "t5x" a native T5X
@@ -81,8 +83,10 @@ def convert(
     """
     if form not in FORMS:
         raise SpotError(f"form {form!r}: expected one of {', '.join(FORMS)}")
-    if dtype is not None and dtype not in _STORED:
-        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join(_STORED)}")
+    if dtype not in (None, INT8, *_STORED):
+        raise SpotError(f"dtype {dtype!r}: expected one of {', '.join((*_STORED, INT8))}")
+    if dtype == INT8 and form != "spot":
+        raise SpotError(f"int8 weights are stored in our form alone, not in {form!r}; leave one out")
     check_destination(as_path(dest))
     opened = open_source(source)
     wanted = config or opened.config or infer_config(opened)
@@ -91,7 +95,7 @@ def convert(
     report = match(opened, wanted)
     require_fit(report)
     _require_floats(opened)
-    target = _STORED[dtype] if dtype else _common_dtype(opened)
+    target = _STORED[dtype] if dtype in _STORED else _common_dtype(opened)
     pieces = as_path(vocabulary) if vocabulary is not None else opened.vocabulary
     if pieces is not None:
         _check_vocabulary(pieces, wanted)
@@ -100,17 +104,21 @@ def convert(
             "It has no vocabulary, which reading tasks needs: convert it with --vocabulary FILE."
         )
     names = {name: shape for name, shape, _ in report.matched}
+    dtypes = dict.fromkeys(names, target)
+    scales = scale_shapes(names) if dtype == INT8 else {}
+    dtypes |= {kernel_name(name) or "": np.dtype(np.int8) for name in scales}
+    dtypes |= dict.fromkeys(scales, np.dtype(np.float32))
     writer = FORMS[form](
         dest,
         wanted,
-        shapes=names,
-        dtypes=dict.fromkeys(names, target),
+        shapes=names | scales,
+        dtypes=dtypes,
         vocabulary=pieces,
         source=f"{opened.kind} {opened.path}",
     )
     mark = Fingerprint(wanted)
     with writer:
-        for name in writer.names:
+        for name in (name for name in writer.names if name not in scales):
             array = opened.tensors[name].read().astype(target, copy=False)
             if not np.isfinite(array).all():
                 raise SpotError(
@@ -118,12 +126,17 @@ def convert(
                     f"{_overflow(opened.tensors[name], target)}; take an earlier checkpoint, or "
                     "fetch it again"
                 )
+            # Of the weights before they were narrowed: prompts are for the same T5.
             mark.add(name, array)
-            writer.write(name, array)
-            report.stored_bytes += array.nbytes
+            parts = {name: array}
+            if (scale := scale_name(name)) in scales:
+                parts = dict(zip((name, scale), map(np.asarray, quantiser()(array)), strict=True))
+            for part, values in parts.items():
+                writer.write(part, values)
+                report.stored_bytes += values.nbytes
         report.fingerprint = mark.hexdigest()
         writer.finish(report.fingerprint)
-    report.destination, report.dtype = str(writer.directory), str(target)
+    report.destination, report.dtype = str(writer.directory), dtype or str(target)
     return report
 
 
@@ -167,6 +180,11 @@ def open_source(source: epath.PathLike) -> Source:
 
 def _open_stored(path: epath.Path) -> Source:
     description = read_description(path)
+    if description.dtype == INT8:
+        raise SpotError(
+            f"{path}: holds int8 weights, which are rounded; convert the backbone that they were "
+            f"made from ({description.source or 'unknown'})"
+        )
     source = Source("stored backbone", path, {}, config=description.config)
     source.vocabulary = description.vocabulary_path
     description.verify()
