@@ -448,7 +448,7 @@ class Method(BaseMethod):
         return self._sequence_loss(adapted, frozen, config, batch, keys, count)
 
     def _adapted(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
-        """`adapt`, whose result must leave int8 kernels alone: rounded again, they would be wrong."""
+        """Adapt; raise `SpotError` if int8 kernels were changed, which would round them again."""
         adapted = self.adapt(trainable, frozen, config)
         if adapted.params is not None and not self.tunes_backbone:
             backbone = self.backbone_of(frozen)

@@ -90,6 +90,6 @@ def refusal(what: str) -> str:
     """Return why something that changes kernels does not run on int8 ones."""
     return (
         f"{what} changes the T5's kernels, which are int8 here; set "
-        "StoredBackbone.parameter_dtype = 'float32', on the backbone as it was before `spot convert "
-        "--dtype int8`"
+        "StoredBackbone.parameter_dtype = 'float32', on the backbone as it was before it was "
+        "converted to int8"
     )

@@ -86,7 +86,7 @@ def convert(
     if dtype not in (None, INT8, *_STORED):
         raise SpotError(f"dtype {dtype!r}: expected one of {', '.join((*_STORED, INT8))}")
     if dtype == INT8 and form != "spot":
-        raise SpotError(f"int8 weights are stored in our form alone, not in {form!r}; leave one out")
+        raise SpotError(f"int8 weights are stored in our form alone; leave --to {form} or int8 out")
     check_destination(as_path(dest))
     opened = open_source(source)
     wanted = config or opened.config or infer_config(opened)
