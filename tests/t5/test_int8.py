@@ -95,6 +95,7 @@ def test_mini_with_int8_kernels_is_close_to_mini():
     assert relative < 0.01 and alike > 0.999 and equal > 0.8
 
 
+@pytest.mark.slow
 def test_the_golden_model_with_int8_kernels_is_close_to_itself(golden_backbone):
     relative, alike, equal = close(*golden_backbone)
     assert relative < 0.01 and alike > 0.999 and equal > 0.8
@@ -109,6 +110,7 @@ def one_device(path, **options):
     return StoredBackbone(path, dropout_rate=0.0, **options).load(make_mesh(MeshShape(1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
 def test_scanned_and_sharded_are_as_one_device(stored, shape):
     plain = one_device(stored, parameter_dtype="int8")

@@ -8,6 +8,7 @@ convert("runs/tuned", "tuned_hf", form="hf")  # what model tuning tuned, for tra
 import functools
 import re
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from etils import epath
@@ -130,7 +131,11 @@ def convert(
             mark.add(name, array)
             parts = {name: array}
             if (scale := scale_name(name)) in scales:
-                parts = dict(zip((name, scale), map(np.asarray, quantiser()(array)), strict=True))
+                parts = dict(
+                    zip(
+                        (name, scale), map(np.asarray, quantiser()(jnp.asarray(array))), strict=True
+                    )
+                )
             for part, values in parts.items():
                 writer.write(part, values)
                 report.stored_bytes += values.nbytes
