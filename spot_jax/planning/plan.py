@@ -342,8 +342,6 @@ def _remedies(run: RunShape, mesh: MeshShape, chips: int) -> tuple[str, ...]:
         remedies.append("StoredBackbone.dtype = 'bfloat16'")
     elif run.config.dtype != "bfloat16" or run.parameter_dtype not in ("bfloat16", INT8):
         remedies.append("StoredBackbone.dtype and parameter_dtype = 'bfloat16'")
-    elif run.parameter_dtype != INT8 and not run.method.changes_kernels:
-        remedies.append("StoredBackbone.parameter_dtype = 'int8'")
     if not run.config.remat:
         remedies.append("StoredBackbone.scan_layers and remat = True")
     if mesh.model < chips:
