@@ -1,6 +1,7 @@
 """Joining the processes of a pod or a cluster, before a verb begins."""
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def join(verb: str, arguments: Sequence[str]) -> bool:
 
     typed = values.coordinator_address, values.process_count, values.process_id
     if verb in TOGETHER or arguments[:1] == ["search"]:
+        _keep_output_apart()
         if distributed.start(*typed) and not distributed.is_lead():
             sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         return True
@@ -54,6 +56,18 @@ def join(verb: str, arguments: Sequence[str]) -> bool:
         return not values.process_id
     cluster = distributed.find_cluster()
     return cluster is None or cluster.process_id == 0
+
+
+def _keep_output_apart() -> None:
+    """Send what libraries in C++ print to standard error, as Gloo does whenever ranks connect."""
+    stream = sys.stdout
+    if stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper):
+        return
+    stream.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    buffering = 1 if os.isatty(output) else -1
+    sys.stdout = os.fdopen(output, "w", buffering, encoding=stream.encoding, errors=stream.errors)
 
 
 def end(code: int, message: str) -> None:

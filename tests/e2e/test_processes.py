@@ -73,7 +73,8 @@ def test_training_and_its_evaluation(trained):
         single, four = (
             load_prompt(trained / count / "prompts" / f"{name}.safetensors") for count in "14"
         )
-        np.testing.assert_allclose(single.prompt, four.prompt, rtol=1e-4, atol=1e-5)
+        # Sums in another order, enlarged by six steps of Adafactor with a rate of 0.3.
+        np.testing.assert_allclose(single.prompt, four.prompt, rtol=1e-4, atol=3e-4)
     single, four = (json.loads((trained / n / "result.json").read_text()) for n in "14")
     assert single["best"][0]["step"] == four["best"][0]["step"]
     assert four["last"][0]["accuracy"] == single["last"][0]["accuracy"]

@@ -219,3 +219,15 @@ def test_a_process_that_dies_ends_the_others_with_a_line(victim):
             said = [line for line in errors.splitlines() if line.startswith("spot: ")]
             assert len(said) == 1 and "goes on from the last checkpoint" in said[0]
     assert time.monotonic() - began < 60
+
+
+def test_what_libraries_print_does_not_stand_among_results():
+    code = """
+import os
+from spot_jax.cli import joining
+joining._keep_output_apart()
+os.write(1, b"[Gloo] Rank 0 is connected\\n")
+print("a result")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "a result\n" and "[Gloo]" in done.stderr
