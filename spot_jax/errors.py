@@ -37,6 +37,8 @@ EXTRAS = {
     "report": ("altair", "jinja2", "vl_convert"),
     "serve": ("fastapi", "prometheus_client", "starlette", "uvicorn"),
     "ray": ("ray",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
 }
 
 

@@ -25,7 +25,16 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument(
         "--dry_run", action="store_true", help="check the settings, print them, and do not train"
     )
+    flags.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="send the metrics to wandb or mlflow too (docs/tracking.md); repeatable",
+    )
     values, settings = gin_flags(flags, arguments)
+    if names := [name.strip() for group in values.track for name in group.split(",")]:
+        settings["flags"].append((f"--track={','.join(names)}", f"train.trackers = {names!r}"))
     for line in fill(values, settings):
         print(line, flush=True)
 

@@ -1,19 +1,19 @@
-"""Metrics of a run: JSON lines, which are exact, and TensorBoard events, to look at."""
+"""Metrics of a run: JSON lines, which are exact, and trackers, to look at."""
 
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from spot_jax.files import as_path, is_local, parse_object, write_whole
+from spot_jax.training.trackers import Background, TensorBoard, numbers_by_tag
 
 FILE = "metrics.jsonl"
 
@@ -34,19 +34,27 @@ def plain(value: Any) -> Any:
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events in one directory.
+    """`metrics.jsonl` and TensorBoard events in one directory, and a run's other trackers.
 
     A line is `{"step": 10, "train/loss": 0.5, ...}`; the values of N prompts are a list. Lines are
     whole and flushed when `write` returns. Process 0 writes, the others do nothing. No object of a
     bucket can be appended to, so for a bucket both are files of this machine that `sync` copies.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
-        """Open a log in the directory of a run, whose files are created at the first line."""
+    def __init__(self, directory: str | os.PathLike[str], trackers: Sequence[Background] = ()):
+        """Open a log in the directory of a run, whose files are created at the first line.
+
+        Args:
+            directory: run directory.
+            trackers: other trackers, which their opener closes.
+        """
         self.path = as_path(directory) / FILE
         self._on = jax.process_index() == 0
         self._file: TextIO | None = None
-        self._events: SummaryWriter | None = None
+        self._events: TensorBoard | None = None
+        self._trackers = trackers
+        # Tags of steps that an earlier start has logged and this one will do again.
+        self._repeated: set[tuple[int, str]] = set()
         self._kept: int | None = None
         self._local = pathlib.Path(self.path)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -57,23 +65,37 @@ class MetricsLog:
     def truncate_after(self, step: int) -> None:
         """Take out what was logged after the step a run goes on from: it will be logged again.
 
-        A last line that a kill cut short goes too. Call it before the first `write`.
+        A last line that a kill cut short goes too. Trackers keep what they have of those steps, as
+        the same numbers come again; one that is new to the run gets the steps before, too. Call it
+        before the first `write`.
         """
         if not self._on or not self.path.exists():
             return
+        self._catch_up(step)
         kept = [line for line in self.path.read_bytes().split(b"\n") if _is_upto(line, step)]
         write_whole(self.path, b"".join(line + b"\n" for line in kept))
         self._kept = step
         if self._temporary is not None:
             write_whole(self._local, self.path.read_bytes())
 
-    def _open(self) -> tuple[TextIO, SummaryWriter]:
+    def _catch_up(self, step: int) -> None:
+        if not self._trackers:
+            return
+        rows = [
+            (int(row.pop("step")), numbers_by_tag(row)) for row in read_metrics(self.path.parent)
+        ]
+        for tracker in self._trackers:
+            if tracker.is_new:
+                tracker.log([row for row in rows if row[0] <= step])
+        self._repeated = {(at, tag) for at, numbers in rows if at > step for tag in numbers}
+
+    def _open(self) -> tuple[TextIO, TensorBoard]:
         if self._file is None or self._events is None:
             self._local.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._local.open("a", encoding="utf-8")
             # TensorBoard hides the events from this step on that earlier starts wrote.
             purge = None if self._kept is None else self._kept + 1
-            self._events = SummaryWriter(str(self._local.parent), purge_step=purge)
+            self._events = TensorBoard(str(self._local.parent), purge)
         return self._file, self._events
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -84,16 +106,18 @@ class MetricsLog:
         file, events = self._open()
         file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
-        for name, value in values.items():
-            if value is None or isinstance(value, str):
-                continue
-            array = np.asarray(value)
-            for index in np.ndindex(array.shape):
-                if np.isnan(array[index]):
-                    # A metric that this prompt's task does not have.
-                    continue
-                tag = "/".join([name, *map(str, index)])
-                events.add_scalar(tag, float(array[index]), int(step))
+        numbers = numbers_by_tag(values)
+        events.log([(int(step), numbers)])
+        for tracker in self._trackers:
+            tracker.log([(int(step), self._new_to(tracker, int(step), numbers))])
+
+    def _new_to(
+        self, tracker: Background, step: int, numbers: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """What a tracker does not have of a step yet."""
+        if tracker.is_new or not self._repeated:
+            return numbers
+        return {tag: x for tag, x in numbers.items() if (step, tag) not in self._repeated}
 
     def sync(self) -> None:
         """Copy what was logged into the run's bucket; a local log is up to date as it is."""

@@ -51,6 +51,7 @@ from spot_jax.training.run_info import check_tables, task_facts
 from spot_jax.training.sharding import MeshShape, make_mesh, on_lead
 from spot_jax.training.step import State, check_divisible_loss, train_step
 from spot_jax.training.step_timer import StepTimer
+from spot_jax.training.trackers import Background, check_trackers, tracking
 from spot_jax.training.validation import Best, Validation
 
 # Metrics of a step as a whole; all others have an entry for each prompt.
@@ -111,6 +112,7 @@ def train(
     init_by_task: bool = False,
     num_microbatches: int = 1,
     profile_steps: int = 0,
+    trackers: Sequence[str] = (),
 ) -> TrainResult:
     """Train, or go on training, in a run directory.
 
@@ -137,12 +139,15 @@ def train(
             are added up, and a step is the same as with the whole batch.
         profile_steps: number of steps of each start, from its third, whose profile is written to
             `profile/` in the run directory, for TensorBoard or xprof; 0 for none.
+        trackers: names of services that get the metrics too, of "wandb" and "mlflow"; a run that is
+            resumed goes on in the same tracked run.
 
     Raises:
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
     """
     if isinstance(data, Table | str):
         data = DataSource(data)
+    check_trackers(trackers)
     directory = run_path(model_dir)
     plans = evaluation or EvaluationPlan(), checkpoints or CheckpointPlan()
     plans[1].check()
@@ -170,8 +175,12 @@ def train(
             setup.for_inference(backbone, data, plans[0]).save(directory)
 
         by_lead(begin)
-        run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps)
-        return run.go(train_steps, progress)
+        with tracking(directory, trackers, description) as tracked:
+            views = tracked.trackers
+            run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps, views)
+            result = run.go(train_steps, progress)
+            tracked.finished = result.finished
+        return result
 
 
 def _check_steps(train_steps: int, plan: CheckpointPlan, method: BaseMethod) -> None:
@@ -230,9 +239,11 @@ class _Run:
         checkpoints: CheckpointPlan,
         microbatches: int,
         profile_steps: int,
+        trackers: Sequence[Background],
     ):
         self.directory, self.setup, self.plan = directory, setup, evaluation
         self.microbatches, self.profile_steps = microbatches, profile_steps
+        self.trackers = trackers
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
         # What its steps are of.
@@ -274,7 +285,7 @@ class _Run:
         self._check_embeddings(first)
         if first < steps:
             self._resume_best_weights()
-        self.log = MetricsLog(self.directory)
+        self.log = MetricsLog(self.directory, self.trackers)
         self.log.truncate_after(first)
         self.bar = Progress(steps, first, progress)
         self.timer = StepTimer()

@@ -11,6 +11,7 @@ setup.json               what `spot eval` and `spot infer` need to know
 environment.json         versions, devices and command of each start
 config.gin               the operative configuration
 metrics.jsonl            one line a report; TensorBoard's event files stand beside it
+trackers.json            the run's identifier at each of its trackers; wandb/ has wandb's files
 .owner                   locked by the process that trains here; a second start is refused
 """
 
