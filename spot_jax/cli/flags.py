@@ -1,9 +1,10 @@
 """Command line flags as T5X has them, and an argument parser that complains in one line."""
 
 import argparse
+import contextvars
 import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from spot_jax.errors import SpotError
@@ -23,6 +24,13 @@ settings (as in T5X; any order):
 """
 
 
+class _Asked(Exception):
+    """Carries the parser of a command to `parser_of`, in the place of parsing."""
+
+
+_is_asked = contextvars.ContextVar("_is_asked", default=False)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are a `SpotError`, not a page of usage."""
 
@@ -35,6 +43,8 @@ class OneLineParser(argparse.ArgumentParser):
 
         An empty path would be the working directory, and an empty name all names.
         """
+        if _is_asked.get():
+            raise _Asked(self)
         values, rest = super().parse_known_args(*arguments, **options)
         for action in self._actions:
             typed = getattr(values, action.dest, None)
@@ -71,6 +81,23 @@ def parser(verb: str, description: str, *, settings: bool = False) -> OneLinePar
         command.add_argument("--gin_bindings", action="append", default=[], help=hidden)
         command.add_argument("--gin_search_paths", action="append", default=[], help=hidden)
     return command
+
+
+def parser_of(main: Callable[[list[str]], Any], words: Sequence[str] = ()) -> OneLineParser:
+    """Return the parser of a command, which runs up to where it parses and no further.
+
+    Args:
+        main: function of the command's words.
+        words: words before its flags, such as the verb of `spot prompts`.
+    """
+    token = _is_asked.set(True)
+    try:
+        main([*words, "--help"])
+    except _Asked as asked:
+        return asked.args[0]
+    finally:
+        _is_asked.reset(token)
+    raise ValueError(f"{main.__module__} has no parser for {' '.join(words)!r}")
 
 
 def split_gin(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -122,10 +149,11 @@ def gin_flags(
 
 def _print_help(command: OneLineParser, arguments: Sequence[str], run: str) -> NoReturn:
     """Print the flags of a command and the settings of the run files that are named, and leave."""
-    from spot_jax.cli.settings_help import settings_help
-
     rest = [word for word in arguments if word not in ("-h", "--help")]
     values = command.parse_known_args(rest)[0]
+
+    from spot_jax.cli.settings_help import settings_help
+
     root = command.prog.split()[1]
     files = values.gin_file or ([f"gin_configs/runs/{run}.gin"] if root in OF_RUNS else [])
     paths = [path for group in values.gin_search_paths for path in group.split(",") if path]

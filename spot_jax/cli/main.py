@@ -34,6 +34,7 @@ VERBS = {
     "doctor": "why a run does not learn, and what to do",
     "tasks": "list the tasks that can be trained on",
     "demo": "the whole story in minutes, on what ships with the package",
+    "completion": "a script that lets bash, zsh or fish complete all of this",
 }
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
@@ -56,7 +57,7 @@ SIGNALS = tuple(
 
 def help_text() -> str:
     """Return what `spot --help` prints."""
-    verbs = "\n".join(f"  {verb:10}{line}" for verb, line in VERBS.items())
+    verbs = "\n".join(f"  {verb:11}{line}" for verb, line in VERBS.items())
     return (
         "usage: spot VERB [...]\n\n"
         "Adapt one frozen T5 to many tasks with soft prompts.\n\n"
