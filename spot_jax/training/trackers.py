@@ -118,7 +118,7 @@ class MLflow:
         """Start a run, or go on with one; see `WandB`."""
         # Only what was asked for is sent, and a server that is gone is noticed within seconds.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient()
