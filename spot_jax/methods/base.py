@@ -416,19 +416,19 @@ class Method(BaseMethod):
         prompt need a T5 each, unless a method that overrides this can give rows their own.
         """
         if self.shares_weights:
-            return self._adapted(trainable, frozen, config)
+            return self._adapt_checked(trainable, frozen, config)
         first = self.part_of(trainable, 0)
-        kind = jax.eval_shape(lambda tree: self._adapted(tree, frozen, config), first)
+        kind = jax.eval_shape(lambda tree: self._adapt_checked(tree, frozen, config), first)
         if kind.params is None and kind.table is not None:
 
             def table_of(tree: Tree) -> Array:
-                table = self._adapted(tree, frozen, config).table
+                table = self._adapt_checked(tree, frozen, config).table
                 assert table is not None, "the shapes have one"
                 return table
 
             tables = jax.vmap(table_of)(trainable)
             return Adapted(table=tables.reshape(-1, tables.shape[-1]))
-        return self._adapted(first, frozen, config) if count == 1 else None
+        return self._adapt_checked(first, frozen, config) if count == 1 else None
 
     def batch_loss(
         self,
@@ -447,7 +447,7 @@ class Method(BaseMethod):
             return self._loss_of_each(trainable, frozen, batch, keys, config, count)
         return self._sequence_loss(adapted, frozen, config, batch, keys, count)
 
-    def _adapted(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
+    def _adapt_checked(self, trainable: Tree, frozen: Tree, config: T5Config) -> Adapted:
         """Adapt; raise `SpotError` if int8 kernels were changed, which would round them again."""
         adapted = self.adapt(trainable, frozen, config)
         if adapted.params is not None and not self.tunes_backbone:
@@ -506,7 +506,7 @@ class Method(BaseMethod):
         rows.pop("row_prompt", None)
 
         def of_prompt(tree: Tree, part: Batch, key: Array, i: Array) -> tuple[Array, Metrics]:
-            adapted = self._adapted(tree, frozen, config)
+            adapted = self._adapt_checked(tree, frozen, config)
             if adapted.table is not None:
                 # Ids of virtual tokens count through the prompts; each table here is alone.
                 ids = part["encoder_input_tokens"]
@@ -526,7 +526,7 @@ class Method(BaseMethod):
         self, trainable: Tree, frozen: Tree, *, config: T5Config, tasks: Sequence[Task], i: int
     ) -> Inference:
         """Return the T5 as prompt i adapts it."""
-        adapted = self._adapted(self.part_of(trainable, i), frozen, config)
+        adapted = self._adapt_checked(self.part_of(trainable, i), frozen, config)
         table = adapted.table
         if table is not None and self.shares_weights:
             table = table.reshape(len(tasks), -1, table.shape[-1])[i]
@@ -542,7 +542,7 @@ class Method(BaseMethod):
         whatever they were computed from is folded away.
         """
         part = self.part_of(trainable, i)
-        kind = jax.eval_shape(lambda tree: self._adapted(tree, frozen, config), part)
+        kind = jax.eval_shape(lambda tree: self._adapt_checked(tree, frozen, config), part)
         if kind.table is not None and (kind.params is None or self.tunes_backbone):
             return self.infer(trainable, frozen, config=config, tasks=tasks, i=i).table, {}
         return None, {} if self.tunes_backbone else dict(flatten(part))
@@ -557,7 +557,7 @@ class Method(BaseMethod):
             settings = {k: _tuple(v) for k, v in file.method.items() if k in fields}
             method = cls(**settings)
             tree = unflatten({name: jnp.asarray(x) for name, x in file.tensors.items()})
-            adapted = method._adapted(tree, params, config)
+            adapted = method._adapt_checked(tree, params, config)
         except (KeyError, TypeError, ValueError) as error:
             raise SpotError(
                 f"the tensors of {cls.__name__} do not go with this backbone ({error}); load the "
