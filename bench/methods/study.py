@@ -75,7 +75,7 @@ class MethodStudy(Study[Bench, MethodJob, MethodResult]):
             PromptResult(accuracy, file)
             for accuracy, file in zip(cell.accuracies, files, strict=True)
         )
-        return MethodResult(job.name, prompts, cell.whole_seconds, cell)
+        return MethodResult(job.name, prompts, cell.whole_seconds, cell=cell)
 
     def assemble(self) -> MethodResults:
         """See `Study`."""
@@ -93,7 +93,7 @@ class MethodStudy(Study[Bench, MethodJob, MethodResult]):
             majority=of("majority"),
             no_prompt=of(NO_PROMPT),
             commands=self.commands,
-            machine=machine(cell.whole_seconds for cell in cells),
+            machine=machine(result for _, result in results),
             cells=tuple(sorted(cells, key=lambda cell: (cell.task, cell.method))),
             settings=self.plan.settings(),
         )
