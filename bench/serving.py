@@ -6,7 +6,8 @@ run in turn, so that whatever else the machine does falls on both. Parts, in ord
 * single: one text with `load(...).predict`, against the same program alone (the bound) and against
   a batch that is padded to 100 rows, as it once was.
 * service: `spot serve` in a process of its own, clients in another. 64 clients at once against one
-  request at a time; every answer compared with `predict`; then SIGTERM while they ask.
+  request at a time, in turn; every answer compared with `predict`; then SIGTERM while they ask. And
+  the model without HTTP, text by text against 64 at once, which is the most that batching can give.
 * peers: 1,000 texts of 8 prompts, 4 tokens written for each, in mixed batches, against PEFT's
   `generate` with one adapter after the other. Needs the `reference` extra; left out without.
 
@@ -14,15 +15,16 @@ Results go to bench/results/serving.json.
 """
 
 import argparse
+import asyncio
 import collections
 import http.client
 import json
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ SETS = {
     "vader_movie": ("negative", "positive"),
 }
 LENGTHS = {"inputs": 64, "targets": 8}
+TURNS = 5
 
 
 def texts_of(count: int) -> list[str]:
@@ -121,38 +124,46 @@ def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
 
 
 def clients(port: int, jobs: list[dict], count: int) -> list[dict]:
-    """Post every job over `count` connections that stay open; answers in the order of the jobs."""
-    answers: list[dict] = [{"status": "unsent"}] * len(jobs)
-    numbers, lock = iter(range(len(jobs))), threading.Lock()
+    """Post every job over `count` connections that stay open; answers in the order of the jobs.
 
-    def work() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
+    One thread writes and reads bytes, as clients share the cores with the service: requests are
+    written out before the first is sent, answers parsed after the last has come.
+    """
+    requests = [_request(port, job) for job in jobs]
+    raw: list[tuple[bytes, bytes, float]] = [(b"HTTP/1.1 unsent", b"{}", 0.0)] * len(jobs)
+    numbers = iter(range(len(jobs)))
+
+    async def work() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in numbers:
             begin = time.perf_counter()
             try:
-                kind = {"Content-Type": "application/json"}
-                connection.request("POST", "/predict", json.dumps(jobs[number]), kind)
-                response = connection.getresponse()
-                body = json.loads(response.read())
-            except (OSError, http.client.HTTPException) as error:
-                answers[number] = {"status": type(error).__name__}
+                writer.write(requests[number])
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r")[0])
+                body = await reader.readexactly(length)
+            except (OSError, EOFError) as error:
+                raw[number] = f"HTTP/1.1 {type(error).__name__}".encode(), b"{}", 0.0
                 return
-            answers[number] = {
-                "status": response.status,
-                "seconds": time.perf_counter() - begin,
-                "predictions": body.get("predictions"),
-            }
+            raw[number] = head, body, time.perf_counter() - begin
+        writer.close()
 
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    async def all_of_them() -> None:
+        await asyncio.gather(*(work() for _ in range(count)), return_exceptions=True)
+
+    asyncio.run(all_of_them())
+    answers = []
+    for head, body, seconds in raw:
+        status = head.split(b" ")[1].split(b"\r")[0].decode()
+        predictions = json.loads(body).get("predictions")
+        answers.append({"status": status, "seconds": seconds, "predictions": predictions})
     return answers
+
+
+def _request(port: int, job: dict) -> bytes:
+    body = json.dumps(job).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
 
 
 def client_process(port: int, jobs: list[dict], count: int) -> subprocess.Popen:
@@ -191,20 +202,26 @@ def service(directory: Path, prompts: int, requests: int, count: int) -> dict[st
             {"prompt": names[i * 7 % prompts], "inputs": text}
             for i, text in enumerate(texts_of(requests))
         ]
-        few = jobs[: max(requests // 10, 20)]
-        # One at a time before and after, as other work on the machine comes and goes.
-        alone = [ask(port, few, 1)[1]]
-        answers, seconds = ask(port, jobs, count)
-        alone.append(ask(port, few, 1)[1])
-        rounds = _metrics(port)
+        ask(port, jobs[:200], count)
+        # One at a time between parts of the many, as other work on the machine comes and goes.
+        size, few = -(-requests // TURNS), jobs[: max(requests // 50, 10)]
+        answers, seconds, alone, cpu = [], 0.0, 0.0, 0.0
+        rounds: collections.Counter[str] = collections.Counter()
+        for start in range(0, requests, size):
+            alone += ask(port, few, 1)[1]
+            before, cpu_before = _metrics(port), _cpu_seconds(server.pid)
+            part, took = ask(port, jobs[start : start + size], count)
+            answers, seconds = answers + part, seconds + took
+            cpu += _cpu_seconds(server.pid) - cpu_before
+            rounds.update(_metrics(port) - before)
+        sent = _metrics(port)["answered"] + 1  # and the metrics' own request
         asking = client_process(port, jobs, count)
         time.sleep(min(1.0, seconds / 4))
         server.send_signal(signal.SIGTERM)
         last = json.loads(asking.communicate()[0])["answers"]
         log = server.communicate()[1]
-    statuses = collections.Counter(str(answer["status"]) for answer in last)
-    answered = int(log.split("stopped; ")[1].split()[0])
-    before = 2 * len(few) + requests + 1  # the metrics' own request
+    statuses = collections.Counter(answer["status"] for answer in last)
+    accepted = int(log.split("stopped; ")[1].split()[0]) - int(sent)
     predictors = {name: spot.load(path, backbone=MINI) for name, path in paths.items()}
     expected: list[str] = [""] * requests
     for name, predictor in predictors.items():
@@ -215,42 +232,80 @@ def service(directory: Path, prompts: int, requests: int, count: int) -> dict[st
             expected[i] = label.label
     got = [answer["predictions"][0]["prediction"] for answer in answers]
     times = sorted(answer["seconds"] for answer in answers)
-    single_rate = len(few) / statistics.mean(alone)
+    rates = {"one_at_a_time": len(few) * TURNS / alone, "together": requests / seconds}
     return {
         "part": "service",
         "prompts": prompts,
         "requests": requests,
         "clients": count,
-        "answered": sum(answer["status"] == 200 for answer in answers),
+        "answered": sum(answer["status"] == "200" for answer in answers),
         "equal_to_predict": sum(a == b for a, b in zip(got, expected, strict=True)),
-        "requests_per_second": requests / seconds,
-        "one_at_a_time_per_second": single_rate,
-        "ratio": requests / seconds / single_rate,
+        "requests_per_second": rates,
+        "ratio": rates["together"] / rates["one_at_a_time"],
         "latency": {f"p{p}": times[int(len(times) * p / 100)] for p in (50, 95, 99)},
-        "rounds": rounds,
+        "rounds": {
+            "count": rounds["count"],
+            "rows": rounds["rows"] / rounds["count"],
+            "prompts": rounds["prompts"] / rounds["count"],
+        },
+        "cores_of_the_server": cpu / seconds,
+        "model_share": rounds["model_seconds"] / seconds,
+        "model_alone": model_alone(predictors, jobs[: 8 * count], count),
         "stopped": {
             "answers": statuses["200"],
-            "accepted": answered - before,
-            "lost": answered - before - statuses["200"],
+            "accepted": accepted,
+            "lost": accepted - statuses["200"],
         },
     }
 
 
-def _metrics(port: int) -> dict[str, float]:
+def model_alone(predictors: dict[str, Any], jobs: list[dict], count: int) -> dict[str, Any]:
+    """Measure what the model does without HTTP: texts a second, one by one and `count` at once."""
+    from spot_jax.inference.loaded_prompts import LoadedPrompts
+
+    loaded = LoadedPrompts(next(iter(predictors.values())).tuned, count)
+    for name, predictor in predictors.items():
+        loaded.add(name, predictor.prompt)
+    vocabulary = loaded.tuned.vocabulary
+    rows = [
+        loaded.get(job["prompt"]).rows(vocabulary, [f"text: {job['inputs']}"])[0] for job in jobs
+    ]
+    blocks = [rows[i : i + count] for i in range(0, len(rows), count)]
+    few = rows[:: len(rows) // 16][:16]
+    calls = {
+        "one_by_one": lambda: [loaded.predict([row]) for row in few],
+        "together": lambda: [loaded.predict(block) for block in blocks],
+    }
+    seconds = medians(calls, 5)
+    rates = {
+        "one_by_one": len(few) / seconds["one_by_one"],
+        "together": len(rows) / seconds["together"],
+    }
+    return {"texts_per_second": rates, "ratio": rates["together"] / rates["one_by_one"]}
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _metrics(port: int) -> collections.Counter[str]:
+    """Return the sums that the service has counted so far."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/metrics")
-    values = dict(
-        line.rsplit(" ", 1)
-        for line in connection.getresponse().read().decode().splitlines()
-        if not line.startswith("#")
+    values: dict[str, float] = {}
+    for line in connection.getresponse().read().decode().splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            values[name.split("{")[0]] = values.get(name.split("{")[0], 0.0) + float(value)
+    return collections.Counter(
+        count=values["spot_round_rows_count"],
+        rows=values["spot_round_rows_sum"],
+        prompts=values["spot_round_prompts_sum"],
+        model_seconds=values["spot_model_seconds_total"],
+        answered=values.get("spot_requests_total", 0.0),
     )
-    count = float(values["spot_round_rows_count"])
-    return {
-        "count": count,
-        "rows": float(values["spot_round_rows_sum"]) / count,
-        "prompts": float(values["spot_round_prompts_sum"]) / count,
-        "model_seconds": float(values["spot_model_seconds_total"]),
-    }
 
 
 def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, Any] | None:

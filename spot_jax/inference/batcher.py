@@ -60,6 +60,9 @@ class Batcher:
         self._jobs: collections.deque[_Job] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
+        # Rows at which the thread wants to be woken: waking it for each would cost more than both.
+        self._wake_at = 1
+        self._comes_alone = False
         self._thread = threading.Thread(target=self._run, name="spot-batches", daemon=True)
         self._thread.start()
 
@@ -83,7 +86,8 @@ class Batcher:
                 return future
             self.waiting += len(rows)
             self._jobs.append(_Job(rows, probabilities, future))
-            self._changed.notify()
+            if self.waiting >= self._wake_at:
+                self._changed.notify()
         return future
 
     def close(self) -> None:
@@ -97,6 +101,7 @@ class Batcher:
         while True:
             with self._changed:
                 while not self._jobs and not self._closing:
+                    self._wake_at = 1
                     self._changed.wait()
                 if not self._jobs:
                     return
@@ -108,10 +113,15 @@ class Batcher:
         """Wait as long as requests keep coming: those that a round has answered ask again."""
         deadline = time.monotonic() + 10 * self.max_wait
         with self._changed:
-            while self.waiting < self.prompts.batch_size and not self._closing:
+            if self._comes_alone and len(self._jobs) == 1:
+                return  # as the last did, for which the wait was in vain
+            self._wake_at = self.prompts.batch_size
+            before, left = 0, self.max_wait
+            while before < self.waiting < self._wake_at and left > 0 and not self._closing:
+                before = self.waiting
+                self._changed.wait(left)
                 left = min(self.max_wait, deadline - time.monotonic())
-                if left <= 0 or not self._changed.wait(left):
-                    return
+            self._comes_alone = len(self._jobs) == 1
 
     def _take(self) -> list[tuple[_Job, list[Row]]]:
         """Take the rows of a round: of each job a batch at most, the oldest first."""

@@ -4,19 +4,16 @@ import dataclasses
 import re
 import threading
 
-import numpy as np
-
 from spot_jax.errors import SpotError
 from spot_jax.inference.predictor import Predictor
 from spot_jax.inference.rows import (
-    ROWS,
     ReadyPrompt,
     Row,
     SharedTable,
+    compile_rows,
     power_of_two,
     predict_rows,
     tree_sizes_of,
-    width_of,
 )
 from spot_jax.inference.tuned import Prompt, Tuned, read_on
 
@@ -119,15 +116,10 @@ class LoadedPrompts:
             longest = groups.setdefault(key, ready)
             if _width(ready) > _width(longest):
                 groups[key] = ready
-        batches = 0
-        for ready in groups.values():
-            room = 0 if ready.writer is None else ready.writer.room
-            for width in sorted({width_of(n) for n in range(room + 2, _width(ready) + 1)}):
-                row = Row(ready, np.full(width, 3, np.int32), False)
-                for size in sorted({min(size, self.batch_size) for size in ROWS}):
-                    self.predict([row] * size)
-                    batches += 1
-        return batches
+        return sum(
+            compile_rows(self.tuned, ready, batch_size=self.batch_size, shared=self.shared)
+            for ready in groups.values()
+        )
 
     def predict(self, rows: list[Row], *, probabilities: bool = True) -> list:
         """Predict for rows of any of the prompts, in their order."""

@@ -2,8 +2,9 @@
 
 Rows whose prompts are virtual tokens alone run together, whatever their labels: their tokens are
 ids of one table, their labels a tree each. Other prompts (prefixes, adapters, label decoders) run
-each by itself. Within such a group rows are sorted by length and cut into batches of a few shapes,
-so that few programs are compiled and a single text is a batch of one.
+each by itself. A single text is a batch of one. Short texts with few labels are packed, several in
+a row, whatever their prompts; all others are sorted by length and cut into batches. Either comes to
+few shapes, so that few programs are compiled.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from spot_jax.evaluation.label_scores import known_labels
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.methods.base import Inference
-from spot_jax.t5.label_trees import LabelTrees, label_tree, score_labels, stack_trees
+from spot_jax.t5.label_trees import LabelTrees, label_tree, pack_trees, score_labels
 from spot_jax.t5.scoring import label_matrix
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 from spot_jax.training.run_info import TaskFacts
@@ -32,8 +33,16 @@ from spot_jax.training.sharding import BatchPlacement
 # Rows of a batch: few numbers, as each is compiled for each width.
 ROWS = (1, 8, 64)
 SHORTEST = 16
-# Nodes of a label tree up to which all labels are scored though only the best is asked for.
+# Nodes of a label tree up to which all labels are scored though only the best is asked for, and up
+# to which texts are packed.
 FEW_NODES = 32
+# Tokens of a packed row, rows of a packed batch at most, and texts that are packed together: more
+# make the search for a row that has room long.
+PACKED_WIDTH = 128
+_PACKED_ROWS = 16
+_PACKED_TEXTS = 256
+# Tokens that take about as long as a program takes whatever its size.
+_TOKENS_OF_A_CALL = 48
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,6 +196,22 @@ class _Group(NamedTuple):
     tree_sizes: tuple[int, int]
 
 
+class _Batch(NamedTuple):
+    """Texts that run at once.
+
+    Attributes:
+        texts: numbers of the texts of each row: one, or several where they are packed.
+        width: number of tokens of a row.
+        size: number of rows, of which the last may be padding.
+        packed: whether texts are packed.
+    """
+
+    texts: list[list[int]]
+    width: int
+    size: int
+    packed: bool = False
+
+
 def power_of_two(number: int) -> int:
     """Return the least power of two that is not below a number."""
     return 1 << max(number - 1, 0).bit_length()
@@ -197,6 +222,12 @@ def width_of(length: int) -> int:
     whole = max(SHORTEST, power_of_two(length))
     between = whole * 3 // 4
     return between if SHORTEST < length <= between else whole
+
+
+def single_width(length: int) -> int:
+    """Return the width of a batch of one: up to an eighth more than the length, or 8."""
+    step = max(8, power_of_two(length) // 8)
+    return max(SHORTEST, -(-length // step) * step)
 
 
 def batch_sizes(rows: int, largest: int, multiple: int = 1) -> list[int]:
@@ -219,6 +250,44 @@ def batch_sizes(rows: int, largest: int, multiple: int = 1) -> list[int]:
         sizes.append(size)
         rows -= size
     return sizes
+
+
+def packed_sizes(rows: int, largest: int) -> list[int]:
+    """Return powers of two, of rows of packed batches that hold all of `rows`."""
+    sizes = []
+    while rows > 0:
+        size = power_of_two(min(rows, largest))
+        if size > largest or size - rows > size // 8:
+            size //= 2
+        sizes.append(size)
+        rows -= size
+    return sizes
+
+
+def pack(
+    lengths: Sequence[int], nodes: Sequence[int], width: int, most_nodes: int
+) -> list[list[int]]:
+    """Return the numbers of the texts of each packed row: the longest first, where it still fits.
+
+    Args:
+        lengths: tokens of each text, at most `width`.
+        nodes: nodes of each text's label tree, at most `most_nodes`.
+        width: number of tokens of a row.
+        most_nodes: number of nodes of a row.
+    """
+    packed: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        length, count = lengths[number], nodes[number]
+        for row, (tokens, more) in enumerate(room):
+            if length <= tokens and count <= more:
+                packed[row].append(number)
+                room[row] = tokens - length, more - count
+                break
+        else:
+            packed.append([number])
+            room.append((width - length, most_nodes - count))
+    return packed
 
 
 def predict_rows(
@@ -245,15 +314,42 @@ def predict_rows(
         groups.setdefault(key, (group, []))[1].append(number)
     results: list[Prediction] = [Prediction("")] * len(rows)
     launched = (
-        (batch, group, _launch(tuned, group, [rows[n] for n in batch], width, size, shared))
+        (batch, group, _launch(tuned, group, rows, batch, shared))
         for group, numbers in groups.values()
-        for batch, width, size in _batches(tuned, rows, numbers, batch_size)
+        for batch in _batches(tuned, group, rows, numbers, batch_size)
     )
-    for numbers, group, output in one_behind(launched):
-        predictions = _read(group, [rows[n] for n in numbers], output)
-        for number, prediction in zip(numbers, predictions, strict=True):
+    for batch, group, output in one_behind(launched):
+        for number, prediction in _read(group, rows, batch, output):
             results[number] = prediction
     return results
+
+
+def compile_rows(
+    tuned: Tuned, prompt: ReadyPrompt, *, batch_size: int, shared: SharedTable | None = None
+) -> int:
+    """Run a batch of every shape that texts of a prompt come to; return their number.
+
+    Arguments as of `predict_rows`.
+    """
+    group = _group_of(prompt, shared, True)
+    room = 0 if prompt.writer is None else prompt.writer.room
+    shortest, longest = room + 2, prompt.lengths["inputs"] + room
+    row = Row(prompt, np.full(shortest, 3, np.int32), False)
+    packs, multiple = _packs(tuned, group), tuned.mesh.shape["data"]
+    lengths = range(shortest, longest + 1)
+    sizes = {-(-min(size, batch_size) // multiple) * multiple for size in ROWS}
+    alone = [n for n in lengths if n > PACKED_WIDTH or not packs]
+    shapes = {(width_of(n), size) for n in alone for size in sizes}
+    if packs:
+        shapes |= {(single_width(n), 1) for n in lengths}
+    batches = [_Batch([[0]] * size, width, size) for width, size in sorted(shapes)]
+    if packs and shortest <= PACKED_WIDTH:
+        powers = range(_packed_rows(batch_size).bit_length())
+        batches += [_Batch([[0]] * 2**i, PACKED_WIDTH, 2**i, True) for i in powers]
+    for batch in batches:
+        for _ in _read(group, [row], batch, _launch(tuned, group, [row], batch, shared)):
+            pass
+    return len(batches)
 
 
 def _group_of(prompt: ReadyPrompt, shared: SharedTable | None, probabilities: bool) -> _Group:
@@ -283,41 +379,95 @@ def tree_sizes_of(prompt: ReadyPrompt) -> tuple[int, int]:
     return padded, max(8, power_of_two(length))
 
 
+def _packs(tuned: Tuned, group: _Group) -> bool:
+    """Whether texts of a group may share a row: nothing but their tokens belongs to them alone."""
+    plain = group.params is tuned.backbone.params and tuned.mesh.size == 1
+    return plain and group.mode == "rank" and group.tree_sizes[0] <= FEW_NODES
+
+
+def _packed_rows(batch_size: int) -> int:
+    """Return the rows of a packed batch at most, a power of two."""
+    return 1 << (min(batch_size, _PACKED_ROWS).bit_length() - 1)
+
+
 def _batches(
+    tuned: Tuned, group: _Group, rows: Sequence[Row], numbers: list[int], batch_size: int
+) -> list[_Batch]:
+    """Return batches of a group's rows: packed, or of like lengths, whichever is less."""
+    alone = _by_length(tuned, rows, numbers, batch_size)
+    if not _packs(tuned, group):
+        return alone
+    if len(numbers) == 1:
+        return [_Batch([numbers], single_width(len(rows[numbers[0]].ids)), 1)]
+    short = [number for number in numbers if len(rows[number].ids) <= PACKED_WIDTH]
+    long = [number for number in numbers if len(rows[number].ids) > PACKED_WIDTH]
+    packed = _by_length(tuned, rows, long, batch_size) + _packed(group, rows, short, batch_size)
+    return min(alone, packed, key=_cost)
+
+
+def _cost(batches: Sequence[_Batch]) -> int:
+    return sum(batch.width * batch.size + _TOKENS_OF_A_CALL for batch in batches)
+
+
+def _packed(
+    group: _Group, rows: Sequence[Row], numbers: list[int], batch_size: int
+) -> list[_Batch]:
+    packed: list[list[int]] = []
+    for start in range(0, len(numbers), _PACKED_TEXTS):
+        some = numbers[start : start + _PACKED_TEXTS]
+        lengths = [len(rows[number].ids) for number in some]
+        nodes = [_nodes(rows[number].prompt) for number in some]
+        places = pack(lengths, nodes, PACKED_WIDTH, _packed_nodes(group))
+        packed += [[some[place] for place in row] for row in places]
+    batches, start = [], 0
+    for size in packed_sizes(len(packed), _packed_rows(batch_size)):
+        batches.append(_Batch(packed[start : start + size], PACKED_WIDTH, size, True))
+        start += size
+    return batches
+
+
+def _by_length(
     tuned: Tuned, rows: Sequence[Row], numbers: list[int], batch_size: int
-) -> Iterator[tuple[list[int], int, int]]:
-    """Yield the numbers of rows of like lengths, the width of their batch and its rows."""
+) -> list[_Batch]:
+    """Return batches of rows of like lengths, one text a row."""
     widths: dict[int, list[int]] = {}
     for number in numbers:
         widths.setdefault(width_of(len(rows[number].ids)), []).append(number)
+    batches = []
     for width, same in sorted(widths.items()):
         start = 0
         for size in batch_sizes(len(same), batch_size, tuned.mesh.shape["data"]):
-            yield same[start : start + size], width, size
+            some = same[start : start + size]
+            batches.append(_Batch([[number] for number in some], width, size))
             start += size
+    return batches
 
 
 def _launch(
     tuned: Tuned,
     group: _Group,
-    rows: list[Row],
-    width: int,
-    size: int,
+    rows: Sequence[Row],
+    batch: _Batch,
     shared: SharedTable | None,
 ) -> Any:
     """Start a batch on the device; text is waited for, as it is read token by token."""
-    config = tuned.backbone.config
-    tokens = np.zeros((size, width), np.int32)
-    for number, row in enumerate(rows):
-        ids = row.ids
-        if shared is not None and group.table is shared.rows:
-            ids = np.where(ids >= config.vocab_size, ids + shared.first[row.prompt], ids)
-        tokens[number, : len(ids)] = ids
-    valid = np.arange(size) < len(rows)
-    batch: dict[str, Any] = {"encoder_input_tokens": tokens, "row_valid": valid}
+    config, size = tuned.backbone.config, batch.size
+    tokens = np.zeros((size, batch.width), np.int32)
+    segments = np.zeros_like(tokens)
+    for row, numbers in enumerate(batch.texts):
+        start = 0
+        for segment, number in enumerate(numbers, start=1):
+            ids = rows[number].ids
+            if shared is not None and group.table is shared.rows:
+                first = shared.first[rows[number].prompt]
+                ids = np.where(ids >= config.vocab_size, ids + first, ids)
+            here = slice(start, start := start + len(ids))
+            tokens[row, here], segments[row, here] = ids, segment
+    valid = np.arange(size) < len(batch.texts)
+    arrays: dict[str, Any] = {"encoder_input_tokens": tokens, "row_valid": valid}
     if group.mode in ("write", "choose"):
         place = BatchPlacement(tuned.mesh, size)
-        host = {name: array[place.host_rows] for name, array in batch.items()}
+        host = {name: array[place.host_rows] for name, array in arrays.items()}
         return predict(
             group.params,
             config,
@@ -328,18 +478,30 @@ def _launch(
             place=place,
         ).texts
     if group.scorer is not None:
-        batch = _placed(tuned, batch)
-        return _score(group.params, batch, config=config, scorer=group.scorer)
-    batch |= _trees_of(group, rows, size)._asdict()
-    return _rank(group.params, group.table, _placed(tuned, batch), config=config)
+        arrays = _placed(tuned, arrays)
+        return _score(group.params, arrays, config=config, scorer=group.scorer)
+    if batch.packed:
+        arrays["encoder_segment_ids"] = segments
+    arrays |= _trees_of(group, rows, batch)._asdict()
+    return _rank(group.params, group.table, _placed(tuned, arrays), config=config)
 
 
-def _trees_of(group: _Group, rows: list[Row], size: int) -> LabelTrees:
-    """Return the trees of a batch's rows; labels are no more than nodes."""
-    trees = [row.prompt.tree for row in rows if row.prompt.tree is not None]
-    trees += [trees[0]] * (size - len(rows))
-    nodes, length = group.tree_sizes
-    return stack_trees(trees, nodes, nodes, length)
+def _packed_nodes(group: _Group) -> int:
+    """Return the nodes of a packed row: a few small trees, or one and a half of the largest."""
+    return group.tree_sizes[0] * 3 // 2
+
+
+def _nodes(prompt: ReadyPrompt) -> int:
+    return 0 if prompt.tree is None else prompt.tree.tokens.shape[1]
+
+
+def _trees_of(group: _Group, rows: Sequence[Row], batch: _Batch) -> LabelTrees:
+    """Return the trees of a batch's texts; labels are no more than nodes."""
+    trees: list[list[LabelTrees]] = [[] for _ in range(batch.size)]
+    for row, numbers in zip(trees, batch.texts, strict=False):
+        row += [tree for n in numbers if (tree := rows[n].prompt.tree) is not None]
+    nodes = _packed_nodes(group) if batch.packed else group.tree_sizes[0]
+    return pack_trees(trees, nodes, nodes, group.tree_sizes[1])
 
 
 def _placed(tuned: Tuned, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -352,7 +514,8 @@ def _placed(tuned: Tuned, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
 @functools.partial(jax.jit, static_argnames=("config",))
 def _rank(params: Any, table: Any, batch: dict[str, Any], *, config: Any) -> Float[Array, "b c"]:
     trees = LabelTrees(*(batch[name] for name in LabelTrees._fields))
-    return score_labels(params, config, batch["encoder_input_tokens"], trees, table=table)
+    tokens, segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
+    return score_labels(params, config, tokens, trees, table=table, segment_ids=segments)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "scorer"))
@@ -360,11 +523,20 @@ def _score(params: Any, batch: dict[str, Any], *, config: Any, scorer: Any) -> F
     return scorer(params, config, batch)
 
 
-def _read(group: _Group, rows: list[Row], output: Any) -> list[Prediction]:
+def _read(
+    group: _Group, rows: Sequence[Row], batch: _Batch, output: Any
+) -> Iterator[tuple[int, Prediction]]:
+    """Yield the number of each text of a batch with its prediction."""
     if isinstance(output, list):
-        return [Prediction(text) for text in output]
-    scores = to_host(output)
-    return [_chosen(row.prompt, values) for row, values in zip(rows, scores, strict=False)]
+        for (number,), text in zip(batch.texts, output, strict=False):
+            yield number, Prediction(text)
+        return
+    for numbers, scores in zip(batch.texts, to_host(output), strict=False):
+        start = 0
+        for number in numbers:
+            prompt = rows[number].prompt
+            yield number, _chosen(prompt, scores[start:])
+            start += len(prompt.labels)
 
 
 def _chosen(prompt: ReadyPrompt, scores: Float[np.ndarray, " c"]) -> Prediction:

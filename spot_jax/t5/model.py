@@ -369,11 +369,13 @@ class T5(nn.Module):
         crosses: LayerValues,
         encoder_visibility: Visibility,
         length: int,
+        segments: Int[Array, "b n"] | None,
     ) -> Float[Array, "b n v"]:
         """Decode trees of targets from a cache; see the function `decode_tree`."""
         all_real = jnp.ones(tokens.shape, jnp.int32)
         visibility = Visibility(all_real, all_real)
-        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=all_real)
+        queries = all_real if segments is None else segments
+        cross_visibility = dataclasses.replace(encoder_visibility, query_segments=queries)
         x, table = self.token_embedder(tokens), self.token_embedder.table()
         nodes = depths, seen, visibility, cross_visibility
         return self.decoder.tree(x, crosses, *nodes, length, table)
@@ -549,10 +551,12 @@ def start_cache(
     encoded: Float[Array, "b t d"],
     encoder_tokens: Int[Array, "b t"],
     max_length: int,
+    *,
+    segment_ids: Int[Array, "b t"] | None = None,
 ) -> Cache:
-    """Return an empty cache for `max_length` target positions."""
+    """Return an empty cache for `max_length` target positions; `segment_ids` as in `encode`."""
     empty, cross = _apply(T5.start, params, config, encoded, max_length)
-    real = _segments(encoder_tokens, None)
+    real = _segments(encoder_tokens, segment_ids)
     visibility = Visibility(jnp.ones((len(real), 1), jnp.int32), real)
     return Cache(empty, cross, visibility, max_length, row_axis=int(config.scan_layers))
 
@@ -589,6 +593,7 @@ def decode_tree(
     depths: Int[Array, "b n"],
     seen: Bool[Array, "b n n"],
     length: int,
+    segments: Int[Array, "b n"] | None = None,
 ) -> Float[Array, "b n v"]:
     """Decode targets that share their first tokens, each shared one once.
 
@@ -600,6 +605,8 @@ def decode_tree(
         depths: number of nodes before a node on its path; 0 at the root.
         seen: True where a node (first) sees another, which is one on its path or itself.
         length: number greater than all depths.
+        segments: number of the text that each node belongs to, where the rows of the cache hold
+            several packed texts; a node attends to its own.
 
     Returns:
         Float32 logits of what follows each node.
@@ -607,7 +614,7 @@ def decode_tree(
     # The one form of attention whose bias may differ from row to row.
     config = dataclasses.replace(config, attention="plain")
     encoder = cache.cross_attention, cache.cross_visibility
-    return _apply(T5.tree, params, config, tokens, depths, seen, *encoder, length)
+    return _apply(T5.tree, params, config, tokens, depths, seen, *encoder, length, segments)
 
 
 def decode_step(

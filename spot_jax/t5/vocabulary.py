@@ -75,11 +75,14 @@ class Vocabulary:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str], *, threads: int = 1) -> list[list[int]]:
-        """Return the ids of each text, in order; faster than text by text."""
+        """Return the ids of each text, in order."""
         texts = list(texts)
         try:
+            if threads == 1:
+                # Of a list it makes threads, even if one, which takes longer than a text.
+                return [self._processor.Encode(text, out_type=int) for text in texts]
             return self._processor.Encode(texts, out_type=int, num_threads=threads)
-        except (TypeError, UnicodeEncodeError):
+        except (RuntimeError, TypeError, UnicodeEncodeError):
             for number, text in enumerate(texts, start=1):
                 _check_unicode(text, f"text {number} of {len(texts)}")
             raise

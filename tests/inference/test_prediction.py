@@ -15,7 +15,7 @@ from spot_jax.errors import SpotError
 from spot_jax.inference.calibration import calibration_error, temperature_of
 from spot_jax.inference.prediction import Prediction
 from spot_jax.inference.predictor import Predictor, load
-from spot_jax.inference.rows import batch_sizes, width_of
+from spot_jax.inference.rows import batch_sizes, pack, packed_sizes, single_width, width_of
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_use import PromptUse
@@ -127,6 +127,22 @@ def test_batches_have_few_shapes_and_little_padding():
     widths = [width_of(n) for n in range(1, 2000)]
     assert all(n <= width <= max(16, n * 1.5) for n, width in enumerate(widths, start=1))
     assert len(set(widths)) == 15
+    single = [single_width(n) for n in range(1, 2000)]
+    assert all(n <= width <= max(16, n + 8, n * 1.25) for n, width in enumerate(single, start=1))
+
+
+def test_packed_rows_hold_every_text_once_within_their_tokens_and_nodes():
+    rng = np.random.default_rng(0)
+    lengths, nodes = rng.integers(20, 90, 64).tolist(), rng.integers(3, 8, 64).tolist()
+    packed = pack(lengths, nodes, 128, 12)
+    assert sorted(number for row in packed for number in row) == list(range(64))
+    for row in packed:
+        assert sum(lengths[n] for n in row) <= 128 and sum(nodes[n] for n in row) <= 12
+    # Without the nodes nearly all of the room is used.
+    assert 128 * len(pack(lengths, [0] * 64, 128, 12)) < 1.1 * sum(lengths)
+    for rows in range(1, 100):
+        sizes = packed_sizes(rows, 16)
+        assert rows <= sum(sizes) <= rows * 8 / 7 and set(sizes) <= {1, 2, 4, 8, 16}
 
 
 def test_a_temperature_makes_probabilities_as_often_right_as_they_say():

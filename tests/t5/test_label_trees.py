@@ -8,7 +8,7 @@ import pytest
 from test_scoring import CONFIG, INPUTS, LABELS, model
 
 from spot_jax.t5 import label_trees
-from spot_jax.t5.label_trees import label_tree, score_labels, stack_trees
+from spot_jax.t5.label_trees import label_tree, pack_trees, score_labels, stack_trees
 from spot_jax.t5.prefix import prefix_shape, with_prefix
 from spot_jax.t5.scoring import rank_labels
 
@@ -52,3 +52,21 @@ def test_each_row_has_its_own_labels(monkeypatch):
     other = dataclasses.replace(CONFIG, dropout_rate=0.1)  # compiled anew
     few = score(params, other, INPUTS, trees, table=table)
     np.testing.assert_allclose(few, scores, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_texts_score_as_alone():
+    params, table = model()
+    lengths, labels = [int(np.sum(row > 0)) for row in INPUTS], [LABELS, LABELS[[3, 1]], LABELS]
+    tokens, segments = np.zeros((2, 16), np.int32), np.zeros((2, 16), np.int32)
+    for row, start, text in ((0, 0, 1), (0, lengths[1], 0), (1, 0, 2)):
+        here = slice(start, start + lengths[text])
+        tokens[row, here] = INPUTS[text, : lengths[text]]
+        segments[row, here] = 1 if start == 0 else 2
+    trees = [label_tree(some) for some in labels]
+    packed = pack_trees([[trees[1], trees[0]], [trees[2]]], 16, 10, 5)
+    scores = score(params, CONFIG, tokens, packed, table=table, segment_ids=segments)
+    alone = score(params, CONFIG, INPUTS, label_tree(LABELS), table=table)
+    np.testing.assert_allclose(scores[0, :2], alone[1, np.array([3, 1])], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[0, 2 : 2 + len(LABELS)], alone[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[1, : len(LABELS)], alone[2], rtol=1e-5, atol=1e-5)
+    assert np.isneginf(scores[0, 2 + len(LABELS) :]).all()
