@@ -167,6 +167,59 @@ def test_a_run_file_leaves_to_the_shared_parts_what_they_say(path):
             assert repr(bindings[key].value) != repr(shared.value), key
 
 
+# What a run is of, not how it is tuned.
+OF_THE_RUN = {"INITIAL_CHECKPOINT_PATH", "MIXTURE_OR_TASK_NAME", "PROMPTS", "SUBSPACE", "MESH"}
+OF_THE_RUN |= {"WORD_VECTORS", "VOCABULARY", "FEATURE_CACHE", "EvaluationPlan.batch_size"}
+FROM = {"Paper", "Code", "T5X", "Ours"}
+
+
+def sources_of_values(header):
+    """Where a header says that values are from: names by source, and what it says of ours."""
+    text = " ".join(line.lstrip("# ") for line in header.splitlines())
+    said = re.search(r"(?:^| )Values\. (.*)", text)
+    assert said, "the header has a paragraph that begins with Values."
+    parts = re.split(rf"(?:^|\. )({'|'.join(FROM)})([^:]*): ", f"{said[1]} ")[1:]
+    assert parts, said[1]
+    names = {}
+    for source, words, part in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        assert source not in names, f"{source} stands twice"
+        names[source] = set(re.findall(r"[A-Z][\w.]*\w", re.sub(r"\([^)]*\)", "", part)))
+        if source == "Ours":
+            assert "tried" in words, "where what is ours was tried, or that it was not"
+    return names
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_run_file_says_where_each_of_its_values_is_from(path):
+    text = path.read_text()
+    names = sources_of_values(text.split("\n\n")[0])
+    values = {
+        name
+        for name, binding in read([str(path)]).bindings.items()
+        if binding.where.startswith(f"{path}:")
+        and binding.value not in (None, gin_files.REQUIRED)
+        and not isinstance(binding.value, Macro | Reference)
+    }
+    for name in values - OF_THE_RUN:
+        assert sum(name in said for said in names.values()) == 1, f"{name}: paper, code or ours?"
+    said_of = {name for said in names.values() for name in said}
+    assert not {name for name in said_of if name.isupper() and "_" in name} - values, "not set here"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "# A run.",
+        "# Values. STEPS.",
+        "# Values. Ours: STEPS.",
+        "# Values. Paper: A_B. Paper: C_D.",
+    ],
+)
+def test_a_header_without_sources_is_found(header):
+    with pytest.raises(AssertionError):
+        sources_of_values(header)
+
+
 def test_what_a_file_sets_itself_takes_the_use_of_an_included_default(complaint, tmp_path):
     text = f"include '{RUN}'\nEvaluationPlan.examples = 5\n"
     file = write(tmp_path / "own.gin", text)
