@@ -1,5 +1,6 @@
 """Losses and gradients: against Google's, packed against unpacked, several prompts against one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -65,6 +66,25 @@ def test_prompt_loss_and_gradient_are_googles(golden_backbone, z):
     close(metrics["z_loss"] * metrics["tokens"], z["prompt/z_loss"])
     assert metrics["tokens"] == z["decoder_loss_weights"].sum()
     assert list(grad) == ["prompt"]
+
+
+@pytest.mark.slow
+def test_the_prompt_is_dropped_out_as_the_text_that_it_is_joined_to(golden_backbone, z):
+    """A feature that is dropped from the embedded input has no gradient in any row of the prompt."""
+    config, params = golden_backbone
+    config = dataclasses.replace(config, dropout_rate=0.5)
+    keys = jax.random.split(jax.random.key(0), 1)
+    program, trainable, frozen = begin(
+        PromptTuning(7), params, config, from_rows(z["prompt"]), keys
+    )
+    one_row = {name: value[:1] for name, value in golden_batch(z, 7).items()}
+    dropped = []
+    for key in (keys, None):
+        _, grad = value_and_grad(program)(trainable, frozen, one_row, key)
+        zero = np.asarray(grad["prompt"][0]) == 0
+        np.testing.assert_array_equal(zero, zero[:1].repeat(7, axis=0))
+        dropped.append(zero[0].mean())
+    assert 0.2 < dropped[0] < 0.8 and dropped[1] == 0
 
 
 def test_five_adafactor_steps_are_googles(golden_backbone, z):

@@ -1,6 +1,7 @@
 """Prefixes: how they begin, what is counted, folded, stored and averaged."""
 
 import ast
+import dataclasses
 import functools
 import re
 from pathlib import Path
@@ -201,6 +202,29 @@ def test_prefixes_in_one_batch_have_the_losses_and_gradients_of_each_alone(param
         np.testing.assert_allclose(metrics["loss"][i], expected["loss"][0], rtol=1e-5)
         scale = np.abs(gradient["prefix"]).max()
         np.testing.assert_allclose(grads["prefix"][i], gradient["prefix"][0], atol=1e-5 * scale)
+
+
+@pytest.mark.slow
+def test_dropout_takes_whole_keys_of_the_prefix_from_a_head(params):
+    """As those of the text: with one row, a value that is dropped in a head has no gradient."""
+    length = 16
+    config, method = dataclasses.replace(CONFIG, dropout_rate=0.5), PrefixTuning(length, "normal")
+    tokens = np.random.default_rng(0).integers(3, 40, (1, 5)).astype(np.int32)
+    batch = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": np.pad(tokens[:, :2], ((0, 0), (1, 0))),
+        "decoder_target_tokens": tokens[:, :3],
+        "decoder_loss_weights": np.ones((1, 3), np.float32),
+    }
+    program, trainable, frozen = begin(method, params, config)
+    dropped = []
+    for keys in (KEYS[:1], None):
+        _, gradient = losses_and_gradients(program)(trainable, frozen, batch, keys)
+        rows = np.asarray(gradient["prefix"][0]).reshape(3, 2, length, 3, 4)  # layers, key or value
+        zero = rows[:, 1] == 0
+        np.testing.assert_array_equal(zero, zero[..., :1].repeat(4, axis=-1))
+        dropped.append(zero[..., 0].mean())
+    assert 0.3 < dropped[0] < 0.7 and dropped[1] == 0
 
 
 def test_a_file_gives_back_what_predictions_ran_with(params, tmp_path):
