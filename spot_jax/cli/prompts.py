@@ -239,6 +239,13 @@ def search(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def words(arguments: Sequence[str]) -> int:
+    """Run `spot prompts words`."""
+    from spot_jax.cli.prompts_words import main as run
+
+    return run(arguments)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "add": (add, "put a run's prompts into a library"),
     "list": (list_, "what is there, and on which backbone"),
@@ -249,6 +256,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "import": (import_, "take in a prompt of T5X, a PEFT adapter, or our file"),
     "export": (export, "write a prompt of a run or a library in one of these forms"),
     "card": (card, "what a prompt file says of itself, for people and hubs"),
+    "words": (words, "the words that a prompt's rows are nearest to"),
 }
 
 

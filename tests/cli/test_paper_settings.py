@@ -249,12 +249,12 @@ def at(fields, path):
 
 def check(fields, values):
     for path, value in values.items():
-        found = at(fields, path)
-        if isinstance(value, float) and not isinstance(found, tuple | str):
+        ours = at(fields, path)
+        if isinstance(value, float) and not isinstance(ours, tuple | str):
             near = path.endswith("steps")  # epochs end within a batch
-            assert math.isclose(found, value, rel_tol=1e-9, abs_tol=0.5 * near), (path, found)
+            assert math.isclose(ours, value, rel_tol=1e-9, abs_tol=0.5 * near), (path, ours)
         else:
-            assert found == value, path
+            assert ours == value, path
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -10,8 +10,11 @@ from library_cases import BACKBONE, OTHER, fill, make_pair, make_prompt
 from spot_jax.cli import prompts
 from spot_jax.cli.main import main
 from spot_jax.library.library import Library
+from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.methods.prompt_forms import load_prompt
+from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.stored import read_description
+from spot_jax.t5.vocabulary import Vocabulary
 
 MINI = Path(__file__).parents[2] / "backbones" / "mini"
 
@@ -153,3 +156,32 @@ def test_export_and_import_an_adapter(spot, root, tmp_path):
     assert spot("import", tmp_path / "a", "--library", other)[0] == 0
     [entry] = Library(other).entries()
     assert (entry.task, entry.seed, entry.backbone) == ("squad", 1, BACKBONE)
+
+
+def test_words_are_those_that_a_prompts_rows_are_nearest_to(spot, tmp_path):
+    """Rows that are embeddings find themselves first; the table is that of the backbone."""
+    backbone = load_backbone(MINI)
+    vocabulary = Vocabulary(backbone.vocabulary_path)
+    ids = [vocabulary.encode(word)[0] for word in ("good", "bad", "water")]
+    rows = 3 * np.asarray(backbone.params["token_embedder"]["embedding"], np.float32)[ids]
+    file = tmp_path / "words.safetensors"
+    PromptFile(rows, {"name": "PromptTuning"}, backbone.fingerprint, task="t").save(file)
+    code, out, err = spot("words", file, "--backbone", MINI, "--top_k", 2)
+    assert code == 0 and not err
+    head, *lines = out.splitlines()
+    assert head.split() == ["row", "nearest", "pieces,", "by", "cosine"] and len(lines) == 3
+    for i, (token, line) in enumerate(zip(ids, lines, strict=True)):
+        assert line.split()[:3] == [str(i), vocabulary.piece(token), "1.00,"]
+    code, out, _ = spot("words", file, "--backbone", MINI, "--json")
+    (row, *_) = json.loads(out)
+    assert row["pieces"][0] == vocabulary.piece(ids[0]) and len(row["pieces"]) == 5
+    assert row["cosines"] == sorted(row["cosines"], reverse=True)
+    # Rows that are no embeddings, and another backbone's.
+    prefix = tmp_path / "prefix.safetensors"
+    PromptFile(rows, {"name": "PrefixTuning"}, backbone.fingerprint).save(prefix)
+    code, _, err = spot("words", prefix, "--backbone", MINI)
+    assert code == 2 and "expected rows of virtual tokens" in err and err.count("\n") == 1
+    other = tmp_path / "other.safetensors"
+    PromptFile(rows, {"name": "PromptTuning"}, OTHER).save(other)
+    code, _, err = spot("words", other, "--backbone", MINI)
+    assert code == 2 and "backbone" in err and err.count("\n") == 1

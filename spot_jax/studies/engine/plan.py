@@ -182,6 +182,13 @@ class Plan:
             metric=self.metric,
         )
 
+    @property
+    def reported_split(self) -> str:
+        """Split that is reported, in words."""
+        if self.test_split != "auto":
+            return self.test_split
+        return f"test, or half of {self.validation_split} where test has no answers"
+
     def notes(self) -> list[str]:
         """Return what a reader must know of the splits, a sentence each."""
 
@@ -189,7 +196,7 @@ class Plan:
             return split if examples is None else f"the first {examples} examples of {split}"
 
         choosing = limited(self.validation_split, self.validation_examples)
-        reporting = limited(self.test_split, self.test_examples)
+        reporting = limited(self.reported_split, self.test_examples)
         return [f"Checkpoints and prompts are chosen on {choosing} and reported on {reporting}."]
 
 

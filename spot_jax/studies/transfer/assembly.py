@@ -56,7 +56,7 @@ def assemble(study: AnyTransferStudy) -> TransferResults:
         scores=tuple(_scores(done)),
         backbone=study.plan.backbone.title(),
         metric=plan.metric or "mean of each task's metrics",
-        split=plan.test_split,
+        split=plan.reported_split,
         seeds=tuple(plan.seeds),
         similarities=tuple(_similarities(study, embedded)),
         embeddings=_embeddings(embedded),
