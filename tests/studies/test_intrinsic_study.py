@@ -265,6 +265,10 @@ def test_shipped_seeds_are_replications_and_references_have_one_loss(name):
         for setting in ("z_loss", "label_smoothing", "choice_loss"):
             assert getattr(reference, setting) == getattr(tuned, setting), setting
     assert plan.second_stage and plan.fastfood_dimensions
+    if name == "intrinsic_mini":  # a model that hardly moves would flatter its subspaces
+        pairs = [(f"--gin.{k}='x'", f"{k} = 'x'") for k in ("MODEL_DIR", "MIXTURE_OR_TASK_NAME")]
+        _, tuned, _ = configured("train", ["gin_configs/runs/model_tuning_mini.gin"], pairs)
+        assert plan.model.optimizer.learning_rate == tuned["optimizer"].learning_rate > 0.001
 
 
 def test_a_stage_may_cap_its_own_evaluations(arrays, tmp_path):
