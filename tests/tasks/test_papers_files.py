@@ -7,6 +7,7 @@ import pytest
 
 seqio = pytest.importorskip("seqio")
 
+from spot_jax.cli.main import main  # noqa: E402
 from spot_jax.data import seqio_registry, seqio_tasks, size_checks, verbalizers  # noqa: E402  # noqa: E402
 from spot_jax.errors import SpotError  # noqa: E402
 from spot_jax.t5.vocabulary import Vocabulary  # noqa: E402
@@ -248,3 +249,13 @@ def test_sizes_that_differ_are_told_once(vocabulary, caplog):
     assert sizes.difference("cr", "train", examples=3_775) is None  # 4,000, to the thousand
     assert sizes.difference("cr", "train", examples=2_900)
     assert sizes.difference("unknown", "train", examples=1) is None
+
+
+def test_spots_study_lists_the_papers_prompts_without_any_data(tmp_path, capsys):
+    """48 source prompts, 30 from scratch, 480 transfers, 120 averages, 120 mixtures, 10 without."""
+    settings = {"STUDY_DIR": str(tmp_path / "study"), "INITIAL_CHECKPOINT_PATH": "backbones/mini"}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    assert main(["study", "--gin_file=gin_configs/studies/spot_paper.gin", "--jobs", *flags]) == 0
+    _, *jobs, last = capsys.readouterr().out.splitlines()
+    assert sum(int(line.split()[-1]) for line in jobs) == 48 + 30 + 480 + 120 + 120 + 10
+    assert last == f"0 of {len(jobs)} done" and not (tmp_path / "study").exists()
