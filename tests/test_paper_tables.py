@@ -1,6 +1,7 @@
 """The tables of the papers' parts in docs/: what stands as here is a file, a command or a setting.
 
 Nothing is run: files are looked up, gin files are read by their names, settings by their classes.
+What shows a part, a test or a committed result, stands in a comment after its table, row by row.
 """
 
 import dataclasses
@@ -24,7 +25,10 @@ PAGES = (
     "y_tuning",
     "intrinsic",
 )
+OTHERS = ("model_tuning", "lora")
+"""Pages of systems whose tables are of settings alone."""
 ROW = re.compile(r"(?<!\\)\|")
+SHOWN = re.compile(r"(.*): ((?:tests|bench)/.*)")
 GIN = {path.name: path for path in (ROOT / "gin_configs").rglob("*.gin")}
 MACROS = {
     name
@@ -102,6 +106,62 @@ def test_a_part_is_here_by_something_that_there_is_or_not_here_with_a_reason(row
     named = re.search(r"`[^`]+`|\]\(|report|study|same|table", here)
     reason = re.search(r"not here[:,] ?\w+|not here, ", here)
     assert named or reason, here
+
+
+def tables_of(page):
+    """(rows, lines) of each table that ends in "here": first and last cells, what shows them."""
+    tables, inside, comment = [], False, False
+    for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines():
+        cells = [cell.strip() for cell in ROW.split(line)[1:-1]]
+        if line.startswith("|") and cells[-1] == "here":
+            inside = True
+            tables.append(([], []))
+        elif inside and line.startswith("|"):
+            if set(cells[0]) != {"-"}:
+                tables[-1][0].append((cells[0], cells[-1]))
+        elif line == "<!-- shown by":
+            comment = True
+        elif line == "-->":
+            comment = False
+        elif comment:
+            tables[-1][1].append(line)
+        else:
+            inside = False
+    return tables
+
+
+def missing(rows, lines):
+    """What of a table's rows nothing shows, and what of the lines shows nothing."""
+    parsed = [SHOWN.fullmatch(line) for line in lines]
+    yield from (line for line, match in zip(lines, parsed, strict=True) if match is None)
+    shown = {match[1]: match[2].split(", ") for match in parsed if match}
+    here = [part for part, text in rows if not text.startswith("not here")]
+    yield from (f"nothing shows {part}" for part in here if part not in shown)
+    yield from (f"no row {part}" for part in shown if part not in here)
+    for path, _, name in (item.partition("::") for items in shown.values() for item in items):
+        file = ROOT / path
+        if not file.is_file() or (name and f"\ndef {name}(" not in file.read_text()):
+            yield f"no {path}::{name}"
+        elif not name and file.suffix != ".json":
+            yield f"{path} without the name of a test"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS])
+def test_whatever_is_here_is_shown_by_a_test_or_a_result(page):
+    tables = tables_of(page)
+    assert tables and all(rows for rows, _ in tables)
+    for rows, lines in tables:
+        assert not list(missing(rows, lines))
+
+
+def test_a_row_that_nothing_shows_is_found():
+    rows = [("a", "`X`"), ("b", "not here: no"), ("c: d", "the same")]
+    here = "tests/test_paper_tables.py"
+    assert list(missing(rows, [f"a: {here}::test_a_row_that_nothing_shows_is_found"])) == [
+        "nothing shows c: d"
+    ]
+    lines = [f"a: {here}::test_none", "b: bench/none.json", f"c: d: {here}", "e"]
+    assert len(list(missing(rows, lines))) == 5
 
 
 def test_what_is_not_there_is_found():

@@ -216,15 +216,26 @@ def test_cells_are_what_runs_come_to(tmp_path):
     assert not prompts.place(bench, task, "model_tuning", "").exists()
 
 
+@pytest.fixture(scope="module")
+def ablation_runs(tmp_path_factory):
+    """A directory that the ablations share: their features are computed once."""
+    return tmp_path_factory.mktemp("ablations")
+
+
 @pytest.mark.slow
-def test_an_ablation_is_one_command_and_one_record(tmp_path, capsys):
-    output = tmp_path / "init.json"
-    command = ["init", "--tasks", "vader_movie", "--seeds", "0", "--steps", "3", "--test", "20"]
-    ablations.main([*command, "--directory", str(tmp_path / "runs"), "--output", str(output)])
+@pytest.mark.parametrize("name", ablations.TABLES)
+def test_an_ablation_is_one_command_and_one_record(name, ablation_runs, tmp_path, capsys):
+    output, values = tmp_path / f"{name}.json", list(ablations.TABLES[name])
+    command = [name, "--tasks", "vader_movie", "--seeds", "0", "--steps", "3", "--test", "20"]
+    ablations.main([*command, "--directory", str(ablation_runs), "--output", str(output)])
     record = json.loads(output.read_text())
-    assert [r["value"] for r in record["results"]] == list(ablations.TABLES["init"])
+    assert [r["value"] for r in record["results"]] == values
     assert all(len(r["accuracies"]) == 1 for r in record["results"])
-    assert capsys.readouterr().out.splitlines()[-3].startswith("labels")
+    lines = capsys.readouterr().out.splitlines()[-len(values) :]
+    assert [line.split()[0] for line in lines] == [str(value) for value in values]
+    trained = [r["trained"] for r in record["results"]]
+    # Vectors, layers and the mix's weights are trained numbers; a loss or a beginning is none.
+    assert (len(set(trained)) == 1) == (name in ("loss", "init"))
     fields = {f.name for f in dataclasses.fields(YTuning)}
     assert set(ablations.TABLES) <= fields
 

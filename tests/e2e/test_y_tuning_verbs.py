@@ -9,12 +9,13 @@ from tiny_text import VOCABULARY, store_backbone
 
 from spot_jax.cli.main import main
 from spot_jax.data.examples import Examples
+from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.t5.vocabulary import Vocabulary
 
 WORDS = ["good", "bad"]
 
 
-def command(directory, task, **macros):
+def command(directory, task, file="y_tuning", **macros):
     values = {
         "MODEL_DIR": str(directory / "run"),
         "INITIAL_CHECKPOINT_PATH": str(directory / "backbone"),
@@ -27,7 +28,7 @@ def command(directory, task, **macros):
         **macros,
     }
     settings = [f"--gin.{name}={value!r}" for name, value in values.items()]
-    return ["train", "--gin_file=gin_configs/runs/y_tuning.gin", *settings]
+    return ["train", f"--gin_file=gin_configs/runs/{file}.gin", *settings]
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,32 @@ def test_on_a_bundled_task_whose_labels_are_known(trained, tmp_path, capsys):
     other = {"MODEL_DIR": str(tmp_path / "other")}
     assert main(command(tmp_path, "mrqa_squad", **other)) == 2
     assert "it writes text" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stsb_by_its_file(trained, tmp_path, capsys):
+    """GLUE's one regression: 26 written scores are the labels, correlations the metrics."""
+    import seqio
+    from tfds_cases import without_bucket, write_tfds
+
+    scores = [5.0 * i / 24 for i in range(25)]
+    rows = [
+        {"sentence1": f"a dog runs {i}", "sentence2": f"a dog ran {i}", "label": score, "idx": i}
+        for i, score in enumerate(scores)
+    ]
+    with without_bucket():
+        write_tfds(tmp_path / "tfds", "glue/stsb:2.0.0", ["train", "validation", "test"], rows)
+    (tmp_path / "backbone").symlink_to(trained / "backbone")
+    seqio.set_tfds_data_dir_override(str(tmp_path / "tfds"))
+    try:
+        arguments = command(tmp_path, "glue_stsb", "y_tuning_stsb", BATCH_SIZE=5)
+        assert main(arguments) == 0
+        (best,) = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
+        capsys.readouterr()
+        row = scored(capsys, tmp_path / "run")
+    finally:
+        seqio.set_tfds_data_dir_override(None)
+    assert {"pearson_corrcoef", "spearman_corrcoef"} <= set(row["metrics"])
+    assert row["score"] == pytest.approx(best["score"], nan_ok=True)
+    file = load_prompt(tmp_path / "run" / "prompts" / "best-0.safetensors")
+    assert file.rows.shape[0] == 1 + 26

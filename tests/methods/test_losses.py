@@ -70,7 +70,7 @@ def test_prompt_loss_and_gradient_are_googles(golden_backbone, z):
 
 @pytest.mark.slow
 def test_the_prompt_is_dropped_out_as_the_text_that_it_is_joined_to(golden_backbone, z):
-    """A feature that is dropped from the embedded input has no gradient in any row of the prompt."""
+    """A feature that is dropped from the embedded input has no gradient in any of its rows."""
     config, params = golden_backbone
     config = dataclasses.replace(config, dropout_rate=0.5)
     keys = jax.random.split(jax.random.key(0), 1)

@@ -175,6 +175,18 @@ def test_an_mlp_is_folded_to_its_rows_and_kept_beside_them(params, tmp_path):
         begin(MLP, params, CONFIG, [Task(source=StoredPrompt("rows", file))])
 
 
+def test_an_mlp_begins_as_pytorch_would(params):
+    """Embeddings standard normal, weights and biases uniform within 1 / sqrt(inputs)."""
+    method = PrefixTuning(200, "normal", hidden=64, width=100)
+    mlp = jax.tree.map(lambda x: np.asarray(x[0]), begin(method, params, CONFIG)[1]["prefix"])
+    for place in BOTH:
+        assert mlp[place]["embedding"].std() == pytest.approx(1.0, abs=0.02)
+        for layer, inputs in (("first", 100), ("second", 64)):
+            for leaf in mlp[place][layer].values():
+                assert np.abs(leaf).max() <= inputs**-0.5
+                assert leaf.std() == pytest.approx((3 * inputs) ** -0.5, rel=0.15)
+
+
 @functools.cache
 def losses_and_gradients(method):
     return jax.jit(jax.value_and_grad(method.loss, has_aux=True))

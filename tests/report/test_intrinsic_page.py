@@ -5,14 +5,14 @@ import json
 import re
 
 import pytest
-from intrinsic_cases import PROMPTS, results
+from intrinsic_cases import PROMPTS, results, scores
 
 from spot_jax.cli.main import main
 from spot_jax.report import subspace, vega
 from spot_jax.report.figures.relative import over_dimension, over_tasks
 from spot_jax.studies.subspace.analysis import ALL, Group, relative_rows
-from spot_jax.studies.subspace.jobs import TEST_IST
-from spot_jax.studies.subspace.results import PROMPT_TUNING
+from spot_jax.studies.subspace.jobs import TEST_IST, TEST_SECOND
+from spot_jax.studies.subspace.results import PROMPT_TUNING, Score, VectorSimilarity
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,26 @@ def test_no_prompt_and_its_gain_are_in_the_tables(tmp_path):
     assert value.gain == pytest.approx(sum(by_seed) / 2)
     with (tmp_path / "tables" / "scores.csv").open() as file:
         assert {row["no_prompt"] for row in csv.DictReader(file)} == {"20.0"}
+
+
+def test_stability_and_vectors_are_tables(tmp_path):
+    """Prompts from the subspace on beside those from scratch, and how alike vectors are."""
+    second = [
+        Score(TEST_SECOND, "t_c", "like", test, 5, tasks=2, seed=seed)
+        for seed, test in enumerate((50.0, 52.0))
+    ]
+    vectors = {"5": VectorSimilarity(("t_c", "t_d"), ((1.0, -0.25), (-0.25, 1.0)))}
+    study = results(scores=(*scores(), *second), vectors=vectors)
+    text = subspace.write_report(study, tmp_path).read_text()
+    with (tmp_path / "tables" / "stability.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["task"], float(row["prompt_tuning"]), float(row["d5"])) == ("t_c", 40.0, 51.0)
+    assert float(row["prompt_tuning_sd"]) == 0.0
+    assert float(row["d5_sd"]) == pytest.approx(2**0.5)
+    with (tmp_path / "tables" / "vectors.csv").open() as file:
+        (pair,) = csv.DictReader(file)
+    assert {pair["first"], pair["second"]} == {"c", "d"} and float(pair["cosine"]) == -0.25
+    assert "From the subspace on" in text and "cosine of their vectors" in text
 
 
 def test_half_a_study_has_a_page(tmp_path):
