@@ -5,6 +5,7 @@ What shows a part, a test or a committed result, stands in a comment after its t
 """
 
 import dataclasses
+import fnmatch
 import importlib.util
 import inspect
 import re
@@ -35,6 +36,8 @@ MACROS = {
     for path in GIN.values()
     for name in re.findall(r"^([A-Z][A-Z0-9_]+) =", path.read_text(), re.MULTILINE)
 }
+TASKS = (ROOT / "tasks" / "names.txt").read_text().split()
+TASK = re.compile(r"^(?:super_glue|glue|mrqa|lama|crossfit|fewglue|bundled|gem)_[\w*]+$")
 SHORT = {"RUN"}
 """What a page says before its table that it stands for."""
 CLASSES = {**CONFIGURABLES, **methods()}
@@ -87,6 +90,9 @@ def faults(text):
             yield f"no module {module[1]}"
         if (verb := re.match(r"spot ([a-z]+)", code)) and verb[1] not in main.VERBS:
             yield f"no command {verb[0]}"
+        for task in [*re.findall(r"--task (\w+)", code), *TASK.findall(code)]:
+            if not any(fnmatch.fnmatch(name, task) for name in TASKS):
+                yield f"no task {task}"
         if re.fullmatch(r"[A-Z][A-Z0-9_]+", code) and code not in {*MACROS, *SHORT}:
             yield f"no macro {code}"
         if re.fullmatch(r"(bench|tests|gin_configs)/[\w/.]+", code) and not (ROOT / code).exists():
@@ -167,6 +173,7 @@ def test_a_row_that_nothing_shows_is_found():
 def test_what_is_not_there_is_found():
     odd = (
         "`no_such.gin`, `--gin.NO_SUCH_MACRO=1`, `PTuning.no_such`, `@NoSuch()`, [x](none.md), "
-        "`python -m bench.none`, `spot sing`, `NO_MACRO`, `bench/none.py`"
+        "`python -m bench.none`, `spot sing`, `NO_MACRO`, `bench/none.py`, `glue_none`, "
+        "`spot eval RUN --task none`"
     )
-    assert len(list(faults(odd))) == 9
+    assert len(list(faults(odd))) == 11
