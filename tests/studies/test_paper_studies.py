@@ -240,7 +240,7 @@ def test_the_study_of_subspaces_from_its_file(crossfit_directory, tmp_path, monk
             FASTFOOD_STEPS=2,
             MODEL_STEPS=1,
             PROMPT_BATCH_SIZE=4,
-            PROMPTS_AT_ONCE=3,
+            PROMPTS_AT_ONCE=5,
         ),
     ]
     monkeypatch.setenv("SPOT_DATA_DIR", str(crossfit_directory))
