@@ -1,8 +1,8 @@
 """The main job in minutes: tune a prompt on a source task, begin a target task's prompt from it.
 
 Everything is real and ships with the package: a small T5 (docs/mini.md says what it has read) and
-labelled text that people wrote, of which it has seen no label. What happens is what `spot train`
-and `spot eval` do.
+labelled text that people wrote, of which it has seen no label, as files of rows such as anybody
+has. What happens is what `spot train` and `spot eval` do.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from pathlib import Path
 from spot_jax import shipped
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
+from spot_jax.data.table import is_table
 from spot_jax.files import aligned
 from spot_jax.inference.scores import Score, score
 from spot_jax.inference.tuned import open_tuned
@@ -23,8 +24,6 @@ from spot_jax.training.metrics_log import read_metrics
 from spot_jax.training.optimizers import Adafactor
 from spot_jax.training.run import TrainResult, train
 
-MODULES = ("tasks.bundled_tasks",)
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -32,8 +31,9 @@ class Plan:
 
     Attributes:
         backbone: path of a stored backbone.
-        source: task whose prompt is carried on.
+        source: task whose prompt is carried on; a file of rows, as all tasks here may be.
         target: task that it is carried to.
+        modules: modules that register tasks by name.
         seeds: seeds of the target's prompts, tuned together in one program.
         source_steps: number of updates of the source prompt.
         target_steps: number of updates of the target's prompts, from scratch and from the source.
@@ -46,9 +46,10 @@ class Plan:
         evaluations: number of evaluations of each run.
     """
 
+    source: str
+    target: str
+    modules: tuple[str, ...] = ()
     backbone: str = str(shipped.BACKBONE)
-    source: str = "bundled_banking77"
-    target: str = "bundled_clinc150_16shot"
     seeds: tuple[int, ...] = (0, 1, 2)
     source_steps: int = 60
     target_steps: int = 10
@@ -72,14 +73,14 @@ def demo(
         The target's test scores, one a seed, by where its prompts began; "no prompt" is the bare
         backbone's score.
     """
-    say(f"source: one prompt on {plan.source}, {plan.source_steps} steps")
+    say(f"source: one prompt on {_named(plan.source)}, {plan.source_steps} steps")
     source = _tune(directory / "source", plan, plan.source, plan.source_steps, [0], None, progress)
     say(_rise(source, plan))
     origins = {"scratch": None, "source prompt": str(source.prompts[0])}
     scores = {"no prompt": _no_prompt(plan)}
     for name, prompt in origins.items():
         say(
-            f"target: {len(plan.seeds)} prompts on {plan.target} from "
+            f"target: {len(plan.seeds)} prompts on {_named(plan.target)} from "
             f"{'the source prompt' if prompt else 'scratch'}, {plan.target_steps} steps, "
             "in one program"
         )
@@ -102,6 +103,11 @@ def demo(
     return scores
 
 
+def _named(task: str) -> str:
+    """Return the name of a task for people: of a file of rows what the file is called."""
+    return Path(task.partition("?")[0]).stem if is_table(task) else task
+
+
 def _tune(
     directory: Path,
     plan: Plan,
@@ -121,7 +127,7 @@ def _tune(
             task,
             dict(zip(("inputs", "targets"), plan.lengths, strict=True)),
             batch_size=32,
-            modules=MODULES,
+            modules=plan.modules,
         ),
         optimizer=Adafactor(learning_rate=plan.learning_rate),
         train_steps=steps,
@@ -139,7 +145,8 @@ def _tune(
 
 def _no_prompt(plan: Plan) -> list[Score]:
     """The bare backbone on the target's test split, read and decoded as with a prompt."""
-    loading.import_modules(MODULES)
+    if plan.modules:
+        loading.import_modules(plan.modules)
     return score(
         open_tuned(backbone=plan.backbone),
         split="test",
@@ -168,9 +175,8 @@ def _rise(result: TrainResult, plan: Plan) -> str:
 def _table(by_origin: dict[str, list[Score]], plan: Plan) -> list[str]:
     scores = next(iter(by_origin.values()))
     names = [n for n in scores[0].metrics if n in ("accuracy", "macro_f1")]
-    head = (
-        f"{plan.target}, {scores[0].examples} test examples, mean and sd of {len(plan.seeds)} seeds"
-    )
+    what = f"{_named(plan.target)}, {scores[0].examples} test examples"
+    head = f"{what}, mean and sd of {len(plan.seeds)} seeds"
     rows = [[head, *names], ["commonest label", *[""] * len(names)]]
     if scores[0].majority is not None:
         rows[1][1 + names.index("accuracy")] = f"{scores[0].majority:.1f}"

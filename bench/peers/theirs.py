@@ -9,7 +9,7 @@ from bench.peers.shapes import PROMPT
 from spot_jax.t5.config import T5Config
 
 
-def model(config: T5Config, device: str, dtype: torch.dtype) -> PeftModel:
+def model(config: T5Config, device: str, dtype: torch.dtype, length: int = PROMPT) -> PeftModel:
     """Return a T5 of this shape with one encoder prompt of P rows, everything else frozen."""
     described = TheirConfig(
         vocab_size=config.vocab_size,
@@ -35,7 +35,7 @@ def model(config: T5Config, device: str, dtype: torch.dtype) -> PeftModel:
     finally:
         torch.set_default_dtype(default)
     adapter = PromptTuningConfig(
-        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=PROMPT, num_transformer_submodules=1
+        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=length, num_transformer_submodules=1
     )
     return get_peft_model(base, adapter).to(device).train()
 

@@ -16,6 +16,7 @@ from typing import Any
 from spot_jax.cli.flags import OneLineParser
 from spot_jax.cli.joining import end, join, lost_peer
 from spot_jax.errors import SpotError, SpotWarning, missing_extra
+from spot_jax.files.program_cache import keep_compiled
 from spot_jax.version import __version__
 
 VERBS = {
@@ -36,6 +37,10 @@ VERBS = {
     "demo": "the whole story in minutes, on what ships with the package",
     "completion": "a script that lets bash, zsh or fish complete all of this",
 }
+
+# Verbs that compile programs, and have nothing to show for some seconds. Studies keep what they
+# compile beside their results, where their other processes find it.
+LONG = ("train", "transfer", "study", "intrinsic", "eval", "infer", "serve", "demo")
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 PATH_ERRORS = (
@@ -153,6 +158,13 @@ def _run(arguments: list[str]) -> int:
     try:
         if not join(verb, rest):
             return 0
+        if verb in LONG and not {"-h", "--help"} & set(rest):
+            if verb not in ("study", "intrinsic"):
+                keep_compiled()
+            if sys.stderr.isatty():
+                print(
+                    f"spot {verb}: loading JAX and what it needs ...", file=sys.stderr, flush=True
+                )
         module = importlib.import_module(f"spot_jax.cli.{verb}")
         return int(module.main(rest) or 0)
     except SystemExit as leaving:  # argparse's way out after --help

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from spot_jax.errors import SpotError
 from spot_jax.inference.prediction import Prediction
@@ -38,6 +37,8 @@ def temperature_of(predictions: Sequence[Prediction], targets: Sequence[str]) ->
             )
         logs.append(np.log(np.maximum(list(prediction.probabilities.values()), 1e-300)))
         gold.append(labels.index(target))
+    from scipy.optimize import minimize_scalar  # late: a second that few predictors need
+
     scores, rows = np.array(logs), np.arange(len(gold))
 
     def loss(log_temperature: float) -> float:

@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from spot_jax.errors import SpotError, SpotWarning, check_choice, require_extra
 from spot_jax.files import fault_text, is_local, read_versioned, write_object
@@ -49,27 +48,35 @@ class TensorBoard:
     """Event files in a directory."""
 
     def __init__(self, directory: str, purge_step: int | None):
-        """Open a new event file.
+        """Take what a new event file needs, which the first row opens.
 
         Args:
             directory: local directory.
             purge_step: step from which on the events of earlier files are hidden; None for none.
         """
-        self._events = SummaryWriter(directory, purge_step=purge_step)
+        self._directory, self._purge_step = directory, purge_step
+        self._events: Any = None
 
     def log(self, rows: Sequence[Row]) -> None:
         """See `Tracker`."""
+        if self._events is None:
+            # Late: its import takes as long as many a first step.
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(self._directory, purge_step=self._purge_step)
         for step, numbers in rows:
             for tag, number in numbers.items():
                 self._events.add_scalar(tag, number, step)
 
     def flush(self) -> None:
         """Write out what was logged."""
-        self._events.flush()
+        if self._events is not None:
+            self._events.flush()
 
     def close(self, end: End = "finished") -> None:
         """See `Tracker`."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 class WandB:

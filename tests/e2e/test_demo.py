@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 
-from spot_jax.demo import Plan, demo
+from spot_jax.cli.demo import plan_on_rows
+from spot_jax.demo import demo
 
 
 @pytest.mark.slow
 def test_the_demo_beats_the_commonest_label_and_repeats_itself(tmp_path):
-    plan = Plan(source_steps=20, target_steps=8, seeds=(0, 1), validation_examples=100)
+    plan = plan_on_rows(tmp_path)
+    plan = dataclasses.replace(plan, source_steps=20, target_steps=8, seeds=(0, 1))
     plan = dataclasses.replace(plan, test_examples=200, evaluations=1)
     said: list[list[str]] = [[], []]
     results = [demo(tmp_path / str(i), plan, said[i].append, False) for i in (0, 1)]

@@ -1,18 +1,16 @@
 """Compiled programs on disk: jobs of one shape, and later starts, compile nothing again."""
 
 import contextlib
-import hashlib
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
+from spot_jax.files.program_cache import SECONDS, processor
+
 DIRECTORY = "jax_compilation_cache_dir"
 SHORTEST = "jax_persistent_cache_min_compile_time_secs"
-SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -26,7 +24,7 @@ def compilation_cache(directory: Path) -> Iterator[None]:
         yield
         return
     shortest = jax.config.values[SHORTEST]
-    jax.config.update(DIRECTORY, str(directory / _processor()))
+    jax.config.update(DIRECTORY, str(directory / processor()))
     jax.config.update(SHORTEST, SECONDS)
     # JAX asks once a process whether there is a cache; something may have been compiled before.
     jax_cache.reset_cache()
@@ -36,12 +34,3 @@ def compilation_cache(directory: Path) -> Iterator[None]:
         jax.config.update(DIRECTORY, None)
         jax.config.update(SHORTEST, shortest)
         jax_cache.reset_cache()
-
-
-def _processor() -> str:
-    """Return a name for this kind of processor: a program for one may not run on another."""
-    parts = [platform.machine(), os.environ.get("XLA_FLAGS", "")]
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        parts += sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -20,7 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.errors import SpotError
-from spot_jax.t5.attention import blocks, plain, triton
+from spot_jax.t5.attention import blocks, plain
 
 IMPLEMENTATIONS = ("plain", "blocks", "cudnn", "triton")
 # Below this many queries (targets, one step of decoding) the weights are small and a fused kernel
@@ -141,6 +141,9 @@ def attend(
     form = implementation(choice, query.shape[1], str(query.dtype))
     before = None if bias is None else bias.before
     if form == "triton" and before is None:
+        # Late: Pallas is a fifth of JAX's import, and for GPUs.
+        from spot_jax.t5.attention import triton
+
         distances = None if bias is None else bias.by_distance
         dense = None if bias is None else bias.dense
         segments = (visibility.query_segments, visibility.key_segments)
