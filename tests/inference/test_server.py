@@ -302,6 +302,20 @@ def test_a_request_of_many_rows_takes_turns_and_too_many_are_refused(loaded, mon
     assert done == ["short", "long"] and sum(rounds) == 52 and batcher.waiting == 0
 
 
+def test_a_client_that_asks_alone_waits_for_nobody(loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "predict", lambda rows, **options: ["done"] * len(rows))
+    rows = loaded.get("tweets").rows(loaded.tuned.vocabulary, ["a"])
+    batcher = Batcher(loaded, max_wait=0.001)
+    batcher.submit(rows).result(30)
+    batcher.max_wait = 600.0
+    assert batcher.submit(rows).result(30) == ["done"]
+    # Nor is a full batch kept waiting.
+    batcher._comes_alone = False
+    futures = [batcher.submit(rows) for _ in range(loaded.batch_size)]
+    assert [future.result(30) for future in futures] == [["done"]] * loaded.batch_size
+    batcher.close()
+
+
 def test_an_error_in_the_model_is_its_requests_alone(loaded, monkeypatch):
     rows = loaded.get("tweets").rows(loaded.tuned.vocabulary, TEXTS)
     batcher = Batcher(loaded, max_wait=0)
