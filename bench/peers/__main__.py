@@ -151,6 +151,7 @@ def result(name: str, case: str, seconds: dict[str, list[float]], **more: Any) -
         "ratio": medians[first] / medians[second],
         "ratio_of_fastest": min(seconds[first]) / min(seconds[second]),
         "load_average": round(os.getloadavg()[0], 2),
+        "cores": len(os.sched_getaffinity(0)),
         **more,
     }
     print(json.dumps(entry), flush=True)
