@@ -132,7 +132,7 @@ class CachedFeatures:
                 lengths=data.lengths,
                 use_cached=data.use_cached_tasks,
             )
-            if not isinstance(source, Shuffled):
+            if not isinstance(source, Shuffled) or not isinstance(source.examples, Examples):
                 raise SpotError(
                     f"{name} is a mixture or a stream without end, of which no features can be "
                     "kept; give single tasks"

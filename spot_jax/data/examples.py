@@ -1,12 +1,14 @@
 """Tokenised examples of any lengths in flat arrays: what a run trains on, with or without seqio."""
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
 from spot_jax.errors import SpotError
 from spot_jax.files import as_path, check_no_pointer, fault_text, write_whole
@@ -49,6 +51,39 @@ def cut(ids: Ids, length: int, keeps_eos: bool = False) -> Ids:
     if len(ids) <= length or not keeps_eos or ids[-1] != EOS:
         return ids[:length]
     return np.append(ids[: length - 1], ids.dtype.type(EOS))
+
+
+class ExampleTable(Protocol):
+    """Tokenised examples by number: `Examples` in memory, or shares of several hosts."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task they come from, where that is known."""
+        ...
+
+    @property
+    def choices(self) -> Int32[np.ndarray, "n c u"] | None:
+        """See `Examples`."""
+        ...
+
+    @property
+    def lengths(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Lengths of all inputs and of all targets."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...
+
+    def gather(
+        self, side: str, numbers: Int64[np.ndarray, " k"], length: int
+    ) -> tuple[Ids, Int64[np.ndarray, " k"]]:
+        """Return the ids of some examples, see `Examples.gather`."""
+        ...
+
+    def check_ids(self, vocab_size: int, name: str) -> None:
+        """Raise `SpotError` for ids that a backbone's embedding of `vocab_size` rows lacks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +136,35 @@ class Examples:
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
+
+    @functools.cached_property
+    def lengths(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Lengths of all inputs and of all targets."""
+        return np.diff(self.inputs_offsets), np.diff(self.targets_offsets)
+
+    def gather(
+        self, side: str, numbers: Int64[np.ndarray, " k"], length: int
+    ) -> tuple[Ids, Int64[np.ndarray, " k"]]:
+        """Return the ids of some examples' inputs or targets one after another, cut as `cut` does.
+
+        Args:
+            side: "inputs" or "targets".
+            numbers: numbers of the examples.
+            length: number of ids at which they are cut.
+
+        Returns:
+            All ids, and how many each has.
+        """
+        flat, offsets = getattr(self, side), getattr(self, f"{side}_offsets")
+        starts, whole = offsets[numbers], offsets[numbers + 1] - offsets[numbers]
+        lengths = np.minimum(whole, length)
+        ends = np.cumsum(lengths)
+        ids = flat[np.repeat(starts - (ends - lengths), lengths) + np.arange(int(lengths.sum()))]
+        if self.keeps_eos is not None:
+            over = np.flatnonzero((whole > length) & self.keeps_eos[numbers])
+            over = over[flat[starts[over] + whole[over] - 1] == EOS]
+            ids[ends[over] - 1] = EOS
+        return ids, lengths
 
     def first(self, n: int) -> "Examples":
         """Return the first `n` examples."""

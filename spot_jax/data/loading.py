@@ -21,6 +21,7 @@ from spot_jax.data.denoising import TokenSource, objective
 from spot_jax.data.evaluation_set import EvaluationSet
 from spot_jax.data.example_cache import cached
 from spot_jax.data.examples import Examples
+from spot_jax.data.shared_examples import Hosts
 from spot_jax.data.sources import JOIN, Mixture, Shuffled, Source, mixing_rates, unknown_name
 from spot_jax.data.table import description, task
 from spot_jax.data.text_tokens import load_tokens
@@ -160,6 +161,7 @@ def training_source(
     split: str = "train",
     lengths: Lengths | None = None,
     use_cached: bool = False,
+    hosts: Hosts | None = None,
 ) -> Source:
     """Return an endless source of a split; see `seqio_tasks.training_source` for tasks."""
     if name.endswith(".npz"):
@@ -179,6 +181,7 @@ def training_source(
         return Shuffled(examples, seed)
     if parts := _with_tables(name):
         options: Any = {"split": split, "lengths": lengths, "use_cached": use_cached}
+        options["hosts"] = hosts
         sources = {
             part: training_source(part, vocabulary, seed + number, **options)
             for number, part in enumerate(sorted(parts), start=1)
@@ -195,6 +198,7 @@ def training_source(
         split=split,
         lengths=lengths,
         use_cached=use_cached,
+        hosts=hosts,
     )
 
 

@@ -29,7 +29,12 @@ class MultiPromptBatches:
                 f"expected prompts of one batch shape, found {len(shapes)} different "
                 "ones; give all prompts the same batch size and lengths"
             )
-        self.host_rows = host_rows or slice(None)
+        rows = self.batches[0].shape.batch_size
+        self.host_rows = range(rows * len(self.batches))[host_rows or slice(None)]
+        for i, each in enumerate(self.batches):
+            each.host_rows = range(rows)[
+                max(self.host_rows.start - i * rows, 0) : max(self.host_rows.stop - i * rows, 0)
+            ]
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -37,10 +42,10 @@ class MultiPromptBatches:
     def __next__(self) -> Batch:
         parts = [next(batches) for batches in self.batches]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        rows = [len(part["encoder_input_tokens"]) for part in parts]
-        batch["row_prompt"] = np.repeat(np.arange(len(parts), dtype=np.int32), rows)
-        batch["row_number"] = np.concatenate([np.arange(n, dtype=np.int32) for n in rows])
-        return {name: array[self.host_rows] for name, array in batch.items()}
+        rows = self.batches[0].shape.batch_size
+        numbers = np.arange(rows * len(parts), dtype=np.int32)[self.host_rows]
+        batch["row_prompt"], batch["row_number"] = np.divmod(numbers, rows)
+        return batch
 
     @property
     def examples(self) -> int:

@@ -29,8 +29,18 @@ from spot_jax.data.seqio_registry import (
     tasks_of,
 )
 from spot_jax.data.seqio_text import TextLines, register_text
+from spot_jax.data.shared_examples import (
+    Hosts,
+    Share,
+    SharedExamples,
+    by_files,
+    dealt,
+    shared_examples,
+)
 from spot_jax.data.sources import Mixture, Shuffled, Source, Stream
 from spot_jax.errors import SpotError
+from spot_jax.files import slug
+from spot_jax.files.digests import digest
 from spot_jax.metrics import Metric
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 
@@ -233,6 +243,7 @@ def training_source(
     lengths: Lengths | None = None,
     maximum_in_memory: int = 2_000_000,
     use_cached: bool = False,
+    hosts: Hosts | None = None,
 ) -> Source:
     """Return an endless source of a task's or mixture's examples, in an order fixed by the seed.
 
@@ -240,13 +251,18 @@ def training_source(
     examples, or without an end, is streamed through seqio's own shuffling, and a resumed run then
     skips what it had read. Plain text is tokenised once and cut anew each epoch. A mixture's tasks
     come at seqio's rates.
+
+    With `hosts` a task that would be held in memory is read and tokenised in shares instead, one a
+    host (`spot_jax.data.shared_examples`); its order stays the same.
     """
 
     def source(number: int, task: seqio.Task) -> Source:
         if isinstance(task.source, TextLines):
             return task.source.token_source(split, vocabulary, lengths, seed + number)
         options = {"lengths": lengths, "use_cached": use_cached}
-        return _task_source(task, split, vocabulary, seed + number, maximum_in_memory, options)
+        return _task_source(
+            task, split, vocabulary, seed + number, maximum_in_memory, options, hosts
+        )
 
     registered = require(name)
     tasks = require_split(name, split)
@@ -283,13 +299,18 @@ def _task_source(
     seed: int,
     maximum: int,
     options: dict[str, Any],
+    hosts: Hosts | None,
 ) -> Source:
     size = _size(task, split)
     size_checks.report(task.name, split, rows=size)
 
     def read() -> Examples | None:
-        rows = list(_read(task, split, vocabulary, limit=maximum + 1, **options))
-        pairs = [row.example for row in rows]
+        pairs, choosing = [], []
+        for row in _read(task, split, vocabulary, limit=maximum + 1, **options):
+            # Text is not kept: it takes several times the room of the tokens.
+            pairs.append(row.example)
+            if CHOICES in row.fields:
+                choosing.append(row)
         if not pairs:
             raise SpotError(
                 f"expected examples in split {split!r} of {task.name}, found none; "
@@ -298,11 +319,18 @@ def _task_source(
         if len(pairs) > maximum:
             return None
         examples = Examples.from_lists(pairs, task=task.name)
-        return dataclasses.replace(examples, choices=_choice_tokens(task, rows, vocabulary))
+        every = len(choosing) == len(pairs)
+        choices = _choice_tokens(task, choosing, vocabulary) if every else None
+        return dataclasses.replace(examples, choices=choices)
 
     if size is None or size <= maximum:
         decided_by = sorted((options.get("lengths") or {}).items()), options.get("use_cached")
-        examples = cached((task.name, split, vocabulary.sha256, maximum, str(decided_by)), read)
+        key = (task.name, split, vocabulary.sha256, maximum, str(decided_by))
+        examples: Examples | SharedExamples | None
+        if hosts is None:
+            examples = cached(key, read)
+        else:
+            examples = _shared(task, split, vocabulary, hosts, maximum, options, digest(str(key)))
         if examples is not None:
             size_checks.report(task.name, split, examples=len(examples))
             return Shuffled(examples, seed)
@@ -312,6 +340,107 @@ def _task_source(
         return (row.example for row in rows)
 
     return Stream(stream, name=task.name)
+
+
+def _shared(
+    task: seqio.Task,
+    split: str,
+    vocabulary: Vocabulary,
+    hosts: Hosts,
+    maximum: int,
+    options: dict[str, Any],
+    mark: str,
+) -> SharedExamples | None:
+    """Return a split's examples in shares, by its files where each host has some.
+
+    The order of examples of several files is known where each of their rows is one example.
+    Otherwise every host reads all text, and tokenises each so many-th example.
+    """
+    directory = hosts.directory / f"{slug(task.name)[:60]}-{slug(split)[:20]}-{mark[:12]}"
+
+    def dealt_out() -> Share:
+        each = seqio.ShardInfo(hosts.index, hosts.count)
+        rows = _read(task, split, vocabulary, examples_of=each, **options)
+        return Share((row.example for row in rows), {})
+
+    ways: list[Any] = [(dealt_out, lambda facts: dealt([each["count"] for each in facts]))]
+    source = task._get_cached_source(split) if options.get("use_cached") else task.source
+    files = len(_shards(source, split)) if _interleaving(source) else 0
+    if files >= hosts.count:
+        ways.insert(
+            0,
+            (
+                lambda: _share_of_files(task, split, vocabulary, hosts, files, options),
+                lambda facts: _order_of_files(facts, source, source.num_input_examples(split)),
+            ),
+        )
+    return shared_examples(hosts, directory, ways, f"{task.name}, split {split!r}", maximum)
+
+
+def _shards(source: seqio.DataSource, split: str) -> Sequence[str]:
+    try:
+        return source.list_shards(split)
+    except SpotError:
+        raise
+    except Exception:  # what is wrong with the data is said where it is read
+        return ()
+
+
+def _share_of_files(
+    task: seqio.Task,
+    split: str,
+    vocabulary: Vocabulary,
+    hosts: Hosts,
+    files: int,
+    options: dict[str, Any],
+) -> Share:
+    counts: dict[str, int] = {}
+
+    def examples() -> Iterator[Example]:
+        for file in range(hosts.index, files, hosts.count):
+            counts[str(file)] = 0
+            each = seqio.ShardInfo(file, files)
+            for row in _read(task, split, vocabulary, files_of=each, **options):
+                counts[str(file)] += 1
+                yield row.example
+
+    return Share(examples(), counts)
+
+
+def _interleaving(source: seqio.DataSource) -> tuple[int, int] | None:
+    """Return of how many files a source reads in turn, and how many rows of each at a time.
+
+    None for a source that is not known to read files.
+    """
+    if isinstance(source, seqio.FileDataSource):
+        return source._cycle_length, source._block_length
+    if isinstance(source, seqio.TfdsDataSource):
+        # As TFDS has it: a data set that keeps the order of its rows is read file by file.
+        ordered = source.tfds_dataset.builder.info.disable_shuffling
+        return (1 if ordered else 16), 16
+    return None
+
+
+def _order_of_files(
+    facts: Sequence[Mapping[str, Any]], source: seqio.DataSource, rows: int | None
+) -> np.ndarray | None:
+    """Return the place among the shares of each example; None where rows are not examples."""
+    counts = {int(name): count for each in facts for name, count in each["files"].items()}
+    interleaving = _interleaving(source)
+    if interleaving is None or sum(counts.values()) != rows:
+        return None
+    sizes = tf.constant([counts[file] for file in sorted(counts)], tf.int64)
+
+    def numbers(file: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(sizes[file]).map(lambda number: (file, number))
+
+    cycle, block = interleaving
+    order = tf.data.Dataset.range(len(counts)).interleave(
+        numbers, cycle, block, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    parts = list(order.batch(65536).as_numpy_iterator())
+    file, number = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return by_files(facts, file, number)
 
 
 def _ids(tokens: Sequence[int]) -> Ids:
@@ -327,10 +456,13 @@ def _read(
     lengths: Lengths | None = None,
     use_cached: bool = False,
     shuffle_seed: int | None = None,
+    files_of: seqio.ShardInfo | None = None,
+    examples_of: seqio.ShardInfo | None = None,
 ) -> Iterator[Row]:
     """Yield the examples of a split; `SpotError` for whatever goes wrong while they are read.
 
-    With `shuffle_seed` the split is repeated without end in seqio's shuffled order.
+    With `shuffle_seed` the split is repeated without end in seqio's shuffled order. With `files_of`
+    a part of its files is read, with `examples_of` each so many-th example.
     """
     options = {
         "split": split,
@@ -340,14 +472,15 @@ def _read(
         "shuffle": shuffle_seed is not None,
         "seed": shuffle_seed or 0,
         "num_epochs": 1 if shuffle_seed is None else None,
+        "shard_info": files_of,
     }
     if use_cached:
         _check_cached(task, vocabulary)
-        rows = _by_seqio(task, vocabulary, options)
+        rows = _by_seqio(task, vocabulary, options, examples_of)
     elif _ends_in_tokenisation(task):
-        rows = _by_us(task, vocabulary, options)
+        rows = _by_us(task, vocabulary, options, examples_of)
     else:
-        rows = _by_seqio(task, vocabulary, options)
+        rows = _by_seqio(task, vocabulary, options, examples_of)
     number = 0
     try:
         for row in itertools.islice(rows, limit):
@@ -409,14 +542,19 @@ def _keeps_eos(task: seqio.Task) -> bool:
     return _steps(task)[-1:] == [seqio.preprocessors.append_eos_after_trim]
 
 
-def _by_us(task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]) -> Iterator[Row]:
+def _by_us(
+    task: seqio.Task,
+    vocabulary: Vocabulary,
+    options: dict[str, Any],
+    part: seqio.ShardInfo | None,
+) -> Iterator[Row]:
     """Read text through seqio and tokenise it here: the same ids, several times faster."""
     text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.string, rank=0)
     untokenised = task.replace(
         preprocessors=_steps(task)[:-2],
         output_features=dict.fromkeys(FEATURES, text),
     )
-    rows = _rows(untokenised.get_dataset(**options))
+    rows = _rows(_part_of(untokenised.get_dataset(**options), part))
     keeps_eos = _keeps_eos(task)
     ends = [[EOS] if task.output_features[feature].add_eos else [] for feature in FEATURES]
     while block := list(itertools.islice(rows, 4096)):
@@ -450,14 +588,23 @@ def _rows(dataset: tf.data.Dataset) -> Iterator[Fields]:
             yield {key: values[number] for key, values in block.items()}
 
 
-def _by_seqio(task: seqio.Task, vocabulary: Vocabulary, options: dict[str, Any]) -> Iterator[Row]:
+def _part_of(dataset: tf.data.Dataset, part: seqio.ShardInfo | None) -> tf.data.Dataset:
+    return dataset if part is None else dataset.shard(part.num_shards, part.index)
+
+
+def _by_seqio(
+    task: seqio.Task,
+    vocabulary: Vocabulary,
+    options: dict[str, Any],
+    part: seqio.ShardInfo | None,
+) -> Iterator[Row]:
     """Read through the whole of the task's pipeline, its features' vocabularies exchanged."""
     exchanged, keeps_eos = _exchanged(task, vocabulary), _keeps_eos(task)
     if keeps_eos:
         after_trim = seqio.preprocessors.append_eos_after_trim
         steps = [s for s in task.preprocessors if s is not after_trim]
         exchanged = exchanged.replace(preprocessors=[*steps, seqio.preprocessors.append_eos])
-    for row in exchanged.get_dataset(**options).as_numpy_iterator():
+    for row in _part_of(exchanged.get_dataset(**options), part).as_numpy_iterator():
         fields = {key: value for key, value in row.items() if key not in FEATURES}
         raw = row.get("targets_pretokenized")
         if isinstance(raw, bytes):

@@ -1,15 +1,17 @@
 """Endless streams of examples whose place can be written down and found again exactly."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
-from spot_jax.data.examples import Examples, Ids
+from spot_jax.data.examples import ExampleTable, Ids
 from spot_jax.errors import SpotError, short
 
 State = dict[str, Any]
+Numbers = Int64[np.ndarray, " _count"]
 JOIN = "+"
 """What stands between the names of tasks that are mixed."""
 BLOCK = 4096
@@ -54,6 +56,20 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class NumberedSource(Source, Protocol):
+    """A source whose examples lie in tables: what is drawn is known before any of it is read."""
+
+    @property
+    def tables(self) -> Sequence[ExampleTable]:
+        """Tables of the examples; none where they lie in no table."""
+        ...
+
+    def take(self, count: int) -> tuple[Numbers, Numbers]:
+        """Return the table, [count], and the number in it, [count], of the next examples."""
+        ...
+
+
 def generator(*key: int) -> np.random.Generator:
     """Return numpy's counter-based generator for a key of whole numbers."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
@@ -78,6 +94,18 @@ class Epochs:
         self._index += 1
         return int(self._order[self._index - 1])
 
+    def take(self, count: int) -> Numbers:
+        """Return the next `count` numbers."""
+        parts = [np.zeros(0, np.int64)]
+        while count:
+            if self._index == self.count:
+                self._epoch, self._index = self._epoch + 1, 0
+                self._order = self._shuffle()
+            parts.append(self._order[self._index : self._index + count])
+            self._index += len(parts[-1])
+            count -= len(parts[-1])
+        return np.concatenate(parts)
+
     def state(self) -> State:
         """Return the epoch and the index in it."""
         return {"epoch": self._epoch, "index": self._index}
@@ -89,20 +117,31 @@ class Epochs:
                 f"expected the data place to lie within {self.count} examples, found index "
                 f"{state['index']}; the task's data has changed since the run began"
             )
-        self._epoch, self._index = int(state["epoch"]), int(state["index"])
-        self._order = self._shuffle()
+        epoch, self._index = int(state["epoch"]), int(state["index"])
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = self._shuffle()
 
 
 class Shuffled:
     """All examples in an order of their own in every epoch, from the seed and the epoch alone."""
 
-    def __init__(self, examples: Examples, seed: int):
+    def __init__(self, examples: ExampleTable, seed: int):
         self.examples = examples
         self._numbers = Epochs(len(examples), seed)
 
     def next(self) -> tuple[Ids, Ids]:
         """Return the next example; after the last one a new epoch begins."""
         return self.examples[self._numbers.next()]
+
+    @property
+    def tables(self) -> Sequence[ExampleTable]:
+        """The examples."""
+        return (self.examples,)
+
+    def take(self, count: int) -> tuple[Numbers, Numbers]:
+        """Return the table, [count], and the number in it, [count], of the next examples."""
+        return np.zeros(count, np.int64), self._numbers.take(count)
 
     def state(self) -> State:
         """Return the epoch and the index in it."""
@@ -141,14 +180,42 @@ class Mixture:
 
     def next(self) -> tuple[Ids, Ids]:
         """Return the next example of the source whose turn it is."""
-        block, place = divmod(self._draw, BLOCK)
-        if block != self._block_number:
-            draws = generator(self.seed, block).random(BLOCK)
-            chosen = np.searchsorted(self._cumulative, draws, side="right")
-            self._block = np.minimum(chosen, len(self._names) - 1)
-            self._block_number = block
-        self._draw += 1
-        return self._sources[self._names[self._block[place]]].next()
+        return self._sources[self._names[int(self._turns(1)[0])]].next()
+
+    def _turns(self, count: int) -> Numbers:
+        """Return the number of the source of each of the next draws."""
+        parts = [np.zeros(0, np.int64)]
+        while count:
+            block, place = divmod(self._draw, BLOCK)
+            if block != self._block_number:
+                draws = generator(self.seed, block).random(BLOCK)
+                chosen = np.searchsorted(self._cumulative, draws, side="right")
+                self._block = np.minimum(chosen, len(self._names) - 1)
+                self._block_number = block
+            parts.append(self._block[place : place + count])
+            self._draw += len(parts[-1])
+            count -= len(parts[-1])
+        return np.concatenate(parts)
+
+    @property
+    def tables(self) -> Sequence[ExampleTable]:
+        """The tables of all sources; none if one of these has none."""
+        each = [getattr(self._sources[name], "tables", ()) for name in self._names]
+        return [table for tables in each for table in tables] if all(each) else []
+
+    def take(self, count: int) -> tuple[Numbers, Numbers]:
+        """Return the table, [count], and the number in it, [count], of the next examples."""
+        turns = self._turns(count)
+        tables, numbers = np.zeros((2, count), np.int64)
+        first = 0
+        for i, name in enumerate(self._names):
+            source = self._sources[name]
+            assert isinstance(source, NumberedSource)
+            at = np.flatnonzero(turns == i)
+            in_source, numbers[at] = source.take(len(at))
+            tables[at] = first + in_source
+            first += len(source.tables)
+        return tables, numbers
 
     def state(self) -> State:
         """Return the number of draws and every source's own place."""

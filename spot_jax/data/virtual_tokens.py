@@ -47,6 +47,11 @@ class VirtualTokens:
         first = self.vocab_size + self.index * self.length
         return np.arange(first, first + self.length, dtype=np.int32)
 
+    @property
+    def prefix(self) -> Int32[np.ndarray, " length"] | None:
+        """Ids that stand before every text; None where its places are in the text."""
+        return self.ids
+
     def text_length(self, inputs: Int32[np.ndarray, " text"]) -> int:
         """Return how many of the ids are text: all."""
         return len(inputs)
@@ -86,6 +91,11 @@ class TemplateTokens(VirtualTokens):
 
     place: int = 0
     cut: int = 0
+
+    @property
+    def prefix(self) -> None:
+        """None: the places of the ids are in the text."""
+        return
 
     def text_length(self, inputs: Int32[np.ndarray, " text"]) -> int:
         """Return how many of the ids are text, neither places nor marks."""

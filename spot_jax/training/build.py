@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from spot_jax.data import loading
@@ -14,8 +15,10 @@ from spot_jax.data.batch_source import BatchSource, TrainingBatches
 from spot_jax.data.batches import Batches, BatchShape, InputWriter
 from spot_jax.data.choices import ChoiceWriter, answer_tokens
 from spot_jax.data.data_source import DataSource
-from spot_jax.data.examples import Examples
+from spot_jax.data.examples import Examples, ExampleTable
 from spot_jax.data.multi_prompt import MultiPromptBatches
+from spot_jax.data.prefetch import Prefetched
+from spot_jax.data.shared_examples import Hosts
 from spot_jax.data.sources import Shuffled, Source
 from spot_jax.data.table.lengths import suited_lengths
 from spot_jax.data.virtual_tokens import input_writer
@@ -28,6 +31,7 @@ from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.int8 import weights_dtype
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.config import EvaluationPlan, RandomBackbone, StoredBackbone
+from spot_jax.training.distributed import hosts
 from spot_jax.training.optimizers import Optimizer, build
 from spot_jax.training.run_info import RunSetup, absolute, task_facts
 from spot_jax.training.sharding import BatchPlacement, place, replicated, tree_shardings
@@ -73,7 +77,7 @@ class RunParts:
     ancestry: list[tuple[Mapping[str, Any], ...]]
     tuning: list[dict[str, Any]]
     tx: Any
-    batches: TrainingBatches
+    batches: TrainingBatches | Prefetched
     placement: BatchPlacement
     batch_source: BatchSource | None = None
     init_by_task: bool = False
@@ -88,8 +92,12 @@ class RunParts:
         seeds: int | Sequence[int],
         mesh: Mesh,
         init_by_task: bool = False,
+        directory: epath.Path | None = None,
     ) -> "RunParts":
-        """Build the parts; `SpotError` for settings that do not fit together."""
+        """Build the parts; `SpotError` for settings that do not fit together.
+
+        Several processes tokenise their data together in the run's `directory`, where it is given.
+        """
         if data.modules or data.text_directory:
             loading.import_modules(data.modules)
             if data.text_directory:
@@ -117,7 +125,7 @@ class RunParts:
         program = Program.of(method, loaded, tasks)
         trees = program.init(_init_keys(seeds, names if init_by_task else None), loaded)
         length = program.prompt_length(*trees)
-        batches: TrainingBatches
+        batches: TrainingBatches | Prefetched
         source = program.method.batch_source(loaded, tasks, data, seeds, placement.host_rows)
         if source is not None:
             batches = source.training
@@ -126,12 +134,15 @@ class RunParts:
                 input_writer(loaded.config.vocab_size, length, i, method.placement, vocabulary)
                 for i in range(count)
             ]
-            sources = _sources(data, names, seeds, vocabulary, loaded.config.vocab_size)
+            shared = None
+            if directory is not None and method.placement == "before":
+                shared = None if getattr(method, "chooses", False) else hosts(directory)
+            sources = _sources(data, names, seeds, vocabulary, loaded.config.vocab_size, shared)
             choices = [
                 _choices(program.method, task, each, data)
                 for task, each in zip(tasks, sources, strict=True)
             ]
-            batches = _batches(sources, data, writers, placement.host_rows, choices)
+            batches = Prefetched(_batches(sources, data, writers, placement.host_rows, choices))
         return cls(
             mesh,
             loaded,
@@ -324,9 +335,10 @@ def _sources(
     seeds: Sequence[int],
     vocabulary: Vocabulary | None,
     vocab_size: int,
+    hosts: Hosts | None,
 ) -> list[Source]:
     """Return each prompt's data; prompts of one task share examples in memory, not their order."""
-    examples: dict[str, Examples] = {}
+    examples: dict[str, ExampleTable] = {}
     sources: list[Source] = []
     for name, seed in zip(names, seeds, strict=True):
         if name in examples:
@@ -339,6 +351,7 @@ def _sources(
             split=data.split,
             lengths=data.lengths,
             use_cached=data.use_cached_tasks,
+            hosts=hosts,
         )
         if isinstance(source, Shuffled):
             source.examples.check_ids(vocab_size, name)
@@ -395,8 +408,9 @@ def _batches(
     shapes = [each.shape for each in choices if each is not None]
     room = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     for source, write, choice in zip(sources, writers, choices, strict=True):
-        if write is not None and isinstance(source, Shuffled):
-            write.check_examples(source.examples, shape.text_lengths(write.room)[0])
+        examples = source.examples if isinstance(source, Shuffled) else None
+        if write is not None and isinstance(examples, Examples):
+            write.check_examples(examples, shape.text_lengths(write.room)[0])
         rows = host_rows if len(sources) == 1 else None
         # Prompts of one program have answers of one shape.
         writer = None if choice is None else ChoiceWriter((room[0], room[1]), choice.labels)

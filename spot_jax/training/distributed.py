@@ -20,6 +20,7 @@ from jax._src.clusters import ClusterEnv
 from jax._src.clusters.mpi4py_cluster import Mpi4pyCluster
 from jax.experimental import multihost_utils
 
+from spot_jax.data.shared_examples import Hosts
 from spot_jax.errors import SpotError
 
 T = TypeVar("T")
@@ -198,6 +199,22 @@ def check_one_directory(directory: epath.Path) -> None:
             f"processes {blind} do not see what process 0 writes to {directory}: the hosts share "
             "no such directory; give a MODEL_DIR in a bucket (gs://...) or on a shared disk"
         )
+
+
+def hosts(directory: epath.Path) -> Hosts | None:
+    """Return the processes of this run, which share their tokens there; None if this one is alone.
+
+    Args:
+        directory: run directory.
+    """
+    if jax.process_count() == 1:
+        return None
+    return Hosts(
+        jax.process_index(),
+        jax.process_count(),
+        directory / "tokens",
+        multihost_utils.sync_global_devices,
+    )
 
 
 def agreed(value: T) -> T:

@@ -12,6 +12,7 @@ from etils import epath
 
 from spot_jax.data import loading
 from spot_jax.data.data_source import DataSource
+from spot_jax.data.prefetch import Prefetched
 from spot_jax.data.table import Table, forget
 from spot_jax.errors import COUNT, SEED, SpotError, SpotWarning, check_range
 from spot_jax.files import (
@@ -164,7 +165,9 @@ def train(
             backbone.check()
         loading.check_names(data.names, data.modules, data.text_directory)
         data = with_lengths(data, backbone)
-        setup = RunParts.make(backbone, method, data, optimizer, seeds, devices, init_by_task)
+        setup = RunParts.make(
+            backbone, method, data, optimizer, seeds, devices, init_by_task, directory
+        )
         description = setup.description(data, optimizer)
 
         def begin() -> None:
@@ -180,6 +183,8 @@ def train(
             run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps, views)
             result = run.go(train_steps, progress)
             tracked.finished = result.finished
+        if result.finished:
+            by_lead(lambda: remove_tree(directory / "tokens"))
         return result
 
 
@@ -314,6 +319,8 @@ class _Run:
             )
         finally:
             step.close()
+            if isinstance(setup.batches, Prefetched):
+                setup.batches.close()
             self.bar.close()
             self.log.close()
             self.saved.close()

@@ -12,6 +12,7 @@ environment.json         versions, devices and command of each start
 config.gin               the operative configuration
 metrics.jsonl            one line a report; TensorBoard's event files stand beside it
 trackers.json            the run's identifier at each of its trackers; wandb/ has wandb's files
+tokens/                  the data as several hosts tokenised it together, until the run ends
 .owner                   locked by the process that trains here; a second start is refused
 """
 
@@ -50,6 +51,12 @@ def run_path(model_dir: str | os.PathLike[str]) -> epath.Path:
     if not os.fspath(model_dir).strip():
         raise SpotError("MODEL_DIR is empty; give the directory of the run, such as 'runs/first'")
     path = as_path(model_dir)
+    if os.fspath(path).startswith("s3://"):
+        raise SpotError(
+            f"{os.fspath(path)}: a run's checkpoints cannot be in s3://, since Orbax writes arrays "
+            "to disks and gs:// alone; give a MODEL_DIR on a disk or in gs:// (prompts, libraries, "
+            "backbones and data may be in s3://)"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = part_path(path / "writable")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spot_jax.data.batches import Batches, BatchShape, evaluation_batches, truncated
-from spot_jax.data.examples import Examples
-from spot_jax.data.sources import Shuffled, Stream
+from spot_jax.data.examples import Example, Examples
+from spot_jax.data.packing import FirstFit
+from spot_jax.data.sources import Mixture, Shuffled, Stream
 from spot_jax.data.virtual_tokens import VirtualTokens
 from spot_jax.errors import SpotError
 
@@ -189,3 +190,58 @@ def test_shapes_that_cannot_be_are_refused():
             BatchShape(1, 4, 4, pack=True, packed_inputs_length=8),
             write=VirtualTokens(V, 8),
         )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 40, 700]), st.sampled_from([9, 70]))
+def test_rows_are_those_of_first_fit_by_its_definition(seed, rows, targets_length):
+    rng = np.random.default_rng(seed)
+    inputs = rng.choice([3, 17, 18, 60, 90, 100], 8 * rows + 50).tolist()
+    targets = rng.integers(0, 10, len(inputs)).tolist()
+    left = np.tile([[100], [targets_length]], rows)
+    expected = []
+    for sizes in zip(inputs, targets, strict=True):
+        fits = (left[0] >= sizes[0]) & (left[1] >= sizes[1])
+        if not fits.any():
+            break
+        expected.append(int(fits.argmax()))
+        left[:, expected[-1]] -= sizes
+    fit = FirstFit(rows, 100, targets_length)
+    # In two parts, as a batch asks for them.
+    part = min(len(inputs) // 3, len(expected))
+    assert fit.place(inputs[:part], targets[:part]) == expected[:part]
+    assert fit.place(inputs[part:], targets[part:]) == expected[part:]
+
+
+@pytest.mark.parametrize("keeps_eos", [False, True])
+def test_examples_of_several_tables_are_cut_and_ordered_as_one_by_one(keeps_eos):
+    rng = np.random.default_rng(0)
+
+    def table(first):
+        pairs = [
+            Example(
+                np.array([first + i, *rng.integers(2, 9, rng.integers(0, 14)), 1], np.int32),
+                np.array([first + i, *rng.integers(2, 9, rng.integers(0, 6)), 1], np.int32),
+                keeps_eos,
+            )
+            for i in range(23)
+        ]
+        return Examples.from_lists(pairs)
+
+    parts = {"a": table(100), "b": table(200)}
+
+    def source():
+        shuffled = {name: Shuffled(part, 1) for name, part in parts.items()}
+        return Mixture(shuffled, {"a": 2.0, "b": 1.0}, 3)
+
+    every = source()
+    singly = Stream(lambda: (every.next() for _ in itertools.count()))
+    for shape in (BatchShape(5, 8, 4), BatchShape(5, 8, 4, pack=True, packed_inputs_length=30)):
+        every.restore(source().state())
+        batches = Batches(source(), shape, write=VirtualTokens(V, 2))
+        expected = Batches(singly, shape, write=VirtualTokens(V, 2))
+        for _ in range(9):
+            batch, other = next(batches), next(expected)
+            assert all((batch[name] == other[name]).all() for name in other)
+        assert batches.truncated_inputs == expected.truncated_inputs > 0
+        singly.restore({"count": 0})

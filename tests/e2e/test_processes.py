@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from tiny_text import store_backbone
 
 from spot_jax.methods.prompt_forms import load_prompt
@@ -116,3 +117,58 @@ def test_a_transfer(trained, tmp_path):
         )
         said.append(lines.replace(str(tmp_path / str(count)), "RUN"))
     assert said[0] == said[1]
+
+
+def leaves(path):
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["joint", "prefix"])
+def test_weights_beside_a_prompt_that_are_split_over_processes(kind, tmp_path):
+    backbone = store_backbone(tmp_path / "backbone")
+    settings = {
+        "joint": [
+            "--gin_file=gin_configs/runs/p_tuning_mini.gin",
+            "--gin.TEMPLATE='<prompt:2> {text:cut} {target}'",
+            *("--gin.TUNE_BACKBONE=True", "--gin.ENCODER='mlp'"),
+        ],
+        "prefix": [
+            "--gin_file=gin_configs/runs/prefix_tuning.gin",
+            *("--gin.PREFIX_LENGTH=2", "--gin.PREFIX_HIDDEN=8", "--gin.LEARNING_RATE=0.0001"),
+        ],
+    }[kind]
+    for count, mesh in ((1, "1x1"), (4, "2x2")):
+        spot(
+            count,
+            "train",
+            *settings,
+            f"--gin.MODEL_DIR='{tmp_path / str(count)}'",
+            f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'",
+            "--gin.MIXTURE_OR_TASK_NAME='bundled_vader_amazon_16shot'",
+            *LENGTHS,
+            *("--gin.TRAIN_STEPS=4", "--gin.EVAL_PERIOD=2", "--gin.EVAL_EXAMPLES=16"),
+            *("--gin.BATCH_SIZE=8", f"--gin.MESH='{mesh}'"),
+        )
+    single, four = (json.loads((tmp_path / n / "result.json").read_text()) for n in "14")
+    assert four["last"][0]["loss"] == pytest.approx(single["last"][0]["loss"], rel=1e-5)
+    files = [path.relative_to(tmp_path / "1") for path in (tmp_path / "1").glob("**/*.safetensors")]
+    files = [path for path in files if path.parts[0] in ("prompts", "backbone")]
+    assert files and (kind == "prefix" or any(path.parts[0] == "backbone" for path in files))
+    for path in files:
+        alone, together = leaves(tmp_path / "1" / path), leaves(tmp_path / "4" / path)
+        assert alone.keys() == together.keys()
+        for name in alone:
+            np.testing.assert_allclose(alone[name], together[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_of_four_is_killed_and_the_same_command_goes_on(tmp_path):
+    output = tmp_path / "kills.json"
+    command = [sys.executable, "-m", "bench.process_kills", "--kills=2", f"--output={output}"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    (result,) = json.loads(output.read_text())["results"]
+    assert len(result["kills"]) == 2 and result["same_prompt"] and result["one_line_each"]
+    assert result["exit_codes"] == [result["expected_exit_code"]]
+    assert result["longest_seconds_to_the_end_of_the_others"] < 60
