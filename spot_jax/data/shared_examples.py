@@ -226,8 +226,9 @@ class SharedExamples:
             # All at once: a bucket answers each in tens of milliseconds.
             paths = [f"{self._directory}/share-{i}.{side}" for i in shares]
             system, _ = fsspec.core.url_to_fs(str(self._directory))
-            from_to = [(start * sizes[i], (start + count) * sizes[i]) for i, start, count in spans]
-            raw = system.cat_ranges(paths, *map(list, zip(*from_to, strict=True))) if spans else []
+            firsts = [start * sizes[i] for i, start, _ in spans]
+            ends = [(start + count) * sizes[i] for i, start, count in spans]
+            raw = system.cat_ranges(paths, firsts, ends, on_error="raise")
         ids = [
             np.frombuffer(data, self._facts[i]["dtype"]).astype(np.int32)
             for data, i in zip(raw, shares, strict=True)

@@ -114,6 +114,7 @@ def train(
     num_microbatches: int = 1,
     profile_steps: int = 0,
     trackers: Sequence[str] = (),
+    stats_period: int = 1,
 ) -> TrainResult:
     """Train, or go on training, in a run directory.
 
@@ -142,6 +143,8 @@ def train(
             `profile/` in the run directory, for TensorBoard or xprof; 0 for none.
         trackers: names of services that get the metrics too, of "wandb" and "mlflow"; a run that is
             resumed goes on in the same tracked run.
+        stats_period: number of steps between two that are logged; a line of many prompts takes
+            milliseconds and kilobytes.
 
     Raises:
         SpotError: anything wrong in what was given, before long work starts; NaN in the loss.
@@ -158,6 +161,7 @@ def train(
     forget(data.names)
     check_tables(directory, data.names)
     _check_parts(num_microbatches, data.batch_size, method, profile_steps)
+    check_range("train.stats_period", stats_period, COUNT)
     devices = make_mesh(mesh or MeshShape(data=1, model=1))
     check_one_directory(directory)
     with owned(directory):
@@ -181,6 +185,7 @@ def train(
         with tracking(directory, trackers, description) as tracked:
             views = tracked.trackers
             run = _Run(directory, setup, data, *plans, num_microbatches, profile_steps, views)
+            run.stats_period = stats_period
             result = run.go(train_steps, progress)
             tracked.finished = result.finished
         if result.finished:
@@ -248,7 +253,7 @@ class _Run:
     ):
         self.directory, self.setup, self.plan = directory, setup, evaluation
         self.microbatches, self.profile_steps = microbatches, profile_steps
-        self.trackers = trackers
+        self.trackers, self.stats_period = trackers, 1
         self.lead = jax.process_index() == 0
         self.saved = Checkpoints(directory / "checkpoints", checkpoints)
         # What its steps are of.
@@ -423,6 +428,9 @@ class _Run:
     def report(self, step: int, scalars: dict[str, np.ndarray]) -> None:
         self.timer.step()
         batches = self.setup.batches
+        self.bar.update(step, float(np.mean(scalars["loss"])), batches.examples)
+        if step % self.stats_period:
+            return
         values: dict[str, Any] = {}
         methods_scalars = sorted(scalars.keys() - {"loss", "accuracy", "tokens", "z_loss", *WHOLE})
         for name in ("loss", "accuracy", "tokens", *methods_scalars):
@@ -430,7 +438,6 @@ class _Run:
             values[f"train/{name}"] = each[0] if len(each) == 1 else each
         values["train/grad_norm"] = float(scalars["grad_norm"])
         values["train/truncated_inputs"] = batches.truncated_inputs
-        self.bar.update(step, float(np.mean(scalars["loss"])), batches.examples)
         self.log.write(step, values)
 
     def keep_prompts(self, step: int, state: State) -> None:

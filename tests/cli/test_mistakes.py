@@ -42,6 +42,7 @@ def complaint(capsys):
         ("TRAIN_STEPS", "10**30", "TRAIN_STEPS"),
         ("EVAL_PERIOD", "-1", "period is -1"),
         ("MODEL_DIR", "''", "MODEL_DIR is empty"),
+        ("MODEL_DIR", "'s3://bucket/run'", "checkpoints cannot be in s3://"),
         ("MODEL_DIR", "'a\\x00b'", "cannot write the run directory"),
         ("INITIAL_CHECKPOINT_PATH", "''", "path of the backbone is empty"),
         ("MIXTURE_OR_TASK_NAME", "''", "expected the name of a task"),

@@ -64,3 +64,12 @@ def test_a_profile_of_some_steps_is_written(tiny, tmp_path):
     assert list((result.directory / "profile").rglob("*.xplane.pb"))
     with pytest.raises(SpotError, match="train.profile_steps is 0 or more"):
         tiny.train(tmp_path / "other", 1, profile_steps=-1)
+
+
+@pytest.mark.slow
+def test_the_log_has_a_step_in_so_many(tiny, tmp_path):
+    every, few = (tiny.train(tmp_path / str(n), 6, stats_period=n) for n in (1, 3))
+    lines = [read_metrics(result.directory) for result in (every, few)]
+    assert lines[1] == [line for line in lines[0] if line["step"] in (3, 6)]
+    with pytest.raises(SpotError, match="train.stats_period is 0"):
+        tiny.train(tmp_path / "other", 1, stats_period=0)
