@@ -11,7 +11,12 @@ from etils import epath
 from spot_jax.errors import SpotError
 
 COUNT, STARTS = 4, 200
-DESCRIPTION = {"method": "PromptTuning", "seeds": [0], "lengths": {"inputs": 16, "targets": 4}}
+DESCRIPTION = {
+    "method": "PromptTuning",
+    "method_settings": {},
+    "seeds": [0],
+    "lengths": {"inputs": 16, "targets": 4},
+}
 
 
 def start_again_and_again(number, way, work, address, barrier, results):
@@ -43,7 +48,7 @@ def start_again_and_again(number, way, work, address, barrier, results):
             with owned(directory):
                 distributed.by_lead(lambda directory=directory: begin(directory))
         except SpotError as error:
-            if way == "apart" and "is in use by another start (process" in str(error):
+            if way == "apart" and "is in use by another start (" in str(error):
                 refusals += 1
             else:
                 faults.append(str(error))
