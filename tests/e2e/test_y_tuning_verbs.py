@@ -119,4 +119,4 @@ def test_stsb_by_its_file(trained, tmp_path, capsys):
     assert {"pearson_corrcoef", "spearman_corrcoef"} <= set(row["metrics"])
     assert row["score"] == pytest.approx(best["score"], nan_ok=True)
     file = load_prompt(tmp_path / "run" / "prompts" / "best-0.safetensors")
-    assert file.rows.shape[0] == 1 + 26
+    assert file.method["decoder"]["classes"] == 26

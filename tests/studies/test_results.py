@@ -8,6 +8,7 @@ import pytest
 from synthetic_study import synthetic_study
 
 from spot_jax.errors import SpotError
+from spot_jax.studies.engine.running import commonest_answer
 from spot_jax.studies.transfer.results import (
     Curve,
     EmbeddedPrompt,
@@ -132,3 +133,19 @@ def test_contradictions_are_found_before_they_are_written():
     oblong = Embeddings((EmbeddedPrompt("a"),), ((1.0, 2.0),))
     with pytest.raises(SpotError, match="1 x 1"):
         dataclasses.replace(SMALL, embeddings=oblong)
+
+
+@pytest.mark.parametrize(
+    ("targets", "labelled", "answer"),
+    [
+        (["no", "yes", "yes"], True, "yes"),
+        (["yes", "no"], True, "no"),  # of as many the first by the alphabet
+        (["no", "yes", "yes", "no"], False, None),  # texts that nobody calls labels
+        ([["spam"], ["ham", "pork"], ["ham"], ["ham"]], False, "ham"),
+        ([["a"], ["b"], ["c"]], False, None),  # texts of their own
+        ([[], ["a"]], False, None),
+        ([], False, None),
+    ],
+)
+def test_the_commonest_answer_is_of_labels_and_of_answers_that_repeat(targets, labelled, answer):
+    assert commonest_answer(targets, labelled=labelled) == answer

@@ -179,11 +179,30 @@ def bare(
 
 
 def majority_score(score: Score, metric: str | None) -> float | None:
-    """Return the score of always answering the most common label, by the metric of the prompts;
-    None for tasks without labels."""
-    if score.majority is None:
+    """Return the score of always giving the most common answer, by the metric of the prompts.
+
+    None for tasks without labels, but for those of lists of right answers (CrossFit's) of which
+    at most half are different: they write their labels as text.
+    """
+    commonest = commonest_answer(score.targets, labelled=score.majority is not None)
+    if commonest is None:
         return None
-    commonest = max(sorted(set(score.targets)), key=score.targets.count)
     texts = [commonest] * len(score.targets)
     metrics = measure(loading.metric_fns(score.task), score.targets, Outputs(texts))
     return score_of(score.task, metrics, None, metric if metric in metrics else None)
+
+
+def commonest_answer(targets: Sequence[Any], *, labelled: bool) -> str | None:
+    """Return the most common answer, of several the first by the alphabet; None if there is none.
+
+    Args:
+        targets: label of each example, or all its right answers, of which the first counts.
+        labelled: whether they are labels; other answers count if they come again and again.
+    """
+    if not labelled:
+        if not targets or not all(isinstance(target, list) and target for target in targets):
+            return None
+        targets = [target[0] for target in targets]
+        if not all(isinstance(t, str) for t in targets) or 2 * len(set(targets)) > len(targets):
+            return None
+    return max(sorted(set(targets)), key=list(targets).count)
