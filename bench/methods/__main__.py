@@ -16,7 +16,7 @@ from spot_jax.transfer.tuning import Stopped
 
 # What a study is told on the command line; the flags have the names of the fields.
 NUMBERS = ("validation", "test", "length", "steps", "prefix_steps", "finding_steps", "y_steps")
-LISTS = {"seeds": int, "lengths": int, "rates": float}
+LISTS = {"seeds": int, "rates": float}
 
 
 def main(arguments: list[str] | None = None) -> int:

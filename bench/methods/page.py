@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.methods import summary
 from bench.methods.others import FOUND_FROM
 from bench.methods.results import Cell, MethodResults
-from bench.methods.tasks import TASKS
+from bench.methods.tasks import SETTINGS_FROM, TASKS
 from bench.methods.ways import METHODS
 from spot_jax.files import write_whole
 from spot_jax.studies.bootstrap import Estimate
@@ -29,9 +29,9 @@ and writes the page anew.
 
 NOTES = """## How
 
-- The first {test:,} test examples of a set, or all where it has fewer. Settings and checkpoints are
-  chosen on the first {validation} of validation; the last table names them. A grid is run with the
-  first seed, then every seed at the best of it.
+- The first {test:,} test examples of a set, or all where it has fewer. Checkpoints are chosen on
+  the first {validation} of validation, settings on those of {settings_from} with the first seed,
+  for every set; the last table names them.
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
@@ -45,20 +45,19 @@ NOTES = """## How
 OF_METHODS = {
     "model_tuning": """\
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
-  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout.""",
+  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout; three
+  times the steps where labels are many.""",
     "multitask_model_tuning": """\
 - After a mixture, model tuning begins from one model that all eleven sets were tuned on together;
   that model's own time is not counted, and it is of one seed.""",
     "spot": """\
-- SPoT's target begins from one prompt of the source: of those of the length, rate and steps that
-  were best from scratch, the best on the source's validation, or the first seed's where no grid was
-  run. Sources are of the same family where it has another set, for the rest a set of another
-  kind.""",
+- SPoT's target begins from one prompt of the source, the first seed's. Sources are of the same
+  family where it has another set, for the rest a set of another kind.""",
     "ist_5": """\
 - Subspaces of intrinsic prompt tuning were found from one prompt of each of {found_from}, so there
   the task's own prompt is behind its d numbers, the paper's "same data"; {held_out} are held
   out.""",
-    "y_tuning": "- Y-Tuning's time is without the making of its features.",
+    "y_tuning_triplet": "- Y-Tuning's time is without the making of its features.",
 }
 
 
@@ -76,6 +75,7 @@ def render(results: MethodResults) -> str:
         NOTES.format(
             test=settings.get("test", 0),
             validation=settings.get("validation", 0),
+            settings_from=_wrapped(SETTINGS_FROM),
             of_methods=_of_methods(results),
         ),
         _choices(results),

@@ -1,7 +1,8 @@
-"""A method with prompts on a task: a grid chosen on validation, then every seed at the best of it.
+"""A method with prompts on a task: every seed, at the settings that validation chose.
 
-Each recipe of the grid is one program, whose prompts differ in learning rate; the seeds at the end
-are one program too. Everything is `spot_jax.training.run.train` and `spot_jax.inference.scores`.
+Settings are chosen on one set, `SETTINGS_FROM`, with the first seed: each recipe of that grid is
+one program, whose prompts differ in learning rate. The seeds at the end are one program too.
+Everything is `spot_jax.training.run.train` and `spot_jax.inference.scores`.
 """
 
 import dataclasses
@@ -11,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.methods.results import Cell
-from bench.methods.tasks import DECODING, Bench, Task
+from bench.methods.results import Cell, MethodResults
+from bench.methods.tasks import DECODING, SETTINGS_FROM, Bench, Task
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
 from spot_jax.methods.base import BaseMethod
@@ -62,15 +63,32 @@ class Way:
     dropout_rate: float = 0.0
 
 
-def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
-    """Return the cell of a method with prompts."""
+def tuned(
+    bench: Bench, task: Task, method: str, way: Way, results: MethodResults | None = None
+) -> Cell:
+    """Return the cell of a method with prompts.
+
+    Args:
+        bench: settings that all cells share.
+        task: set to tune on.
+        method: name of the method.
+        way: settings to try; where they are more than one, the grid is run on the set that
+            settings are chosen on, and the others take the best of it.
+        results: finished cells; None to run the grid on this set.
+
+    Raises:
+        SpotError: settings are not chosen yet.
+    """
     start = time.monotonic()
     tried: list[dict[str, Any]] = []
+    best: Mapping[str, Any] = {"recipe": next(iter(way.candidates)), "rate": way.rates[0]}
     if len(way.candidates) * len(way.rates) > 1:
-        for name in way.candidates:
-            tried += _grid(bench, task, method, way, name)
-    only: dict[str, Any] = {"recipe": next(iter(way.candidates)), "rate": way.rates[0]}
-    best = max(tried, key=lambda trial: trial["validation"], default=only)
+        if results is None or task.name == SETTINGS_FROM:
+            for name in way.candidates:
+                tried += _grid(bench, task, method, way, name)
+            best = max(tried, key=lambda trial: trial["validation"])
+        else:
+            best = {**best, **_settings(results, method, way)}
     seeds = list(bench.seeds)
     result = run(
         bench,
@@ -104,6 +122,13 @@ def tuned(bench: Bench, task: Task, method: str, way: Way) -> Cell:
         files=tuple(relative(bench, path) for path in result.prompts),
         whole_seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _settings(results: MethodResults, method: str, way: Way) -> Mapping[str, Any]:
+    """Return what was best on the set that settings are chosen on; the recipe if it is a choice."""
+    chosen = results.done(SETTINGS_FROM, method).chosen
+    names = ("recipe", "rate") if len(way.candidates) > 1 else ("rate",)
+    return {name: chosen[name] for name in names}
 
 
 def _grid(bench: Bench, task: Task, method: str, way: Way, name: str) -> list[dict[str, Any]]:

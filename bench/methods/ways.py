@@ -1,23 +1,26 @@
 """The methods by name, in the order of the table."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from bench.methods.baselines import majority, no_prompt, svm
 from bench.methods.models import model_tuning, multitask
 from bench.methods.others import (
     FOUND_FROM,
+    Y_LOSSES,
     ia3,
     intrinsic,
     lora,
     p_tuning,
     prefix,
     prompt_file,
+    prompt_way,
     y_tuning,
 )
-from bench.methods.prompts import Candidate, Way, tuned
+from bench.methods.prompts import Candidate, tuned
 from bench.methods.results import Cell, MethodResults
-from bench.methods.tasks import TASKS, Bench, Task
+from bench.methods.tasks import SETTINGS_FROM, TASKS, Bench, Task
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.studies.engine.job import NO_PROMPT
 
@@ -40,21 +43,25 @@ class Method:
 
 
 def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    candidates = {
-        f"P = {length}": Candidate(PromptTuning(length), length) for length in bench.lengths
-    }
-    return tuned(bench, task, "prompt_tuning", Way(candidates, bench.rates, bench.steps))
+    length = task.virtual_tokens
+    candidates = {f"P = {length}": Candidate(PromptTuning(length), length)}
+    return tuned(bench, task, "prompt_tuning", prompt_way(bench, candidates, bench.rates), results)
 
 
 def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
-    """As from scratch, but from the source's best prompt of the length that was best here."""
+    """As from scratch, but from the source's prompt."""
     scratch = results.done(task.name, "prompt_tuning")
     recipe, rate = scratch.chosen["recipe"], scratch.chosen["rate"]
     file = str(bench.directory / prompt_file(results, task.source, recipe))
-    length = int(recipe.split()[-1])
+    length = task.virtual_tokens
     begun = Candidate(PromptTuning(length, "prompt", prompt=file), length)
-    cell = tuned(bench, task, "spot", Way({recipe: begun}, (rate,), bench.steps))
+    cell = tuned(bench, task, "spot", prompt_way(bench, {recipe: begun}, (rate,)))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
+
+
+def _settings(method: str) -> Callable[[Task], tuple[tuple[str, str], ...]]:
+    """Return what a method with a grid begins from: its cell of the set where that is run."""
+    return lambda task: () if task.name == SETTINGS_FROM else ((SETTINGS_FROM, method),)
 
 
 def _prompts(task: Task) -> tuple[tuple[str, str], ...]:
@@ -76,16 +83,16 @@ METHODS = {
     "multitask_model_tuning": Method(
         "multi-task, then model tuning", lambda bench, task, results: multitask(bench, task)
     ),
-    "prompt_tuning": Method("prompt tuning", _prompt_tuning),
+    "prompt_tuning": Method("prompt tuning", _prompt_tuning, _settings("prompt_tuning")),
     "spot": Method(
         "prompt tuning from a source prompt (SPoT)",
         _spot,
         lambda task: ((task.name, "prompt_tuning"), (task.source, "prompt_tuning")),
     ),
-    "p_tuning": Method("P-Tuning", p_tuning),
-    "prefix": Method("prefix tuning (P-Tuning v2)", prefix),
-    "lora": Method("LoRA", lora),
-    "ia3": Method("IA3", ia3),
+    "p_tuning": Method("P-Tuning", p_tuning, _settings("p_tuning")),
+    "prefix": Method("prefix tuning (P-Tuning v2)", prefix, _settings("prefix")),
+    "lora": Method("LoRA", lora, _settings("lora")),
+    "ia3": Method("IA3", ia3, _settings("ia3")),
     "ist_5": Method(
         "intrinsic prompt tuning, d = 5",
         lambda bench, task, results: intrinsic(bench, task, results, 5),
@@ -96,7 +103,14 @@ METHODS = {
         lambda bench, task, results: intrinsic(bench, task, results, 50),
         _prompts,
     ),
-    "y_tuning": Method("Y-Tuning", y_tuning),
+    **{
+        f"y_tuning_{loss}": Method(
+            f"Y-Tuning, {title}",
+            functools.partial(y_tuning, loss=loss),
+            _settings(f"y_tuning_{loss}"),
+        )
+        for loss, title in Y_LOSSES.items()
+    },
 }
 
 

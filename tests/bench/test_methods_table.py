@@ -14,7 +14,7 @@ from bench.methods.others import FOUND_FROM, template
 from bench.methods.prompts import Candidate
 from bench.methods.results import Cell, MethodResults
 from bench.methods.study import MethodStudy
-from bench.methods.tasks import DECODING, TASKS, Bench, texts
+from bench.methods.tasks import DECODING, SETTINGS_FROM, TASKS, Bench, texts
 from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
@@ -127,18 +127,42 @@ def test_jobs_are_done_once_and_never_under_other_settings(tmp_path, monkeypatch
     (tmp_path / "runs" / "study.json").unlink()
     assert command.main([*arguments, "--seeds", "5"]) == 2
     assert "with seeds = [0, 1, 2], this one has [5]" in capsys.readouterr().err
-    assert command.main([*arguments, "--length", "7"]) == 2
-    assert "length is 7" in capsys.readouterr().err
     assert len(done) == 2
 
 
 def test_a_method_comes_after_what_it_begins_from():
-    assert [task for task, _ in ways.order(["ist_5"], [UNSEEN])[:-1]] == list(FOUND_FROM)
+    order = ways.order(["ist_5"], [UNSEEN])
+    assert {task for task, _ in order[:-1]} == set(FOUND_FROM) and order[-1] == (UNSEEN, "ist_5")
     order = ways.order(["spot"], [ONE])
     assert order[-1] == (ONE, "spot")
-    assert set(order[:-1]) == {(ONE, "prompt_tuning"), (TASKS[ONE].source, "prompt_tuning")}
+    needed = (SETTINGS_FROM, ONE, TASKS[ONE].source)
+    assert set(order[:-1]) == {(task, "prompt_tuning") for task in needed}
+    assert order[0] == (SETTINGS_FROM, "prompt_tuning")
     with pytest.raises(SpotError, match="prompt_tuning on banking77 is not done"):
         ways.METHODS["spot"].cell(Bench(None), TASKS[ONE], MethodResults())
+
+
+def test_settings_are_those_that_were_best_on_one_set(tmp_path, monkeypatch):
+    runs = []
+
+    class Stop(Exception):
+        pass
+
+    def run(bench, task, directory, way, candidate, *, rates, seeds):
+        runs.append((task.name, candidate.steps, rates, seeds))
+        raise Stop
+
+    monkeypatch.setattr(prompts, "run", run)
+    chosen = {"recipe": "r = 8", "rate": 0.03}
+    results = MethodResults(cells=(Cell(SETTINGS_FROM, "lora", (1.0,), 9, chosen=chosen),))
+    with pytest.raises(Stop):
+        others.lora(Bench(tmp_path), TASKS[ONE], results)
+    assert runs == [(ONE, None, 0.03, [0, 1, 2])]
+    with pytest.raises(SpotError, match=f"ia3 on {SETTINGS_FROM} is not done"):
+        others.ia3(Bench(tmp_path), TASKS[ONE], results)
+    with pytest.raises(Stop):
+        others.ia3(Bench(tmp_path), TASKS[SETTINGS_FROM], results)
+    assert runs[1] == (SETTINGS_FROM, None, [0.01, 0.03, 0.1], 0)
 
 
 def test_jobs_need_what_they_begin_from(tmp_path):
@@ -242,10 +266,11 @@ def test_an_ablation_is_one_command_and_one_record(name, ablation_runs, tmp_path
 
 def test_y_tuning_is_tried_by_both_losses_at_several_steps_and_vectors(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(others, "tuned", lambda *arguments: seen.append(arguments[-1]))
-    others.y_tuning(Bench(tmp_path), TASKS["clinc150"], None)
-    (way,) = seen
-    grid = {(c.method.loss, c.method.per_label, c.steps) for c in way.candidates.values()}
+    monkeypatch.setattr(others, "tuned", lambda *arguments: seen.append(arguments[3]))
+    for loss in ("triplet", "cross_entropy"):
+        ways.METHODS[f"y_tuning_{loss}"].cell(Bench(tmp_path), TASKS["clinc150"], None)
+    candidates = [c for way in seen for c in way.candidates.values()]
+    grid = {(c.method.loss, c.method.per_label, c.steps) for c in candidates}
     pairs = {(1, 500), (1, 1500), (4, 1500)}
     assert grid == {(loss, *pair) for loss in ("triplet", "cross_entropy") for pair in pairs}
 
@@ -254,7 +279,7 @@ def test_y_tuning_is_tried_by_both_losses_at_several_steps_and_vectors(tmp_path,
 def test_every_other_method_comes_to_a_cell(tmp_path):
     steps = {"steps": 2, "prefix_steps": 2, "finding_steps": 2, "y_steps": 5}
     bench = Bench(tmp_path, seeds=(0, 1), validation=10, test=10, evaluation_rows=10, **steps)
-    task = dataclasses.replace(TASKS["wordnet_hypernym"], inputs=24)
+    task = dataclasses.replace(TASKS[SETTINGS_FROM], inputs=24)
     rng, cells = np.random.default_rng(0), []
     described = read_description(bench.backbone)
     mark, width = described.fingerprint, described.config.emb_dim
@@ -273,7 +298,8 @@ def test_every_other_method_comes_to_a_cell(tmp_path):
         ("p_tuning", 100 * bench.length * width),
         ("prefix", 100 * bench.length * width),
         ("ist_5", 5),
-        ("y_tuning", 20 * width * width),
+        ("lora", 100 * bench.length * width),
+        ("y_tuning_triplet", 20 * width * width),
     ):
         cell = ways.METHODS[method].cell(bench, task, results)
         assert (cell.method, len(cell.accuracies)) == (method, 2)
