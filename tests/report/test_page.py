@@ -265,7 +265,10 @@ def test_the_papers_page_has_its_own_numbers_and_the_printed_ones():
     )
     marks = [r for r in data_of(text, "methods") if r.get("kind") == "printed in the paper"]
     assert {r["shown"] for r in marks} >= {"+1.5", "+6.0", "+26.5"}
-    assert "No learning curves" in text
+    # What the paper did not print is not on its page, not even as an empty section.
+    sections = set(re.findall(r'<section id="(\w+)"', text))
+    assert not {"curves", "prompts"} & sections and 'class="absent"' not in text
+    assert set(re.findall(r'<a href="#(\w+)"', text)) <= sections
     cell = next(
         r
         for r in data_of(text, "transfer")
