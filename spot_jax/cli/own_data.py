@@ -11,7 +11,7 @@ from spot_jax.errors import SpotError
 
 METHODS = ("prompt_tuning", "prefix_tuning", "model_tuning")
 # Run files whose settings were found on `mini`, for backbones as narrow as that.
-FOR_SMALL = {"model_tuning": "model_tuning_mini"}
+FOR_SMALL = {name: f"{name}_mini" for name in ("prompt_tuning", "model_tuning")}
 CONFIG = "config.gin"
 RATES = (0.1, 0.3, 1.0, 3.0)
 """Learning rates of `--tune`, in units of the run file's."""

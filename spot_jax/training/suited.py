@@ -55,7 +55,7 @@ def suited(task: TableTask, lengths: Lengths, config: T5Config) -> Suited:
     """Return the settings that suit a task and a backbone.
 
     The papers' 100 virtual tokens are for T5 of 77 million weights and more; a narrow backbone
-    gets 20, fewer steps, and no dropout, as everywhere with `mini`.
+    gets 20, or one a label up to those 100, fewer steps, and no dropout, as everywhere with `mini`.
 
     Args:
         task: file of rows.
@@ -67,8 +67,9 @@ def suited(task: TableTask, lengths: Lengths, config: T5Config) -> Suited:
     scale = SMALL if config.emb_dim < SMALL_WIDTH else LARGE
     steps = round(scale.epochs * rows / scale.examples / 10) * 10
     steps = min(scale.most, max(FEWEST_STEPS, steps))
+    prompt = max(scale.prompt, min(len(task.labels), LARGE.prompt))
     kept = lengths.inputs.clip(max=chosen["inputs"])
-    full = (float(kept.mean()) + scale.prompt) / (chosen["inputs"] + scale.prompt)
+    full = (float(kept.mean()) + prompt) / (chosen["inputs"] + prompt)
     pack = full < PACKED_FROM
     return Suited(
         {
@@ -77,7 +78,7 @@ def suited(task: TableTask, lengths: Lengths, config: T5Config) -> Suited:
             "EVAL_PERIOD": max(1, steps // EVALUATIONS),
             "BATCH_SIZE": max(4, round(scale.examples * full)) if pack else scale.examples,
             "PACK": pack,
-            "PROMPT_LENGTH": scale.prompt,
+            "PROMPT_LENGTH": prompt,
             "PROMPT_INIT": "class_labels" if task.labels else "sampled_vocabulary",
             "DROPOUT_RATE": scale.dropout,
         },
@@ -86,6 +87,8 @@ def suited(task: TableTask, lengths: Lengths, config: T5Config) -> Suited:
             f"{scale.most:,} steps",
             "BATCH_SIZE": f"about {scale.examples} examples a step",
             "PACK": f"{full:.0%} of a padded row is text and prompt",
-            "PROMPT_LENGTH": f"for a backbone of width {config.emb_dim}",
+            "PROMPT_LENGTH": f"for a backbone of width {config.emb_dim}"
+            if prompt == scale.prompt
+            else "room for a row a label",
         },
     )

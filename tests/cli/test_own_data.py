@@ -70,6 +70,24 @@ def test_what_was_found_and_chosen_is_said_and_kept(trained):
     assert facts["sizes"] == {"train": 48, "validation": 6, "test": 6}
 
 
+@pytest.mark.parametrize(("labels", "length"), [(3, 20), (37, 37), (140, 100)])
+def test_many_labels_get_a_row_each_up_to_the_papers_length(tmp_path, capsys, labels, length):
+    from spot_jax.data.table.lengths import measure
+    from spot_jax.training.config import StoredBackbone
+    from spot_jax.training.suited import suited
+
+    with (tmp_path / "many.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        rows.writerows((f"text {i} is long", f"label {i % labels}") for i in range(6 * labels))
+    store_backbone(tmp_path / "backbone")
+    stored = StoredBackbone(str(tmp_path / "backbone"))
+    task = open_table(str(tmp_path / "many.csv"))
+    advice = suited(task, measure(task, stored.vocabulary()), stored.description().config)
+    assert advice.macros["PROMPT_LENGTH"] == length
+    assert ("a row a label" in advice.reasons["PROMPT_LENGTH"]) == (length > 20)
+
+
 def test_eval_and_infer_need_no_flags_and_work_elsewhere(trained, tmp_path, monkeypatch, capsys):
     directory, _ = trained
     monkeypatch.chdir(tmp_path)
