@@ -305,7 +305,7 @@ def _run_backbone(directory: epath.Path, setup: RunSetup | None) -> Path_:
 
 
 def _load(path: str, setup: RunSetup | None, mesh: Mesh) -> Backbone:
-    source = StoredBackbone(path, dropout_rate=0.0)
+    source = StoredBackbone(path, "float32", dropout_rate=0.0, scan_layers=False, remat=False)
     if setup is not None:
         # Weights that a run tuned are stored as they were in memory.
         stored = None if setup.tunes_backbone else setup.parameter_dtype

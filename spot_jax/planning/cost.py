@@ -56,25 +56,35 @@ def _within(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
 def collectives(hlo: str) -> dict[str, float]:
     """Return the bytes a chip gets from each kind of collective in one run of a program.
 
+    Of a reduce-scatter that is what it reduces, as of an all-gather what it gathers: the two send
+    what one all-reduce sends.
+
     Args:
         hlo: optimised HLO as text; a loop's body counts as often as its known trip count says.
     """
     entry, computations = _computations(hlo)
-    memo: dict[str, collections.Counter[str]] = {}
+    memo: dict[str, dict[_Transfer, int]] = {}
 
-    def of(name: str) -> collections.Counter[str]:
+    def of(name: str) -> dict[_Transfer, int]:
         if name not in memo:
-            memo[name] = collections.Counter()  # none calls itself
-            count: collections.Counter[str] = collections.Counter()
-            for line in computations.get(name, ()):
-                count.update(_own(line))
-                times = _trips(line)
-                for inner in _called(line):
-                    count.update({k: times * v for k, v in of(inner).items()})
-            memo[name] = count
+            memo[name] = {}  # none calls itself
+            sizes: dict[_Transfer, int] = {}
+            for number, line in enumerate(computations.get(name, ())):
+                inner = [_own(line, name, number)]
+                times = _trips(line, computations)
+                for called in _called(line):
+                    inner.append({key: times * size for key, size in of(called).items()})
+                for each in inner:
+                    for key, size in each.items():
+                        # An asynchronous one stands in the fusions that begin, go on and end it.
+                        sizes[key] = max(size, sizes.get(key, 0))
+            memo[name] = sizes
         return memo[name]
 
-    return {kind: float(size) for kind, size in of(entry).items()}
+    total: collections.Counter[str] = collections.Counter()
+    for (kind, _), size in of(entry).items():
+        total[kind] += size
+    return {kind: float(size) for kind, size in total.items()}
 
 
 def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
@@ -92,7 +102,11 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
     return entry, computations
 
 
-def _own(line: str) -> dict[str, int]:
+# Kind of a collective, and its channel; where it has none, its place.
+_Transfer = tuple[str, str]
+
+
+def _own(line: str, computation: str, number: int) -> dict[_Transfer, int]:
     """The bytes of a collective's result, where the line is one; its start counts, not its end."""
     match = re.match(r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ([\w\-]+)\(", line)
     if not match:
@@ -106,12 +120,23 @@ def _own(line: str) -> dict[str, int]:
     ]
     # A start gives its operand and its result, the larger of which is what arrives.
     size = max(sizes) if match[2].endswith("-start") and len(sizes) > 1 else sum(sizes)
-    return {kind: size}
+    if computation.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"  # how TPU's compiler writes one: a sum, and each chip's part of it
+    channel = re.search(r"channel_id=(\d+)", line)
+    return {(kind, channel[1] if channel else f"{computation} {number}"): size}
 
 
-def _trips(line: str) -> int:
-    match = re.search(r'known_trip_count"?[:=]\s*\{"?n"?:"?(\d+)', line)
-    return int(match[1]) if match and " while(" in line else 1
+def _trips(line: str, computations: Mapping[str, list[str]]) -> int:
+    """How often a loop's body runs: as it says, or as its condition compares a counter from 0."""
+    if " while(" not in line:
+        return 1
+    if match := re.search(r'known_trip_count"?[:=]\s*\{"?n"?:"?(\d+)', line):
+        return int(match[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    lines = computations.get(condition[1], []) if condition else []
+    # TPU's compiler leaves the count in the condition alone: counter < constant(24).
+    constants = {n for each in lines for n in re.findall(r"s32\S* constant\((\d+)\)", each)}
+    return int(constants.pop()) if len(constants) == 1 else 1
 
 
 def _called(line: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from spot_jax.errors import SpotError
@@ -108,18 +109,20 @@ def plan(
         SpotError: no such slice, a mesh that is none, or a method without a plan.
     """
     place = open_slice(topology)
-    run = RunShape.of(fields, config)
+    run = RunShape.of(fields, place.devices[0].platform, config)
     place = dataclasses.replace(place, chip=dataclasses.replace(place.chip, **(chip or {})))
     shape = mesh or _mesh_for(fields.get("mesh"), len(place.devices))
     programs = Programs(run, mesh_of(place.devices, shape))
     bound = _bound(run.config, run.data, programs.length, programs.count)
     steps, batches = int(fields["train_steps"]), _evaluation_batches(fields)
-    results: list[ProgramPlan | None] = []
-    needed: list[int] = []
-    for lowered in [programs.train, *([programs.evaluate] if run.evaluation.period else [])]:
-        result, size = _compiled(lowered(), place, run.config)
-        results.append(result)
-        needed += [size] if size else []
+    wanted = [programs.train, *([programs.evaluate] if run.evaluation.period else [])]
+    compiled: list[tuple[ProgramPlan | None, int | None]] = [(None, programs.weights)]
+    if programs.weights + programs.state <= place.chip.memory:
+        lowered = [program() for program in wanted]
+        with ThreadPoolExecutor(len(lowered)) as pool:
+            compiled = list(pool.map(lambda each: _compiled(each, place), lowered))
+    results = [result for result, _ in compiled]
+    needed = [size for _, size in compiled if size]
     train, evaluation = [*results, None][:2]
     memory = place.chip.memory if math.isfinite(place.chip.memory) else None
     whole = all(results)
@@ -147,7 +150,7 @@ def plan(
         hours,
         chip_hours,
         None if chip_hours is None or price is None else chip_hours * price,
-        () if fits is not False else _remedies(run, shape, len(place.devices)),
+        () if fits is not False else _remedies(programs, memory, max(needed, default=None)),
         dataclasses.asdict(dataclasses.replace(place.chip, slices=())),
     )
 
@@ -166,7 +169,7 @@ def cheapest(
     for name in generations:
         if name not in CHIPS:
             raise SpotError(f"there are plans for {', '.join(CHIPS)}, found {name!r}")
-    run = RunShape.of(fields, config)
+    run = RunShape.of(fields, "tpu", config)
     size = {INT8: 1, "bfloat16": 2}.get(run.parameter_dtype, 4)
     weights = size * sum(math.prod(s) for s in parameter_shapes(run.config).values())
     plans = []
@@ -282,9 +285,7 @@ def _evaluation_batches(fields: Mapping[str, Any]) -> int | None:
     return times * math.ceil(evaluation.examples / rows)
 
 
-def _compiled(
-    lowered: Lowered, place: Slice, config: T5Config
-) -> tuple[ProgramPlan | None, int | None]:
+def _compiled(lowered: Lowered, place: Slice) -> tuple[ProgramPlan | None, int | None]:
     """The plan of a program and its peak; of one that does not fit only the latter."""
     began = time.monotonic()
     try:
@@ -336,15 +337,33 @@ def _seconds(
     return max(arithmetic, touched / chip.bandwidth) + sent / chip.interconnect
 
 
-def _remedies(run: RunShape, mesh: MeshShape, chips: int) -> tuple[str, ...]:
+def _remedies(programs: Programs, memory: float | None, needed: int | None) -> tuple[str, ...]:
+    """What would make a run fit, a phrase each; int8 weights only where they alone are enough."""
+    run, mesh, chips = programs.run, programs.mesh, programs.mesh.size
     remedies = []
     if run.parameter_dtype == INT8 and run.config.dtype != "bfloat16":
-        remedies.append("StoredBackbone.dtype = 'bfloat16'")
+        remedies.append("DTYPE = 'bfloat16'")
     elif run.config.dtype != "bfloat16" or run.parameter_dtype not in ("bfloat16", INT8):
-        remedies.append("StoredBackbone.dtype and parameter_dtype = 'bfloat16'")
+        remedies.append("DTYPE and PARAMETER_DTYPE = 'bfloat16'")
     if not run.config.remat:
-        remedies.append("StoredBackbone.scan_layers and remat = True")
-    if mesh.model < chips:
+        remedies.append("SCAN_LAYERS = True and REMAT = 'light'")
+    if memory and needed and needed - _saved_by_int8(programs) <= memory:
+        remedies.append("PARAMETER_DTYPE = 'int8'")
+    if mesh.shape["model"] < chips:
         remedies.append(f"MESH = '1x{chips}'")
+    if run.data.batch_size % (2 * run.microbatches) == 0:
+        remedies.append(f"train.num_microbatches = {2 * run.microbatches}")
     remedies.append(f"BATCH_SIZE = {max(run.data.batch_size // 2, 1)}")
     return (*remedies, "a larger slice")
+
+
+def _saved_by_int8(programs: Programs) -> int:
+    """Bytes a chip that int8 kernels would save; 0 where they are so, or cannot be."""
+    run = programs.run
+    if run.parameter_dtype == INT8 or run.method.tunes_backbone:
+        return 0
+    try:
+        smaller = Programs(dataclasses.replace(run, parameter_dtype=INT8), programs.mesh)
+    except SpotError:
+        return 0  # a method that changes kernels
+    return programs.weights - smaller.weights

@@ -23,6 +23,7 @@ from spot_jax.t5.backbone import Backbone, unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.int8 import INT8, scale_name, scale_shapes
 from spot_jax.t5.model import stack_layers
+from spot_jax.t5.target import tracing_for
 from spot_jax.training.build import number_of_prompts
 from spot_jax.training.config import EvaluationPlan, StoredBackbone
 from spot_jax.training.optimizers import Optimizer, build
@@ -43,6 +44,7 @@ class RunShape:
         optimizer: optimizer of the run.
         seeds: seeds of the prompts.
         evaluation: plan of the evaluations.
+        microbatches: number of parts that a batch is taken in.
     """
 
     config: T5Config
@@ -53,6 +55,7 @@ class RunShape:
     optimizer: Optimizer
     seeds: tuple[int, ...]
     evaluation: EvaluationPlan
+    microbatches: int = 1
 
     @property
     def lengths(self) -> Mapping[str, int]:
@@ -63,11 +66,14 @@ class RunShape:
         return lengths
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any], config: T5Config | None = None) -> "RunShape":
+    def of(
+        cls, fields: Mapping[str, Any], platform: str, config: T5Config | None = None
+    ) -> "RunShape":
         """Return the shape of what `train` is called with.
 
         Args:
             fields: arguments of `train`.
+            platform: platform of the devices, as JAX names it.
             config: shape of the T5 instead of the stored backbone's, which then need not exist.
         """
         backbone, stored = fields["backbone"], "float32"
@@ -76,8 +82,7 @@ class RunShape:
         if config is None:
             description = backbone.description()
             config, stored = description.config, description.dtype
-        names = ("dtype", "dropout_rate", "scan_layers", "remat")
-        config = dataclasses.replace(config, **{name: getattr(backbone, name) for name in names})
+        config = backbone.suited(platform).of(config)
         seeds = fields.get("seeds", 0)
         method = fields["method"]
         if getattr(method, "init", None) not in (None, "uniform"):
@@ -92,6 +97,7 @@ class RunShape:
             fields["optimizer"],
             (seeds,) if isinstance(seeds, int) else tuple(seeds),
             fields.get("evaluation") or EvaluationPlan(),
+            int(fields.get("num_microbatches", 1)),
         )
 
 
@@ -195,7 +201,7 @@ class Programs:
     def train(self) -> Lowered:
         """Return the step of training."""
         dropout = self.run.config.dropout_rate > 0
-        step: Any = train_step(self.program, self.tx, dropout)
+        step: Any = train_step(self.program, self.tx, dropout, self.run.microbatches, self.mesh)
         arguments = self.state_shapes, self.frozen_shapes, self._batch()
         traced = step.trace(*arguments)
         return Lowered(traced.lower(lowering_platforms=(self._platform,)), traced.jaxpr.jaxpr)
@@ -213,15 +219,23 @@ class Programs:
         table = None if inference.table is None else self._placed(inference.table)
         batch = self._batch(shape, padded=True)
         batch["row_valid"] = self._rows(np.ones(shape, bool))
-        traced = evaluate._predict_batch.trace(
-            params,
-            table,
-            batch,
-            None,
-            config=self.run.config,
-            search=evaluate.Search(max_length=self.run.lengths["targets"]),
-            with_aux=False,
-        )
+        search = evaluate.Search(max_length=self.run.lengths["targets"])
+        compiled: Any = evaluate._predict_batch
+
+        def predict(params: Any, table: Any, batch: Any) -> Any:
+            # A function of its own: a trace for other devices must not be taken for one for these.
+            with tracing_for(self.mesh, divided=False):
+                return compiled.__wrapped__(
+                    params,
+                    table,
+                    batch,
+                    None,
+                    config=self.run.config,
+                    search=search,
+                    with_aux=False,
+                )
+
+        traced = jax.jit(predict).trace(params, table, batch)
         return Lowered(traced.lower(lowering_platforms=(self._platform,)), traced.jaxpr.jaxpr)
 
     @property

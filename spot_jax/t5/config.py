@@ -5,6 +5,8 @@ from typing import Any
 
 from spot_jax.errors import SpotError
 
+LIGHT = "light"
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -36,7 +38,9 @@ class T5Config:
         layer_norm_epsilon: epsilon of the root-mean-square norms.
         scan_layers: whether the layers run as one `jax.lax.scan` over stacked weights (compile
             time then does not grow with depth).
-        remat: whether the backward pass recomputes each layer instead of holding its activations.
+        remat: share of a layer that the backward pass recomputes instead of holding: False for
+            nothing, True for the whole layer, "light" for what takes much memory and few products
+            (`spot_jax.t5.layers.HELD` is held).
         attention: form of attention, "auto" for the platform's best (`spot_jax.t5.attention`).
     """
 
@@ -56,7 +60,7 @@ class T5Config:
     relative_bias_per_layer: bool = False
     layer_norm_epsilon: float = 1e-6
     scan_layers: bool = False
-    remat: bool = False
+    remat: bool | str = False
     attention: str = "auto"
 
     def shape_fields(self) -> dict[str, Any]:

@@ -5,19 +5,26 @@ Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head wi
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.t5.attention import Bias, Visibility, attend, prepare
 from spot_jax.t5.config import T5Config
+from spot_jax.t5.dropout import Masks, Place, drop, recomputed
+from spot_jax.t5.target import divide, gather, scatter
 
 KeyValue = tuple[Float[Array, "b _s h k"], Float[Array, "b _s h k"]]
+# What a layer that recomputes little holds for the backward pass, beside its input: the inputs of
+# attention, what comes out of it, and one of the two branches of a gated feed-forward layer. The
+# other branch is computed again, and so are keys and values of the encoder's output.
+HELD = ("query", "key", "value", "attended", "hidden")
 
 _ACTIVATIONS = {
     # T5's GELU is the tanh approximation, in T5X and in Hugging Face's "gelu_new" alike.
@@ -31,47 +38,6 @@ _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
-def fold_in_rows(keys: Key[Array, " b"] | None, data: Any) -> Key[Array, " b"] | None:
-    """Fold one number into every row's key; None (no dropout) stays None."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, data)
-
-
-def dropout(
-    x: Float[Array, "b t ..."], keys: Key[Array, " b"] | None, rate: float, site: int
-) -> Float[Array, "b t ..."]:
-    """Drop features, the same ones at every position of a row (T5X's `broadcast_dims=(-2,)`).
-
-    Each row has its own key, so that a row's mask depends neither on the rows beside it nor
-    on how the batch is sharded: N prompts tuned together see the masks they would see alone.
-
-    Args:
-        x: activations; the mask is broadcast over the second axis.
-        keys: one key per row, or None for no dropout.
-        rate: probability of dropping, 0 to 1.
-        site: number that distinguishes this use from others of the same keys.
-    """
-    if keys is None or rate == 0.0:
-        return x
-    shape = (1, *x.shape[2:])
-    rows = fold_in_rows(keys, site)
-    mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(rows)
-    return jnp.where(mask, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def _recomputed(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Hold an elementwise function's inputs for the backward pass, none of its steps between.
-
-    On the CPU such steps are cheap to hold and the compiled program's arithmetic is left alone.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Array:
-        cheap = jax.default_backend() != "cpu"
-        return (jax.checkpoint(function) if cheap else function)(*arguments)
-
-    return call
-
-
 class RMSNorm(nn.Module):
     """T5's layer norm: no mean, no bias, variance in float32."""
 
@@ -83,7 +49,7 @@ class RMSNorm(nn.Module):
         """Scale each position to unit root mean square, then by the learnt `scale`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
 
-        @_recomputed
+        @recomputed
         def normed(x: Array, scale: Array) -> Array:
             x = x.astype(jnp.float32)
             variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
@@ -107,13 +73,19 @@ class Dense(nn.Module):
     kernel_init: Any = _fan_in_normal
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t f"]:
-        """Multiply the last axis by `kernel` in `dtype`."""
+    def __call__(
+        self, x: Float[Array, "b t d"], apart: Float[Array, "m b t d"] | None = None
+    ) -> Float[Array, "b t f"]:
+        """Multiply the last axis by `kernel` in `dtype`; of copies of `x` each by its columns."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
         if (scale := self._addition("input_scale")) is not None:
-            x = x * scale[:, None]
-        y = jnp.matmul(x, kernel.astype(self.dtype))
+            x, apart = x * scale[:, None], None
+        if apart is None:
+            y = jnp.matmul(x, kernel.astype(self.dtype))
+        else:
+            columns = kernel.astype(self.dtype).reshape(len(kernel), len(apart), -1)
+            y = jnp.einsum("mbtd,dmf->btmf", apart, columns).reshape(*x.shape[:-1], -1)
         if (scale := self._addition("kernel_scale")) is not None:
             y = y * scale[None, None]
         low_rank = self._addition("low_rank_in"), self._addition("low_rank_out")
@@ -219,13 +191,22 @@ class Attention(nn.Module):
     def _heads(self, x: Float[Array, "b t f"]) -> Float[Array, "b t h k"]:
         return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
 
-    def own_keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
+    def own_keys_and_values(
+        self, x: Float[Array, "b s d"], apart: Float[Array, "m b s d"] | None = None
+    ) -> KeyValue:
         """Return keys and values of `x` alone."""
-        return self._heads(self.key(x)), self._heads(self.value(x))
+        return self._heads(self.key(x, apart)), self._heads(self.value(x, apart))
 
-    def keys_and_values(self, x: Float[Array, "b s d"]) -> KeyValue:
-        """Return what all queries attend to: keys and values [b, p + s, h, k] after a prefix."""
-        return self._after_prefix(self.own_keys_and_values(x))
+    def keys_and_values(
+        self, x: Float[Array, "b s d"], apart: Float[Array, "m b s d"] | None = None
+    ) -> KeyValue:
+        """Return what all queries attend to: keys and values [b, p + s, h, k] after a prefix.
+
+        Args:
+            x: activations, or the encoder's output.
+            apart: copies of it (see `spot_jax.t5.target.copies`), for several layers.
+        """
+        return self._after_prefix(self.own_keys_and_values(x, apart))
 
     def empty_cache(self, rows: int, length: int) -> KeyValue:
         """Return zeros for the keys and values of `length` positions, after the prefix."""
@@ -251,18 +232,24 @@ class Attention(nn.Module):
         keys_values: KeyValue,
         bias: Bias | None,
         visibility: Visibility,
-        dropout_keys: Key[Array, " b"] | None = None,
+        mask: Bool[Array, "b 1 n"] | None = None,
+        *,
+        held: bool = False,
     ) -> Float[Array, "b t d"]:
-        """Attend from `x` to keys and values, those of a prefix first (see `attend`)."""
+        """Attend from `x` to keys and values, those of a prefix first (see `attend`).
+
+        With `held` keys and values are among what a layer holds (see `HELD`).
+        """
         key, value = keys_values
         # T5X drops attention weights with one mask for all queries, that is, whole keys of a
         # head: the same as dropping their values, which needs no [b, h, t, s] mask.
-        if dropout_keys is not None and self.config.dropout_rate > 0.0:
-            folded = value.reshape(value.shape[0], 1, -1, value.shape[-1])
-            whole = jnp.ones((*folded.shape[:-1], 1), value.dtype)
-            scales = dropout(whole, dropout_keys, self.config.dropout_rate, site=0)
-            value = (folded * scales).reshape(value.shape)
-        query = self._heads(self.query(x))
+        if mask is not None:
+            kept = jnp.ones((), value.dtype) / (1.0 - self.config.dropout_rate)
+            scales = jnp.where(mask, kept, jnp.zeros_like(kept))
+            value = value * scales.reshape(*value.shape[:3], 1)
+        query = checkpoint_name(self._heads(self.query(x)), "query")
+        if held:
+            key, value = checkpoint_name(key, "key"), checkpoint_name(value, "value")
         y = attend(query, key, value, bias, visibility, self.config.attention)
         return self.out(y.reshape(*y.shape[:2], -1))
 
@@ -274,7 +261,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], dropout_keys: Key[Array, " b"] | None = None
+        self, x: Float[Array, "b t d"], mask: Bool[Array, "b 1 f"] | None = None
     ) -> Float[Array, "b t d"]:
         """Multiply the activations' branches, drop, and project back to width d."""
         c = self.config
@@ -282,17 +269,23 @@ class MLP(nn.Module):
         branches = []
         for i in range(gates):
             name = "wi" if gates == 1 else f"wi_{i}"
-            branches.append(Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x))
+            branch = Dense(c.mlp_dim, c.dtype, _fan_in_truncated, name=name)(x)
+            branches.append(checkpoint_name(branch, "hidden") if i == 0 else branch)
 
-        @_recomputed
+        @recomputed
         def gated(*branches: Array) -> Array:
             activations = [_ACTIVATIONS[name] for name in c.mlp_activations]
             activated = [f(x) for f, x in zip(activations, branches, strict=True)]
             return functools.reduce(operator.mul, activated)
 
         hidden = gated(*branches)
-        hidden = dropout(hidden, dropout_keys, c.dropout_rate, site=0)
+        hidden = drop(hidden, mask, c.dropout_rate)
         return Dense(c.emb_dim, c.dtype, _fan_in_truncated, name="wo")(hidden)
+
+
+def _attention_place(config: T5Config, keys: int) -> Place:
+    """Return where attention drops: the values of whole keys of a head."""
+    return 0, keys * config.num_heads
 
 
 class EncoderLayer(nn.Module):
@@ -300,16 +293,21 @@ class EncoderLayer(nn.Module):
 
     config: T5Config
 
+    @staticmethod
+    def places(config: T5Config, keys: int) -> tuple[Place, ...]:
+        """Return where a layer drops, given the number of keys that a query has."""
+        added = 1, config.emb_dim
+        return _attention_place(config, keys), added, (0, config.mlp_dim), added
+
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b t d"],
         bias: Bias | None,
         visibility: Visibility,
-        dropout_keys: Key[Array, " b"] | None,
-        layer: Int[Array, ""] | int,
+        masks: Masks | None,
     ) -> tuple[Float[Array, "b t d"], None]:
-        """Run one layer; `layer` is its number, for dropout. The second result is for scan.
+        """Run one layer, with the masks of its `places`. The second result is for scan.
 
         Without a bias of the stack the layer has its own.
         """
@@ -317,20 +315,29 @@ class EncoderLayer(nn.Module):
         if bias is None:
             biases = RelativePositionBias(c, bidirectional=True, name="relpos_bias")
             bias = prepare(biases(*[x.shape[1]] * 2), visibility, c.attention)
-        keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(4)]
+        drops: Sequence[Array | None] = masks or [None] * 4
         attention = Attention(c, name="attention")
-        y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_attention_layer_norm")(x)
-        y = attention(y, attention.keys_and_values(y), bias, visibility, keys[0])
-        x = x + dropout(y, keys[1], c.dropout_rate, site=1)
-        y = RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_mlp_layer_norm")(x)
-        y = MLP(c, name="mlp")(y, keys[2])
-        return x + dropout(y, keys[3], c.dropout_rate, site=1), None
+        x = divide(x)
+        y = gather(RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_attention_layer_norm")(x))
+        y = attention(y, attention.keys_and_values(y), bias, visibility, drops[0], held=True)
+        x = x + drop(scatter(y), drops[1], c.dropout_rate)
+        x = checkpoint_name(divide(x), "attended")
+        y = gather(RMSNorm(c.layer_norm_epsilon, c.dtype, name="pre_mlp_layer_norm")(x))
+        y = scatter(MLP(c, name="mlp")(y, drops[2]))
+        return divide(x + drop(y, drops[3], c.dropout_rate)), None
 
 
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the encoder's output, feed-forward."""
 
     config: T5Config
+
+    @staticmethod
+    def places(config: T5Config, keys: int, cross_keys: int) -> tuple[Place, ...]:
+        """Return where a layer drops, given the numbers of keys of its attentions."""
+        added = 1, config.emb_dim
+        self_, cross = _attention_place(config, keys), _attention_place(config, cross_keys)
+        return self_, added, cross, added, (0, config.mlp_dim), added
 
     def setup(self) -> None:
         """Create the sublayers under T5X's names."""
@@ -356,27 +363,29 @@ class DecoderLayer(nn.Module):
         """Return an empty cache for decoding `length` positions."""
         return self.self_attention.empty_cache(rows, length)
 
-    def cross_keys_and_values(self, encoded: Float[Array, "b s d"]) -> KeyValue:
+    def cross_keys_and_values(
+        self, encoded: Float[Array, "b s d"], apart: Float[Array, "m b s d"] | None = None
+    ) -> KeyValue:
         """Return keys and values of the encoder's output, which decoding computes once."""
-        return self.encoder_decoder_attention.keys_and_values(encoded)
+        return self.encoder_decoder_attention.keys_and_values(encoded, apart)
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
         encoded: Float[Array, "b s d"],
+        apart: Float[Array, "m b s d"] | None,
         bias: Bias | None,
         visibility: Visibility,
         cross_visibility: Visibility,
-        dropout_keys: Key[Array, " b"] | None,
-        layer: Int[Array, ""] | int,
+        masks: Masks | None,
     ) -> tuple[Float[Array, "b t d"], None]:
         """Run one layer over whole sequences; the second result is for scan.
 
         Without a bias of the stack the layer has its own.
         """
         bias = self.position_bias(x.shape[1]) if bias is None else bias
-        cross = self.cross_keys_and_values(encoded)
-        return self.forward(x, cross, bias, visibility, cross_visibility, dropout_keys, layer), None
+        cross = self.cross_keys_and_values(encoded, apart)
+        return self.forward(x, cross, bias, visibility, cross_visibility, masks), None
 
     def forward(
         self,
@@ -385,21 +394,20 @@ class DecoderLayer(nn.Module):
         bias: Bias,
         visibility: Visibility,
         cross_visibility: Visibility,
-        dropout_keys: Key[Array, " b"] | None,
-        layer: Int[Array, ""] | int,
+        masks: Masks | None,
     ) -> Float[Array, "b t d"]:
         """Run one layer over whole sequences, given the encoder's keys and values."""
         rate = self.config.dropout_rate
-        keys = [fold_in_rows(fold_in_rows(dropout_keys, layer), i) for i in range(6)]
+        drops: Sequence[Array | None] = masks or [None] * 6
         y = self.pre_self_attention_layer_norm(x)
         keys_values = self.self_attention.keys_and_values(y)
-        y = self.self_attention(y, keys_values, bias, visibility, keys[0])
-        x = x + dropout(y, keys[1], rate, site=1)
+        y = self.self_attention(y, keys_values, bias, visibility, drops[0], held=True)
+        x = checkpoint_name(x + drop(y, drops[1], rate), "attended")
         y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, cross, None, cross_visibility, keys[2])
-        x = x + dropout(y, keys[3], rate, site=1)
-        y = self.mlp(self.pre_mlp_layer_norm(x), keys[4])
-        return x + dropout(y, keys[5], rate, site=1)
+        y = self.encoder_decoder_attention(y, cross, None, cross_visibility, drops[2])
+        x = checkpoint_name(x + drop(y, drops[3], rate), "attended")
+        y = self.mlp(self.pre_mlp_layer_norm(x), drops[4])
+        return x + drop(y, drops[5], rate)
 
     def step(
         self,

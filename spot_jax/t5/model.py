@@ -12,7 +12,7 @@ The tree has T5X's names, so that a T5X checkpoint's paths are ours:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from spot_jax.t5.attention import Bias, Visibility, prepare
-from spot_jax.t5.config import T5Config
+from spot_jax.t5.config import LIGHT, T5Config
+from spot_jax.t5.dropout import Place, dropout, fold_in_rows, layer_masks
 from spot_jax.t5.layers import (
+    HELD,
     DecoderLayer,
     Dense,
     EncoderLayer,
@@ -31,9 +33,8 @@ from spot_jax.t5.layers import (
     RelativePositionBias,
     RMSNorm,
     _fan_in_truncated,
-    dropout,
-    fold_in_rows,
 )
+from spot_jax.t5.target import copies, divide, gather
 
 Params = Mapping[str, Any]
 # Keys and values of all layers: a list over the layers, or with `scan_layers` a pair of arrays
@@ -43,7 +44,11 @@ _CallLayer = Callable[..., tuple[Any, Any]]
 
 
 def _layer_class(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
-    return nn.remat(layer, prevent_cse=not config.scan_layers) if config.remat else layer
+    if not config.remat:
+        return layer
+    light = config.remat == LIGHT
+    policy = jax.checkpoint_policies.save_only_these_names(*HELD) if light else None
+    return nn.remat(layer, prevent_cse=not config.scan_layers, policy=policy)
 
 
 class _Stack(nn.Module):
@@ -56,24 +61,44 @@ class _Stack(nn.Module):
         layer: type[nn.Module],
         count: int,
         x: Float[Array, "b t d"],
-        *inputs: Any,
+        inputs: Sequence[Any],
         dropout_keys: Key[Array, " b"] | None,
+        places: Sequence[Place],
     ) -> Float[Array, "b t d"]:
-        """Run `count` layers named as in T5X, or scanned over stacked weights."""
+        """Run `count` layers named as in T5X, or scanned over stacked weights.
+
+        Args:
+            layer: class of the layers.
+            count: number of the layers.
+            x: activations.
+            inputs: inputs that all layers share.
+            dropout_keys: one key per row; None for no dropout.
+            places: places of a layer that drop.
+        """
         layer = _layer_class(layer, self.config)
+        rate = self.config.dropout_rate
         if self.config.scan_layers:
             scanned = nn.scan(
                 layer,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(*(nn.broadcast for _ in inputs), nn.broadcast, 0),
+                in_axes=(*(nn.broadcast for _ in inputs), 0),
                 length=count,
             )
             numbers = jnp.arange(count)
-            return scanned(self.config, name="layers")(x, *inputs, dropout_keys, numbers)[0]
+            masks = jax.vmap(lambda i: layer_masks(dropout_keys, i, places, rate))(numbers)
+            return scanned(self.config, name="layers")(x, *inputs, masks)[0]
         for i in range(count):
-            x, _ = layer(self.config, name=f"layers_{i}")(x, *inputs, dropout_keys, i)
+            masks = layer_masks(dropout_keys, i, places, rate)
+            x, _ = layer(self.config, name=f"layers_{i}")(x, *inputs, masks)
         return x
+
+    def prefix_length(self, attention: str) -> int:
+        """Return the number of keys that a prefix adds in an attention of every layer."""
+        params = self.variables.get("params", {})
+        layers = params.get("layers", params.get("layers_0", {}))
+        prefix = layers.get(attention, {}).get("prefix_key")
+        return 0 if prefix is None else prefix.shape[-3]
 
 
 class Encoder(_Stack):
@@ -93,9 +118,10 @@ class Encoder(_Stack):
         if not c.relative_bias_per_layer:
             shared = RelativePositionBias(c, bidirectional=True, name="relpos_bias")
             bias = prepare(shared(*[x.shape[1]] * 2), visibility, c.attention)
-        x = dropout(x, keys[0], c.dropout_rate, site=0)
+        x = divide(dropout(x, keys[0], c.dropout_rate, site=0))
         inputs = (bias, visibility)
-        x = self.run(EncoderLayer, c.num_encoder_layers, x, *inputs, dropout_keys=keys[1])
+        places = EncoderLayer.places(c, x.shape[1] + self.prefix_length("attention"))
+        x = self.run(EncoderLayer, c.num_encoder_layers, x, inputs, keys[1], places)
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="encoder_norm")(x)
         return dropout(x, keys[0], c.dropout_rate, site=1)
 
@@ -145,8 +171,12 @@ class Decoder(_Stack):
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = self.shared_bias(x.shape[1])
         x = dropout(x, keys[0], c.dropout_rate, site=0)
-        inputs = (encoded, bias, visibility, cross_visibility)
-        x = self.run(DecoderLayer, c.num_decoder_layers, x, *inputs, dropout_keys=keys[1])
+        encoded = gather(encoded)
+        inputs = (encoded, copies(encoded), bias, visibility, cross_visibility)
+        keys_seen = x.shape[1] + self.prefix_length("self_attention")
+        cross = encoded.shape[1] + self.prefix_length("encoder_decoder_attention")
+        places = DecoderLayer.places(c, keys_seen, cross)
+        x = self.run(DecoderLayer, c.num_decoder_layers, x, inputs, keys[1], places)
         return self.head(x, embedding, keys[0])
 
     def each_layer(self, call: _CallLayer, carry: Any, *by_layer: LayerValues) -> tuple[Any, Any]:
@@ -226,8 +256,7 @@ class Decoder(_Stack):
         cross_visibility: Visibility,
     ) -> Float[Array, "b t d"]:
         def forward(layer: DecoderLayer, x: Array, cross: KeyValue) -> tuple[Array, None]:
-            # The number of a layer counts for dropout only, and here is none.
-            return layer.forward(x, cross, bias(layer), visibility, cross_visibility, None, 0), None
+            return layer.forward(x, cross, bias(layer), visibility, cross_visibility, None), None
 
         return self.each_layer(forward, x, crosses)[0]
 

@@ -24,7 +24,7 @@ from spot_jax.evaluation.scored_task import DECODINGS
 from spot_jax.files import input_path
 from spot_jax.methods.losses import Tree
 from spot_jax.t5.backbone import Backbone, fingerprint, load_backbone
-from spot_jax.t5.config import T5Config, check_shape, parameter_shapes
+from spot_jax.t5.config import LIGHT, T5Config, check_shape, parameter_shapes
 from spot_jax.t5.int8 import INT8, scale_shapes
 from spot_jax.t5.model import init_params, stack_layers
 from spot_jax.t5.stored import Description, read_description
@@ -37,35 +37,69 @@ DROPOUT = Range(0, 1, "high")
 
 
 @dataclasses.dataclass(frozen=True)
+class SuitedBackbone:
+    """How a backbone runs; see the fields of `StoredBackbone`."""
+
+    dtype: str
+    dropout_rate: float
+    scan_layers: bool
+    remat: bool | str
+
+    def of(self, config: T5Config) -> T5Config:
+        """Return the shape of a T5 with these settings."""
+        return dataclasses.replace(config, **dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredBackbone:
     """A backbone in our stored form (`spot convert` makes it).
 
     Attributes:
         path: directory of the backbone.
-        dtype: type of the activations, "float32" or "bfloat16".
+        dtype: type of the activations, "float32" or "bfloat16"; None for bfloat16 on accelerators
+            and float32 on CPUs.
         parameter_dtype: type of the weights in memory, "float32", "bfloat16", or "int8" for
             kernels with a scale for each output (a quarter or half of the memory; other weights
             keep the stored type; for methods that leave kernels alone); None keeps what is stored.
         dropout_rate: probability of dropping; 0.1 when prompts are tuned in the papers (SPoT says
             so; Lester does not).
-        scan_layers: whether layers run as one `lax.scan`.
-        remat: whether layers are recomputed in the backward pass.
+        scan_layers: whether layers run as one `lax.scan`; None for so on accelerators alone.
+        remat: share of layers that is computed again backwards: False for nothing, True for all,
+            "light" for what takes much memory and few products; None for "light" on accelerators
+            and nothing on CPUs.
     """
 
     path: str
-    dtype: str = "float32"
+    dtype: str | None = None
     parameter_dtype: str | None = None
     dropout_rate: float = 0.1
-    scan_layers: bool = False
-    remat: bool = False
+    scan_layers: bool | None = None
+    remat: bool | str | None = None
 
     def __post_init__(self) -> None:
         if not str(self.path).strip():
             raise SpotError("the path of the backbone is empty; give a directory of `spot convert`")
         check_fields(self, dropout_rate=DROPOUT)
-        check_choice("StoredBackbone.dtype", self.dtype, DTYPES)
+        if self.dtype is not None:
+            check_choice("StoredBackbone.dtype", self.dtype, DTYPES)
+        if isinstance(self.remat, str):
+            check_choice("StoredBackbone.remat", self.remat, (LIGHT,))
         if self.parameter_dtype is not None:
             check_choice("StoredBackbone.parameter_dtype", self.parameter_dtype, WEIGHT_DTYPES)
+
+    def suited(self, platform: str | None = None) -> "SuitedBackbone":
+        """Return the settings with those that are None as the platform has them.
+
+        Args:
+            platform: platform of the devices, as JAX names it; None for this process's.
+        """
+        cpu = (platform or jax.default_backend()) == "cpu"
+        return SuitedBackbone(
+            dtype=self.dtype or ("float32" if cpu else "bfloat16"),
+            dropout_rate=self.dropout_rate,
+            scan_layers=not cpu if self.scan_layers is None else self.scan_layers,
+            remat=(False if cpu else LIGHT) if self.remat is None else self.remat,
+        )
 
     def description(self) -> Description:
         """Return its shape, fingerprint and vocabulary; `SpotError` if there is no backbone."""
@@ -103,15 +137,9 @@ class StoredBackbone:
             dtype=self.parameter_dtype,
             shardings=lambda path: parameter_sharding(mesh, path, shapes[path]),
         )
-        config = dataclasses.replace(
-            stored.config,
-            dtype=self.dtype,
-            dropout_rate=self.dropout_rate,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
+        config = self.suited(mesh.devices.flat[0].platform).of(stored.config)
         params = stored.params
-        if self.scan_layers:
+        if config.scan_layers:
             shardings = tree_shardings(mesh, jax.eval_shape(lambda: stack_layers(params, config)))
             params = jax.jit(stack_layers, static_argnums=1, out_shardings=shardings)(
                 params, config

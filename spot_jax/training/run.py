@@ -312,7 +312,7 @@ class _Run:
         setup = self.setup
         dropout = setup.backbone.config.dropout_rate > 0
         step = Profiled(
-            train_step(setup.program, setup.tx, dropout, self.microbatches),
+            train_step(setup.program, setup.tx, dropout, self.microbatches, setup.mesh),
             self.directory / "profile",
             self.profile_steps,
         )

@@ -4,6 +4,7 @@
 returns none of them, and donates only the state.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import BaseMethod, Method
 from spot_jax.methods.program import Program
+from spot_jax.t5.target import tracing_for
 
 Tree = Any
 
@@ -105,7 +108,11 @@ def gradient_function(program: Program, microbatches: int = 1) -> GradientFuncti
 
 
 def train_step(
-    program: Program, tx: optax.GradientTransformation, dropout: bool, microbatches: int = 1
+    program: Program,
+    tx: optax.GradientTransformation,
+    dropout: bool,
+    microbatches: int = 1,
+    mesh: Mesh | None = None,
 ) -> StepFunction:
     """Return the jitted step (state, frozen, batch) -> (state, metrics), one program a batch shape.
 
@@ -119,6 +126,7 @@ def train_step(
         microbatches: number of parts that each prompt's rows are taken in, one after the other.
             Their gradients are added up to that of the whole batch, and the memory of activations
             is one part's.
+        mesh: mesh that the step runs on; None for this process's devices.
 
     Raises:
         SpotError: parts for a method whose loss is no sum over rows.
@@ -127,7 +135,11 @@ def train_step(
 
     def step(state: State, frozen: Tree, batch: dict) -> tuple[State, dict[str, Array]]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-        loss, metrics, grads = gradients(state.trainable, frozen, batch, keys if dropout else None)
+        place = contextlib.nullcontext() if mesh is None else tracing_for(mesh, divided=True)
+        with place:
+            loss, metrics, grads = gradients(
+                state.trainable, frozen, batch, keys if dropout else None
+            )
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         norm = optax.tree.norm(grads)

@@ -21,6 +21,7 @@ def same(batch, other):
 
 
 def test_what_is_made_ahead_is_what_comes_and_no_place_runs_ahead():
+    before = set(threading.enumerate())
     ahead, expected = Prefetched(batches(), ahead=3), batches()
     for _ in range(7):
         assert same(next(ahead), next(expected))
@@ -36,7 +37,8 @@ def test_what_is_made_ahead_is_what_comes_and_no_place_runs_ahead():
         next(expected)
     assert same(next(ahead), next(expected))
     ahead.close()
-    assert "batches" not in [thread.name for thread in threading.enumerate()]
+    begun = set(threading.enumerate()) - before
+    assert "batches" not in [thread.name for thread in begun]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for():

@@ -55,6 +55,29 @@ def test_traffic_within_a_loop_counts_as_often_as_it_runs():
     assert collectives(compiled.as_text()) == {"all-reduce": 3 * 4 * 16 * 4}
 
 
+def test_a_loop_that_says_its_count_in_its_condition_alone_counts_as_often():
+    # As TPU's compiler writes it.
+    hlo = """
+%body.1 (p.1: (s32[], bf16[4,16])) -> (s32[], bf16[4,16]) {
+  %x.1 = bf16[4,16]{1,0:T(8,128)} get-tuple-element(%p.1), index=1
+  %all-reduce.1 = bf16[4,16]{1,0:T(8,128)(2,1)} all-reduce(%x.1), channel_id=1, to_apply=%add.1
+}
+
+%condition.1 (p.2: (s32[], bf16[4,16])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(24)
+  %p.2 = (s32[]{:T(128)}, bf16[4,16]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i.2 = s32[]{:T(128)} get-tuple-element(%p.2), index=0
+  ROOT %lt.2 = pred[]{:T(512)} compare(%i.2, %constant.1), direction=LT
+}
+
+ENTRY %main.1 (a.1: bf16[4,16]) -> bf16[4,16] {
+  %t.1 = (s32[]{:T(128)}, bf16[4,16]{1,0:T(8,128)(2,1)}) tuple(%zero, %a.1)
+  %while.1 = (s32[]{:T(128)}, bf16[4,16]{1,0}) while(%t.1), condition=%condition.1, body=%body.1
+}
+"""
+    assert collectives(hlo) == {"all-reduce": 24 * 4 * 16 * 2}
+
+
 def test_slices_are_read_by_name():
     assert parse("v5e:2x4") == ("v5e", 8)
     assert parse("v5p:2x2x1") == ("v5p", 4)

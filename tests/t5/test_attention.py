@@ -11,7 +11,7 @@ from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import RelativePositionBias
 
 HEADS, WIDTH = 3, 8
-FUSED = ("blocks", "triton")
+FUSED = ("blocks", "queries", "triton")
 # (queries, keys, causal, with a bias, keys of a prefix); no length is a whole number of blocks.
 CASES = {
     "encoder": (200, 200, False, True, 0),

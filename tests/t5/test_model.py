@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from spot_jax.t5.backbone import load_backbone
+from spot_jax.t5.dropout import dropout
 from spot_jax.t5.importing import convert
-from spot_jax.t5.layers import dropout, relative_position_buckets
+from spot_jax.t5.layers import relative_position_buckets
 from spot_jax.t5.model import (
     decode,
     decode_step,

@@ -127,6 +127,10 @@ class Plan:
                 f"STUDY_DIR is {short(self.directory)}; give the directory of the study, such as "
                 "'runs/study'"
             )
+        if self.backbone.dtype is None:
+            # Numbers that are compared are of one type, whichever machine a job is on.
+            backbone = dataclasses.replace(self.backbone, dtype="float32")
+            object.__setattr__(self, "backbone", backbone)
         check_list("seeds", self.seeds)
         check_range("seeds", self.seeds, SEED)
         for side, length in self.lengths.items():  # a task may have what is not here

@@ -6,6 +6,7 @@ all forms compute what `plain.attend` computes, which the tests check:
 * plain: `jax.nn.dot_product_attention`, its weights recomputed in the backward pass. The reference.
 * blocks: for CPUs, a few heads at a time, so that a block of weights stays in the cache.
 * cudnn: NVIDIA's fused kernel over a [b, h, t, s] sum of bias and mask in bfloat16.
+* queries: for accelerators, a block of queries at a time, which a mesh may divide.
 * triton: a fused Pallas kernel for GPUs that reads the bias by distance and the mask by segment, so
   that nothing of size [t, s] is ever in memory.
 
@@ -20,9 +21,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.errors import SpotError
-from spot_jax.t5.attention import blocks, plain
+from spot_jax.t5.attention import blocks, plain, queries
+from spot_jax.t5.target import target
 
-IMPLEMENTATIONS = ("plain", "blocks", "cudnn", "triton")
+IMPLEMENTATIONS = ("plain", "blocks", "queries", "cudnn", "triton")
 # Below this many queries (targets, one step of decoding) the weights are small and a fused kernel
 # has nothing to save.
 _FEW_QUERIES = 64
@@ -71,12 +73,12 @@ class Visibility:
         return mask
 
 
-def implementation(choice: str, queries: int, dtype: str) -> str:
+def implementation(choice: str, num_queries: int, dtype: str) -> str:
     """Return the form that `attend` takes.
 
     Args:
         choice: name of a form (`IMPLEMENTATIONS`), or "auto" for the platform's best.
-        queries: number of queries per row.
+        num_queries: number of queries per row.
         dtype: dtype of query, key and value.
 
     Raises:
@@ -86,15 +88,16 @@ def implementation(choice: str, queries: int, dtype: str) -> str:
         if choice not in IMPLEMENTATIONS:
             names = ", ".join(IMPLEMENTATIONS)
             raise SpotError(f"attention {choice!r}: expected 'auto' or one of {names}")
-        return choice if queries >= _FEW_QUERIES else "plain"
-    if queries < _FEW_QUERIES or jax.device_count() > 1:
-        # Kernels are opaque to the partitioner, which would gather what is divided; so are blocks.
+        return choice if num_queries >= _FEW_QUERIES else "plain"
+    place = target()
+    if num_queries < _FEW_QUERIES:
         return "plain"
-    if jax.default_backend() == "cpu":
-        return "blocks"
-    if jax.default_backend() in ("gpu", "cuda") and dtype == "bfloat16":
+    # Kernels are opaque to the partitioner, which would gather what is divided; so are blocks.
+    if place.platform == "cpu":
+        return "blocks" if place.devices == 1 else "plain"
+    if place.devices == 1 and place.platform in ("gpu", "cuda") and dtype == "bfloat16":
         return "cudnn"
-    return "plain"
+    return "queries"
 
 
 def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
@@ -105,8 +108,8 @@ def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
         visibility: visibility in that self-attention.
         choice: form of attention, see `implementation`.
     """
-    queries, dtype = bias.dense.shape[2], bias.dense.dtype
-    if implementation(choice, queries, str(dtype)) != "cudnn":
+    dtype = bias.dense.dtype
+    if implementation(choice, bias.dense.shape[2], str(dtype)) != "cudnn":
         return bias
     # Far from bfloat16's end: cuDNN multiplies these by log2(e) and subtracts them.
     unseen = jnp.asarray(-(2.0**40), dtype)
@@ -167,5 +170,5 @@ def attend(
         return jax.nn.dot_product_attention(
             query, key, value, bias=dense, mask=mask, scale=1.0, implementation="cudnn"
         )
-    form_of = {"blocks": blocks.attend}
+    form_of = {"blocks": blocks.attend, "queries": queries.attend}
     return form_of.get(form, plain.attend)(query, key, value, dense, mask)
