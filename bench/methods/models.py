@@ -28,19 +28,16 @@ class Tuning:
     Attributes:
         rate: learning rate of Adafactor, with a warm-up and a linear fall to nothing.
         dropout_rates: rates to try in training; the best on validation is taken.
-        steps: number of updates.
-        many_steps: number of updates where a set has more than `MANY` labels.
+        steps: number of updates, on a set of few labels.
         examples: number of examples of a step; None for the task's own number.
     """
 
     rate: float = 0.01
     dropout_rates: tuple[float, ...] = (0.0,)
     steps: int = 100
-    many_steps: int = 300
     examples: int | None = None
 
 
-MANY = 20
 TUNING = Tuning()
 MIXING = Tuning(steps=400)
 AFTER_MIXTURE = Tuning()
@@ -92,8 +89,7 @@ def _mix(bench: Bench, directory: Path) -> None:
 def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) -> Cell:
     start = time.monotonic()
     data = bench.data(task, tuning.examples or task.examples)
-    if len(task.labels) > MANY:
-        tuning = dataclasses.replace(tuning, steps=tuning.many_steps)
+    tuning = dataclasses.replace(tuning, steps=task.steps(tuning.steps))
     evaluation = bench.evaluation(task, tuning.steps)
 
     def of(dropout_rate: float, seed: int) -> TrainResult:

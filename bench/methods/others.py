@@ -41,13 +41,16 @@ def falling(steps: int) -> AdamW:
     return dataclasses.replace(ADAM, schedule=WarmupDecay(steps // 16, steps))
 
 
-def prompt_way(bench: Bench, candidates: Mapping[str, Candidate], rates: tuple[float, ...]) -> Way:
+def prompt_way(
+    bench: Bench, task: Task, candidates: Mapping[str, Candidate], rates: tuple[float, ...]
+) -> Way:
     """Return how prompts are tuned: by the paper's Adafactor, whose rate falls to nothing.
 
     So few steps of a constant rate end wherever the last batch has pushed the prompt.
     """
-    adafactor = Adafactor(schedule=WarmupDecay(bench.steps // 16, bench.steps))
-    return Way(candidates, rates, bench.steps, optimizer=adafactor)
+    steps = task.steps(bench.steps)
+    adafactor = Adafactor(schedule=WarmupDecay(steps // 16, steps))
+    return Way(candidates, rates, steps, optimizer=adafactor)
 
 
 def template(name: str, length: int) -> str:
@@ -66,7 +69,7 @@ def template(name: str, length: int) -> str:
 def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Return the cell of P-Tuning with the LSTM, by AdamW, under which its rows stay distinct."""
     candidates = {"LSTM": Candidate(PTuning(template(task.name, bench.length)), bench.length)}
-    steps = bench.prefix_steps
+    steps = task.steps(bench.prefix_steps)
     way = Way(candidates, (1e-4, 3e-4, 1e-3), steps, optimizer=falling(steps))
     return tuned(bench, task, "p_tuning", way, results)
 
@@ -74,7 +77,7 @@ def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
 def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Return the cell of prefix-tuning in encoder and decoder, without a reparameterisation."""
     candidates = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
-    steps = bench.prefix_steps
+    steps = task.steps(bench.prefix_steps)
     tuning = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "prefix", tuning, results)
 
@@ -82,14 +85,14 @@ def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
 def lora(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Low-rank updates of queries and values: of rank 1 about as many numbers as a prefix."""
     candidates = {f"r = {rank}": Candidate(LoRATuning(rank, 2.0 * rank), 0) for rank in (1, 8)}
-    steps = bench.prefix_steps
+    steps = task.steps(bench.prefix_steps)
     way = Way(candidates, (0.003, 0.01, 0.03), steps, optimizer=falling(steps))
     return tuned(bench, task, "lora", way, results)
 
 
 def ia3(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Tune scales of keys, values and hidden units."""
-    steps = bench.prefix_steps
+    steps = task.steps(bench.prefix_steps)
     candidates = {"IA3": Candidate(IA3Tuning(), 0)}
     way = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "ia3", way, results)
@@ -100,7 +103,8 @@ def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cel
     candidates = {
         f"d = {dim}": Candidate(SubspaceTuning(str(_subspace(bench, results, dim))), bench.length)
     }
-    tuning = Way(candidates, (0.3,), bench.steps, optimizer=falling(bench.steps))
+    steps = task.steps(bench.steps)
+    tuning = Way(candidates, (0.3,), steps, optimizer=falling(steps))
     return tuned(bench, task, f"ist_{dim}", tuning)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.methods import summary
 from bench.methods.others import FOUND_FROM
 from bench.methods.results import Cell, MethodResults
-from bench.methods.tasks import SETTINGS_FROM, TASKS
+from bench.methods.tasks import MANY_LABELS, SETTINGS_FROM, TASKS, TIMES_FOR_MANY
 from bench.methods.ways import METHODS
 from spot_jax.files import write_whole
 from spot_jax.studies.bootstrap import Estimate
@@ -35,6 +35,8 @@ NOTES = """## How
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
+- Sets with more than {many} labels get {times} times the updates by every method but Y-Tuning,
+  whose number of updates is chosen.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
@@ -45,8 +47,7 @@ NOTES = """## How
 OF_METHODS = {
     "model_tuning": """\
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
-  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout; three
-  times the steps where labels are many.""",
+  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout.""",
     "multitask_model_tuning": """\
 - After a mixture, model tuning begins from one model that all eleven sets were tuned on together;
   that model's own time is not counted, and it is of one seed.""",
@@ -76,6 +77,8 @@ def render(results: MethodResults) -> str:
             test=settings.get("test", 0),
             validation=settings.get("validation", 0),
             settings_from=_wrapped(SETTINGS_FROM),
+            many=MANY_LABELS,
+            times=TIMES_FOR_MANY,
             of_methods=_of_methods(results),
         ),
         _choices(results),

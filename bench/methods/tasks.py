@@ -17,6 +17,9 @@ PER_ROW = 4
 # The set on whose validation the settings of a method are chosen, for every set: neither the
 # easiest nor the hardest, with more than two labels.
 SETTINGS_FROM = "wordnet_supersense"
+# A set with more labels than this is given that many times the updates.
+MANY_LABELS = 20
+TIMES_FOR_MANY = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Task:
     def examples(self) -> int:
         """Examples of a step where all weights are tuned; fewer where texts are long."""
         return max(8, min(32, 2048 // self.inputs))
+
+    def steps(self, steps: int) -> int:
+        """Return the number of updates of this set where a set of few labels has `steps`."""
+        return steps * TIMES_FOR_MANY if len(self.labels) > MANY_LABELS else steps
 
     @property
     def task(self) -> str:
@@ -92,8 +99,8 @@ class Bench:
         length: number of virtual tokens of the methods other than prompt tuning, and of what
             subspaces are found from.
         rates: learning rates that prompt tuning tries.
-        steps: number of updates of prompt tuning and in a subspace.
-        prefix_steps: number of updates of the other methods on a frozen backbone.
+        steps: number of updates of prompt tuning and in a subspace, on a set of few labels.
+        prefix_steps: number of updates of the other methods on a frozen backbone, on such a set.
         finding_steps: number of updates in which a subspace is found.
         y_steps: number of updates of label vectors.
     """

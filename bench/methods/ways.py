@@ -45,7 +45,8 @@ class Method:
 def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     length = task.virtual_tokens
     candidates = {f"P = {length}": Candidate(PromptTuning(length), length)}
-    return tuned(bench, task, "prompt_tuning", prompt_way(bench, candidates, bench.rates), results)
+    way = prompt_way(bench, task, candidates, bench.rates)
+    return tuned(bench, task, "prompt_tuning", way, results)
 
 
 def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
@@ -55,7 +56,7 @@ def _spot(bench: Bench, task: Task, results: MethodResults) -> Cell:
     file = str(bench.directory / prompt_file(results, task.source, recipe))
     length = task.virtual_tokens
     begun = Candidate(PromptTuning(length, "prompt", prompt=file), length)
-    cell = tuned(bench, task, "spot", prompt_way(bench, {recipe: begun}, (rate,)))
+    cell = tuned(bench, task, "spot", prompt_way(bench, task, {recipe: begun}, (rate,)))
     return dataclasses.replace(cell, chosen={**cell.chosen, "source": task.source})
 
 

@@ -50,13 +50,13 @@ def run_path(model_dir: str | os.PathLike[str]) -> epath.Path:
     """Return the run directory, made if need be; `SpotError` if it cannot be written."""
     if not os.fspath(model_dir).strip():
         raise SpotError("MODEL_DIR is empty; give the directory of the run, such as 'runs/first'")
-    path = as_path(model_dir)
-    if os.fspath(path).startswith("s3://"):
+    if os.fspath(model_dir).startswith("s3://"):
         raise SpotError(
-            f"{os.fspath(path)}: a run's checkpoints cannot be in s3://, since Orbax writes arrays "
-            "to disks and gs:// alone; give a MODEL_DIR on a disk or in gs:// (prompts, libraries, "
-            "backbones and data may be in s3://)"
+            f"{os.fspath(model_dir)}: a run's checkpoints cannot be in s3://, since Orbax writes "
+            "arrays to disks and gs:// alone; give a MODEL_DIR on a disk or in gs:// (prompts, "
+            "libraries, backbones and data may be in s3://)"
         )
+    path = as_path(model_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = part_path(path / "writable")

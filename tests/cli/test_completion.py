@@ -1,6 +1,5 @@
-"""Completion: what a real shell offers for a line, and that the script costs next to nothing."""
+"""Completion: what a real shell offers for a line, and that a script costs no import of jax."""
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def printed(*words):
-    """What `spot` prints, and the CPU seconds it takes."""
+    """What `spot` prints."""
     command = [sys.executable, "-m", "spot_jax.cli.main", *words]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return text, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
 def script():
-    """The scripts by shell, printed by child processes, and the CPU seconds of each."""
+    """The scripts by shell, printed by child processes."""
     return {shell: printed("completion", shell) for shell in ("bash", "zsh", "fish")}
 
 
@@ -48,7 +44,7 @@ def test_bash_completes_verbs_flags_values_tasks_and_paths(script, tmp_path):
         (tmp_path / name).mkdir() if name == "runs" else (tmp_path / name).touch()
 
     def of(*words):
-        return sorted(offered(script["bash"][0], tmp_path, "spot", *words))
+        return sorted(offered(script["bash"], tmp_path, "spot", *words))
 
     assert of("") == sorted(VERBS)
     assert of("t") == ["tasks", "train", "transfer"]
@@ -74,10 +70,9 @@ def test_bash_completes_verbs_flags_values_tasks_and_paths(script, tmp_path):
     assert len(of("tasks", "check", "")) == len(names) > 500
 
 
-def test_it_costs_little_more_than_spot_itself_and_needs_no_jax(script):
-    least = min(printed("--version")[1] for _ in range(2))
-    assert min(seconds for _, seconds in script.values()) < least + 0.15
-    words = "import sys; from spot_jax.cli.main import main; main(['completion', 'bash'])\n"
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_is_printed_without_the_heavy_packages(shell):
+    words = f"import sys; from spot_jax.cli.main import main; main(['completion', {shell!r}])\n"
     words += "heavy = {'jax', 'seqio', 'tensorflow', 'numpy'} & set(sys.modules); assert not heavy"
     subprocess.run([sys.executable, "-c", words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
