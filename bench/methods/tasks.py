@@ -114,7 +114,7 @@ class Bench:
     length: int = 20
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     steps: int = 80
-    prefix_steps: int = 120
+    prefix_steps: int = 80
     finding_steps: int = 150
     y_steps: int = 500
     init_by_task: bool | None = None

@@ -1,6 +1,5 @@
 """The sequence-to-sequence loss of N prompts in one batch, each normalised by itself."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from spot_jax.methods.token_losses import target_losses, token_losses
 from spot_jax.t5 import model
 from spot_jax.t5.config import T5Config
 
@@ -32,36 +32,6 @@ def of_rows(prompts: Tree, batch: Batch) -> Tree:
     if "row_prompt" not in batch:
         return prompts
     return jax.tree.map(lambda x: x[batch["row_prompt"]], prompts)
-
-
-def token_losses(
-    logits: Float[Array, "b u v"],
-    targets: Int[Array, "b u"],
-    z_loss: float,
-    label_smoothing: float = 0.0,
-) -> tuple[Float[Array, "b u"], Float[Array, "b u"]]:
-    """Compute each target's cross entropy with T5X's z-loss: -log p(target) + z_loss * log(Z)^2.
-
-    Args:
-        logits: scores of all ids, float32.
-        targets: ids.
-        z_loss: weight of the squared log normaliser, which keeps logits from drifting.
-        label_smoothing: share of the target's weight that all other ids have alike. As in T5X
-            the loss of a prediction that is right by that measure is taken off, so that 0 is best.
-
-    Returns:
-        The loss of each position, and the part of it that is the z-loss.
-    """
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    least = 0.0
-    if label_smoothing:
-        sure, others = 1.0 - label_smoothing, logits.shape[-1] - 1
-        share = label_smoothing / others
-        chosen = (sure - share) * chosen + share * jnp.sum(logits, axis=-1)
-        least = -(sure * math.log(sure or 1.0) + label_smoothing * math.log(share))
-    penalty = z_loss * jnp.square(log_z)
-    return log_z - chosen - least + penalty, penalty
 
 
 def choice_loss(
@@ -181,7 +151,7 @@ def seq2seq_loss(
     encoded = model.encode(
         params, config, tokens, table=table, segment_ids=segments, dropout_keys=drops[0]
     )
-    logits = model.decode(
+    states = model.decode_states(
         params,
         config,
         encoded,
@@ -193,9 +163,8 @@ def seq2seq_loss(
         dropout_keys=drops[1],
     )
     weights = batch["decoder_loss_weights"]
-    losses, penalties = token_losses(logits, targets, z_loss, label_smoothing)
-    right = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-    per_row = jnp.stack([jnp.sum(x * weights, axis=1) for x in (losses, penalties, right)], axis=1)
+    measures = target_losses(params, config, states, targets, weights, z_loss, label_smoothing)
+    per_row = jnp.stack([jnp.sum(x * weights, axis=1) for x in measures], axis=1)
     per_row = jnp.concatenate([per_row, jnp.sum(weights, axis=1, keepdims=True)], axis=1)
     if "row_prompt" in batch:
         sums = jax.ops.segment_sum(per_row, batch["row_prompt"], num_segments=num_prompts)

@@ -145,9 +145,22 @@ class Decoder(_Stack):
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t v"]:
         """Apply the final norm and return float32 logits, by the head or the embedding table."""
+        return self.product(self.states(x, dropout_keys), embedding)
+
+    def states(
+        self, x: Float[Array, "b t d"], dropout_keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b t d"]:
+        """Return what the head multiplies: the last layer's output after the final norm."""
         c = self.config
         x = RMSNorm(c.layer_norm_epsilon, c.dtype, name="decoder_norm")(x)
-        x = dropout(x, dropout_keys, c.dropout_rate, site=1)
+        return dropout(x, dropout_keys, c.dropout_rate, site=1)
+
+    @nn.compact
+    def product(
+        self, x: Float[Array, "b t d"], embedding: Float[Array, "v d"]
+    ) -> Float[Array, "b t v"]:
+        """Return float32 logits of the last states, by the head or the embedding table."""
+        c = self.config
         if c.logits_via_embedding:
             # T5 1.0 scales by d ** -0.5 because embedding and head share one matrix.
             x = (x / jnp.sqrt(c.emb_dim)).astype(c.dtype)
@@ -164,9 +177,8 @@ class Decoder(_Stack):
         visibility: Visibility,
         cross_visibility: Visibility,
         dropout_keys: Key[Array, " b"] | None,
-        embedding: Float[Array, "v d"],
-    ) -> Float[Array, "b t v"]:
-        """Return float32 logits [b, t, vocab_size] of whole target sequences."""
+    ) -> Float[Array, "b t d"]:
+        """Return the last states [b, t, d] of whole target sequences."""
         c = self.config
         keys = [fold_in_rows(dropout_keys, i) for i in range(2)]
         bias = self.shared_bias(x.shape[1])
@@ -177,7 +189,7 @@ class Decoder(_Stack):
         cross = encoded.shape[1] + self.prefix_length("encoder_decoder_attention")
         places = DecoderLayer.places(c, keys_seen, cross)
         x = self.run(DecoderLayer, c.num_decoder_layers, x, inputs, keys[1], places)
-        return self.head(x, embedding, keys[0])
+        return self.states(x, keys[0])
 
     def each_layer(self, call: _CallLayer, carry: Any, *by_layer: LayerValues) -> tuple[Any, Any]:
         """Run `call` on every layer in turn, one by one or scanned over stacked weights.
@@ -362,15 +374,17 @@ class T5(nn.Module):
         encoder_segments: Int[Array, "b s"] | None,
         segments: Int[Array, "b t"] | None,
         dropout_keys: Key[Array, " b"] | None,
-    ) -> Float[Array, "b t v"]:
-        """Decode whole targets; see the function `decode`."""
+    ) -> Float[Array, "b t d"]:
+        """Decode whole targets up to the head; see the function `decode_states`."""
         target_segments = _segments(targets, segments)
         visibility = Visibility(target_segments, target_segments, causal=True)
         cross_visibility = Visibility(target_segments, _segments(encoder_tokens, encoder_segments))
-        x = self.token_embedder(inputs)
-        table = self.token_embedder.table()
         visible = (visibility, cross_visibility)
-        return self.decoder(x, encoded, *visible, dropout_keys, table)
+        return self.decoder(self.token_embedder(inputs), encoded, *visible, dropout_keys)
+
+    def head(self, states: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """Return the logits of last states; see the function `head`."""
+        return self.decoder.product(states, self.token_embedder.table())
 
     def start(self, encoded: Float[Array, "b s d"], length: int) -> tuple[LayerValues, LayerValues]:
         """Return every layer's empty cache, and its keys and values of the encoder's output."""
@@ -428,7 +442,7 @@ class T5(nn.Module):
     ) -> Float[Array, "b t v"]:
         """Touch every parameter; used to initialise."""
         encoded = self.encode(tokens, None, None, None)
-        return self.decode(encoded, tokens, targets, targets, None, None, None)
+        return self.head(self.decode(encoded, tokens, targets, targets, None, None, None))
 
 
 class Embedder(nn.Module):
@@ -510,6 +524,41 @@ def decode(
     dropout_keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b u v"]:
     """Return float32 logits at every target position, given the targets before it.
+
+    See `decode_states`, of which these are the `head`'s.
+    """
+    states = decode_states(
+        params,
+        config,
+        encoded,
+        encoder_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids=encoder_segment_ids,
+        decoder_segment_ids=decoder_segment_ids,
+        dropout_keys=dropout_keys,
+    )
+    return head(params, config, states)
+
+
+def head(params: Params, config: T5Config, states: Float[Array, "b u d"]) -> Float[Array, "b u v"]:
+    """Return float32 logits of the decoder's last states."""
+    return _apply(T5.head, params, config, states)
+
+
+def decode_states(
+    params: Params,
+    config: T5Config,
+    encoded: Float[Array, "b t d"],
+    encoder_tokens: Int[Array, "b t"],
+    decoder_input_tokens: Int[Array, "b u"],
+    decoder_target_tokens: Int[Array, "b u"],
+    *,
+    encoder_segment_ids: Int[Array, "b t"] | None = None,
+    decoder_segment_ids: Int[Array, "b u"] | None = None,
+    dropout_keys: Key[Array, " b"] | None = None,
+) -> Float[Array, "b u d"]:
+    """Return what the head multiplies at every target position, given the targets before it.
 
     Args:
         params: parameter tree of the model.

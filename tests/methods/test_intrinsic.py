@@ -10,12 +10,12 @@ from method_cases import backbone_of, begin, from_rows
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import Task
-from spot_jax.methods.losses import token_losses
 from spot_jax.methods.prompt_tuning import PromptTuning
 from spot_jax.methods.subspace import SubspaceShape
 from spot_jax.methods.subspace_file import SubspaceFile, load_subspace
 from spot_jax.methods.subspace_finding import SubspaceFinding, alpha_of_mean
 from spot_jax.methods.subspace_tuning import SubspaceTuning
+from spot_jax.methods.token_losses import token_losses
 from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 

@@ -15,9 +15,9 @@ from spot_jax.data.batches import Batches, BatchShape
 from spot_jax.data.examples import Examples
 from spot_jax.data.sources import Shuffled
 from spot_jax.data.virtual_tokens import VirtualTokens
-from spot_jax.methods.losses import token_losses
 from spot_jax.methods.model_tuning import ModelTuning
 from spot_jax.methods.prompt_tuning import PromptTuning
+from spot_jax.methods.token_losses import token_losses
 from spot_jax.t5.config import parameter_shapes
 from spot_jax.t5.vocabulary import Vocabulary
 from spot_jax.training.optimizers import Adafactor, build
