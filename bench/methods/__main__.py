@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.methods import page
 from bench.methods.results import MethodResults
-from bench.methods.study import MethodStudy
+from bench.methods.study import MethodJob, MethodStudy
 from bench.methods.tasks import ROOT, TASKS, Bench
 from bench.methods.ways import METHODS
 from spot_jax.errors import SpotError
@@ -38,11 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(MethodStudy(bench, look=True).overview()))
             return 0
         study = MethodStudy(bench, shlex.join(["python", "-m", "bench.methods", *arguments]))
-        results = study.run(
-            lambda line: print(line, flush=True),
-            wanted=lambda job: job.kind in values.methods and job.task in values.tasks,
-            progress=False,
-        )
+
+        def wanted(job: MethodJob) -> bool:
+            return job.kind in values.methods and job.task in values.tasks
+
+        if values.output.exists():
+            taken = study.take_over(MethodResults.read(values.output), wanted)
+            if taken:
+                print(f"{values.output} has {taken} more", flush=True)
+        results = study.run(lambda line: print(line, flush=True), wanted=wanted, progress=False)
     except SpotError as error:
         print(error, file=sys.stderr)
         return 2

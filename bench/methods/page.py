@@ -120,12 +120,17 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _accuracies(results: MethodResults, title: str, tasks: Sequence[str]) -> str:
     if not tasks:
         return ""
-    rows = [["method", *(_wrapped(task) for task in tasks), "mean"]]
-    for method in _methods(results, tasks):
+    methods = _methods(results, tasks)
+    shared = [task for task in tasks if all(results.get(task, method) for method in methods)]
+    over = {"mean": tasks}
+    if shared and len(shared) < len(tasks):
+        over = {f"mean of {len(tasks)}": tasks, f"mean of the {len(shared)} of all rows": shared}
+    rows = [["method", *(_wrapped(task) for task in tasks), *over]]
+    for method in methods:
         cells = [results.get(task, method) for task in tasks]
-        pair = summary.mean(results, method, tasks)
-        whole = "" if pair is None else _number(*pair)
-        rows.append([METHODS[method].title, *map(_cell, cells), whole])
+        means = (summary.mean(results, method, some) for some in over.values())
+        numbers = ("" if pair is None else _number(*pair) for pair in means)
+        rows.append([METHODS[method].title, *map(_cell, cells), *numbers])
     return f"## {title}\n\n{_table(rows)}"
 
 
@@ -181,17 +186,18 @@ def _lines(results: MethodResults) -> str:
 
 def _changes(results: MethodResults, against: str, name: str, tasks: list[str]) -> list[str]:
     """Compare each tuned method with another, in one sentence; none if nothing is done of it."""
-    moved = {
-        method.title: summary.change(results, key, against, tasks)
-        for key, method in METHODS.items()
-        if method.seeded and key not in (against, "spot")
-    }
-    parts = [f"{t} {_signed(m.mean)}{_edges(m)}" for t, m in moved.items() if m is not None]
+    parts = []
+    for key, method in METHODS.items():
+        both = [t for t in tasks if results.get(t, key) and results.get(t, against)]
+        moved = summary.change(results, key, against, both)
+        if method.seeded and key not in (against, "spot") and moved is not None:
+            some = f", on {len(both)}" if len(both) < len(tasks) else ""
+            parts.append(f"{method.title}{some} {_signed(moved.mean)}{_edges(moved)}")
     if not parts:
         return []
     return [
-        f"- Against {name}, over all sets, in points with 95% bootstrap intervals over sets and "
-        f"seeds: {'; '.join(parts)}."
+        f"- Against {name}, over all sets unless it is said on how many, in points with 95% "
+        f"bootstrap intervals over sets and seeds: {'; '.join(parts)}."
     ]
 
 

@@ -1,7 +1,8 @@
 """The table of methods as a study: a job is a method on a task."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 
 from bench.methods.results import Cell, MethodResults
 from bench.methods.tasks import TASKS, Bench
@@ -62,6 +63,33 @@ class MethodStudy(Study[Bench, MethodJob, MethodResult]):
     def amount(self, job: MethodJob) -> float:
         """See `Study`: the steps and rows of methods are not compared."""
         return 1.0 if METHODS[job.kind].seeded else 0.05
+
+    def take_over(self, results: MethodResults, wanted: Callable[[MethodJob], bool]) -> int:
+        """Count as done what results of the same settings have; return how many jobs that is.
+
+        Prompts are not among results: tuned prompts that a wanted method begins from are not taken
+        over, and are tuned again.
+        """
+        settings = json.loads(json.dumps(self.plan.settings()))
+        if json.loads(json.dumps(dict(results.settings))) != settings:
+            return 0
+        cells = {f"{cell.method}-{cell.task}": cell for cell in results.cells}
+        begun_from = {
+            name
+            for job in self.jobs
+            if METHODS[job.kind].from_prompts and wanted(job) and job.name not in cells
+            for name in job.needs
+        }
+        taken = 0
+        for job in self.jobs:
+            cell = cells.get(job.name)
+            if cell is None or job.name in begun_from or self.is_done(job):
+                continue
+            prompts = tuple(PromptResult(accuracy, "") for accuracy in cell.accuracies)
+            if len(prompts) == len(job.parts):
+                self.save(job, MethodResult(job.name, prompts, cell.whole_seconds, cell=cell))
+                taken += 1
+        return taken
 
     def steps(self, job: MethodJob) -> str:
         """See `Study`."""

@@ -34,12 +34,14 @@ class Method:
         cell: does it on a task; `Results` has what other methods came to.
         needs: cells (task, method) that it begins from.
         seeded: whether there is chance in it, so that it is done with every seed.
+        from_prompts: whether it begins from the prompts of those cells.
     """
 
     title: str
     cell: Callable[[Bench, Task, MethodResults], Cell]
     needs: Callable[[Task], tuple[tuple[str, str], ...]] = lambda task: ()
     seeded: bool = True
+    from_prompts: bool = False
 
 
 def _prompt_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
@@ -89,21 +91,21 @@ METHODS = {
         "prompt tuning from a source prompt (SPoT)",
         _spot,
         lambda task: ((task.name, "prompt_tuning"), (task.source, "prompt_tuning")),
+        from_prompts=True,
     ),
     "p_tuning": Method("P-Tuning", p_tuning, _settings("p_tuning")),
     "prefix": Method("prefix tuning (P-Tuning v2)", prefix, _settings("prefix")),
     "lora": Method("LoRA", lora, _settings("lora")),
     "ia3": Method("IA3", ia3, _settings("ia3")),
-    "ist_5": Method(
-        "intrinsic prompt tuning, d = 5",
-        lambda bench, task, results: intrinsic(bench, task, results, 5),
-        _prompts,
-    ),
-    "ist_50": Method(
-        "intrinsic prompt tuning, d = 50",
-        lambda bench, task, results: intrinsic(bench, task, results, 50),
-        _prompts,
-    ),
+    **{
+        f"ist_{dim}": Method(
+            f"intrinsic prompt tuning, d = {dim}",
+            functools.partial(intrinsic, dim=dim),
+            _prompts,
+            from_prompts=True,
+        )
+        for dim in (5, 50)
+    },
     **{
         f"y_tuning_{loss}": Method(
             f"Y-Tuning, {title}",

@@ -94,7 +94,7 @@ def test_results_come_back_and_the_page_holds_them(results, tmp_path):
     assert "Model tuning has 80.0 on the mean of the 2 sets, the SVM 85.0: -5.0 points" in text
     assert "closes 45% of the distance" in text and "banking77 57%, sms spam 26%" in text
     assert "at least 30% on 1 of 2 sets" in text
-    assert "Against no prompt, over all sets" in text and "; prompt tuning +24.5 (" in text
+    assert "Against no prompt, over all sets unless" in text and "; prompt tuning +24.5 (" in text
     assert ": +2.5 points" in text
     assert "| prompt tuning | 45.0 ± 7.1 | 60.0 ± 0.0 | 52.5 ± 3.5 |" in text
     assert "| no prompt | 15.0 | 41.0 | 28.0 |" in text
@@ -128,6 +128,52 @@ def test_jobs_are_done_once_and_never_under_other_settings(tmp_path, monkeypatch
     assert command.main([*arguments, "--seeds", "5"]) == 2
     assert "with seeds = [0, 1, 2], this one has [5]" in capsys.readouterr().err
     assert len(done) == 2
+
+
+def test_what_a_file_of_results_has_is_not_done_again(tmp_path, monkeypatch, capsys):
+    """Elsewhere, where the study's directory is not: of its prompts some are needed."""
+    done = []
+
+    def counted(method):
+        def cell(bench, task, results):
+            done.append((task.name, method))
+            return Cell(task.name, method, (1.0,) * (3 if ways.METHODS[method].seeded else 1), 5)
+
+        changed = dataclasses.replace(ways.METHODS[method], cell=cell)
+        monkeypatch.setitem(ways.METHODS, method, changed)
+
+    for method in ("majority", "prompt_tuning", "lora", "spot"):
+        counted(method)
+    output = ["--output", str(tmp_path / "methods.json"), "--page", str(tmp_path / "page.md")]
+
+    def run(directory, *methods, **options):
+        done.clear()
+        options = [f"--{name}={value}" for name, value in options.items()]
+        words = [*("--methods", *methods), *("--tasks", SETTINGS_FROM), *output, *options]
+        assert command.main([*words, "--directory", str(tmp_path / directory)]) == 0
+        return list(done)
+
+    assert len(run("first", "majority", "prompt_tuning")) == 2
+    first = MethodResults.read(tmp_path / "methods.json")
+    # Another directory: only what is new is done, and the file keeps what it had.
+    assert run("second", "majority", "prompt_tuning", "lora") == [(SETTINGS_FROM, "lora")]
+    second = MethodResults.read(tmp_path / "methods.json")
+    assert all(cell in second.cells for cell in first.cells) and len(second.cells) == 3
+    # SPoT begins from prompts, which are tuned again.
+    assert (SETTINGS_FROM, "prompt_tuning") in run("third", "spot")
+    # Results of other settings are none of this study's.
+    assert len(run("fourth", "majority", "lora", test=7)) == 2
+
+
+def test_sets_that_a_method_lacks_are_in_no_mean_and_no_change(results):
+    fewer = [c for c in results.cells if (c.task, c.method) != (TWO, "spot")]
+    text = page.render(dataclasses.replace(results, cells=tuple(fewer)))
+    assert "| mean of 2 | mean of the 1 of all rows |" in text
+    assert "| 48.0 ± 5.7 |  |  | 48.0 ± 5.7 |" in text
+    assert "prompt tuning +24.5 (" in text
+    fewer = [c for c in results.cells if (c.task, c.method) != (TWO, "prompt_tuning")]
+    text = page.render(dataclasses.replace(results, cells=tuple(fewer)))
+    assert "prompt tuning, on 1 +30.0" in text
 
 
 def test_a_method_comes_after_what_it_begins_from():
