@@ -17,7 +17,7 @@ BORDER = "spot_jax.data.seqio_"
 DATA_ONLY = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "t5"}
 # What every module may import, and the modules above all packages: they import as they please.
 COMMON = {"errors", "shipped", "version"}
-ENTRANCES = {"spot_jax", "demo", "train", "eval", "infer"}
+ENTRANCES = {"spot_jax", "demo", "train", "eval", "infer", "t5x_bridge"}
 TASKS_MAY = {"files", "metrics", "t5", "data"}
 
 

@@ -261,6 +261,18 @@ def import_modules(modules: Iterable[str]) -> None:
     _seqio().import_all(modules)
 
 
+def use_vocabulary(name: str, vocabulary: Vocabulary) -> Any:
+    """Give a task in seqio's registry the backbone's vocabulary, and return that as seqio's.
+
+    Raises:
+        SpotError: no task or mixture of seqio's, or a mixture in another vocabulary.
+    """
+    if is_arrays(name) or is_table(name) or _with_tables(name):
+        raise SpotError(f"{name} is no task of seqio's; register one, or run it with spot train")
+    _seqio().require(name)
+    return _seqio().use_vocabulary(name, vocabulary)
+
+
 def set_directories(tfds_data: str | None, caches: Iterable[str]) -> None:
     """Point seqio to prepared TFDS data, and to caches of tasks beside those it knows.
 

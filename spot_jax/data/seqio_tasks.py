@@ -626,6 +626,28 @@ def _exchanged(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
     )
 
 
+def use_vocabulary(name: str, vocabulary: Vocabulary) -> seqio.Vocabulary:
+    """Give a task in seqio's registry the backbone's vocabulary, for code that reads it there.
+
+    Returns the vocabulary as seqio's.
+
+    Raises:
+        SpotError: a mixture of tasks in another vocabulary: it holds its tasks, not their names.
+    """
+    ours = seqio.SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.extra_ids)
+    if all(f.vocabulary == ours for task in tasks_of(name) for f in task.output_features.values()):
+        return ours
+    if name not in seqio.TaskRegistry.names():
+        raise SpotError(
+            f"{name} is a mixture of tasks in another vocabulary than the backbone's "
+            f"{vocabulary.path}; register its tasks with that one"
+        )
+    exchanged = _exchanged(seqio.TaskRegistry.get(name), vocabulary)
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add_provider(name, exchanged)
+    return ours
+
+
 def _check_cached(task: seqio.Task, vocabulary: Vocabulary) -> None:
     """Raise `SpotError` when a task has no cache or one of another vocabulary."""
     if task.cache_dir is None:

@@ -115,6 +115,15 @@ def parse_prompt(
     """
     file = as_path(path)
     prompt = _load_numpy(file, data) if data[:6] == b"\x93NUMPY" else _load_ours(file, data)
+    return checked(path, prompt, backbone)
+
+
+def checked(
+    path: str | os.PathLike[str], prompt: PromptFile, backbone: str | None = None
+) -> PromptFile:
+    """Return a prompt that was read; `SpotError` for odd rows, NaN, or another backbone."""
+    if prompt.prompt is not None:
+        _check_rows(as_path(path), prompt.prompt)
     arrays = [*prompt.tensors.values(), *([] if prompt.prompt is None else [prompt.prompt])]
     if not all(np.all(np.isfinite(array)) for array in arrays):
         raise SpotError(f"{path}: the prompt holds NaN or infinity; take an earlier one")
@@ -137,7 +146,6 @@ def _load_numpy(path: epath.Path, data: bytes) -> PromptFile:
         array = read_array(data)
         if array.dtype.kind != "f":
             raise ValueError(f"a prompt is of floating-point numbers, found {array.dtype}")
-    _check_rows(path, array)
     return PromptFile(array.astype(np.float32), task=path.name)
 
 
@@ -162,8 +170,6 @@ def _load_ours(path: epath.Path, data: bytes) -> PromptFile:
             rows = None
         if rows is None and not tensors:
             raise SpotError(f"{path}: neither rows nor tensors; give a prompt file")
-        if rows is not None:
-            _check_rows(path, rows)
         return prompt_of(rows, fields, tensors)
 
 

@@ -107,7 +107,7 @@ class RunParts:
         names = _names(method, data, count)
         seeds = seeds * (count if len(seeds) == 1 else 1)
         placement = BatchPlacement(mesh, data.batch_size * count)
-        loaded = _loaded(backbone, mesh)
+        loaded = loaded_on(backbone, mesh)
         path = loaded.vocabulary_path
         vocabulary = None if path is None else Vocabulary(path)
         origins = method.sources(loaded, count)
@@ -123,7 +123,7 @@ class RunParts:
             for i, name in enumerate(names)
         ]
         program = Program.of(method, loaded, tasks)
-        trees = program.init(_init_keys(seeds, names if init_by_task else None), loaded)
+        trees = program.init(init_keys(seeds, names if init_by_task else None), loaded)
         length = program.prompt_length(*trees)
         batches: TrainingBatches | Prefetched
         source = program.method.batch_source(loaded, tasks, data, seeds, placement.host_rows)
@@ -214,7 +214,7 @@ class RunParts:
         """Return step 0 and the frozen tree, placed on the mesh."""
         trainable, frozen = self.trees
         keys = _root_keys(self.seeds)
-        frozen = jax.tree.map(lambda leaf: _on_mesh(leaf, self.mesh), frozen)
+        frozen = jax.tree.map(lambda leaf: on_mesh(leaf, self.mesh), frozen)
         state = jax.eval_shape(lambda: init_state(trainable, self.tx, keys))
         shardings = tree_shardings(self.mesh, state)
         make = jax.jit(lambda t, k: init_state(t, self.tx, k), out_shardings=shardings)
@@ -238,7 +238,8 @@ def with_lengths(data: DataSource, backbone: AnyBackbone) -> DataSource:
     return dataclasses.replace(data, task_feature_lengths=suited_lengths(tables, vocabulary))
 
 
-def _loaded(backbone: AnyBackbone, mesh: Mesh) -> Backbone:
+def loaded_on(backbone: AnyBackbone, mesh: Mesh) -> Backbone:
+    """Return a backbone on the mesh, loaded now unless it was."""
     if not isinstance(backbone, Backbone):
         return backbone.load(mesh)
     shardings = tree_shardings(mesh, backbone.params)
@@ -249,7 +250,7 @@ def _root_keys(seeds: Sequence[int]) -> Any:
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 
-def _init_keys(seeds: Sequence[int], names: Sequence[str] | None) -> Any:
+def init_keys(seeds: Sequence[int], names: Sequence[str] | None) -> Any:
     """Return each prompt's key of initial values, by its task's name too where there are names."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(_root_keys(seeds), 0xFFFFFFFF)
     if names is None:
@@ -276,7 +277,7 @@ def _check_pairs(files: Sequence[StoredPrompt], names: Sequence[str]) -> None:
             )
 
 
-def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
+def on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
     """Return a weight as it lies, each device with its slice; what a method adds goes to all."""
     placed = isinstance(getattr(leaf, "sharding", None), NamedSharding)
     return leaf if placed else place(leaf, replicated(mesh))

@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from spot_jax.errors import SpotError
 from spot_jax.methods.prompt_file import PromptFile
-from spot_jax.methods.prompt_forms import load_prompt
+from spot_jax.methods.prompt_forms import is_prompt, load_prompt
 
 PROMPT = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -49,6 +49,26 @@ def test_t5x_prompts_are_read(tmp_path, golden):
     np.testing.assert_array_equal(load_prompt(path).prompt, expected)
     # It does not say its backbone: taken on trust.
     assert load_prompt(path, backbone="ab" * 32).backbone == ""
+
+
+@pytest.mark.parametrize("form", ["ckpt_prompt", "ckpt_prompt_orbax"])
+def test_t5x_s_checkpoint_is_read_as_the_prompt_in_it(golden, form):
+    checkpoint = next(golden.rglob(f"{form}/checkpoint_5"))
+    assert is_prompt(checkpoint)
+    prompt = load_prompt(checkpoint)
+    assert prompt.step == 5 and prompt.prompt.dtype == np.float32
+    path = next(golden.rglob("numpy_checkpoints/checkpoint_5/encoder.prompt.prompt.prompt"))
+    np.testing.assert_array_equal(prompt.prompt, load_prompt(path).prompt)
+
+
+def test_a_checkpoint_without_a_prompt_is_none(golden, tmp_path):
+    backbones = [p for p in golden.rglob("checkpoint_*") if "prompt" not in str(p)]
+    (tmp_path / "checkpoint_3").mkdir()
+    assert backbones
+    for place in [*backbones, tmp_path / "checkpoint_3"]:
+        assert not is_prompt(place)
+        with pytest.raises(SpotError, match="no prompt file at"):
+            load_prompt(place)
 
 
 def test_a_prompt_of_another_backbone_is_refused(tmp_path):

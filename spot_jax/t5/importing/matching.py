@@ -40,6 +40,7 @@ class Source:
         path: path of the checkpoint.
         tensors: tensors by our name; one that no T5 has keeps the checkpoint's name.
         ignored: names that belong to no backbone (optimizer state, prompts).
+        prompts: those of them that are a prompt's, as tensors by the checkpoint's names.
         config: configuration that the checkpoint states; None if it does not.
         vocabulary: path of its SentencePiece model; None if it has none.
         notes: decisions made on the way, for the report.
@@ -49,9 +50,16 @@ class Source:
     path: epath.Path
     tensors: dict[str, SourceTensor]
     ignored: list[str] = dataclasses.field(default_factory=list)
+    prompts: dict[str, SourceTensor] = dataclasses.field(default_factory=dict)
     config: T5Config | None = None
     vocabulary: epath.Path | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    def set_prompts_apart(self, names: re.Pattern[str]) -> None:
+        """Take the tensors that a backbone has not, a prompt's, out of `tensors`."""
+        self.prompts = {name: x for name, x in self.tensors.items() if names.match(name)}
+        self.tensors = {n: x for n, x in self.tensors.items() if n not in self.prompts}
+        self.ignored = [*self.prompts, *self.ignored]
 
 
 @dataclasses.dataclass

@@ -43,8 +43,6 @@ def open_orbax(directory: epath.Path, item: epath.Path) -> Source:
         if root not in ("target", "params"):
             if not value.get("skip_deserialize"):
                 source.ignored.append("/".join(map(str, keys)))
-        elif PROMPT.match(name):
-            source.ignored.append(name)
         else:
             stored = ".".join(map(str, keys))
             store = (
@@ -54,4 +52,5 @@ def open_orbax(directory: epath.Path, item: epath.Path) -> Source:
             )
             specs[name] = {"driver": driver, "kvstore": store}
     source.tensors.update(open_arrays(specs, directory))
+    source.set_prompts_apart(PROMPT)
     return source

@@ -32,9 +32,7 @@ def open_t5x(directory: epath.Path) -> Source:
         state = flax.serialization.msgpack_restore(index.read_bytes())
         state = state.get("optimizer", state)
         for name, leaf in _leaves(state["target"]):
-            if PROMPT.match(name):
-                source.ignored.append(name)
-            elif isinstance(leaf, dict):
+            if isinstance(leaf, dict):
                 where = directory / str(leaf["kvstore"]["path"]).rstrip("/").split("/")[-1]
                 if leaf["driver"] != "zarr":
                     raise ValueError(f"{name} is stored as {leaf['driver']!r}, not as zarr")
@@ -46,6 +44,7 @@ def open_t5x(directory: epath.Path) -> Source:
         others = {key: value for key, value in state.items() if key != "target"}
         source.ignored += [name for name, leaf in _leaves(others) if leaf is not None]
     tensors.update(open_arrays(specs, directory))
+    source.set_prompts_apart(PROMPT)
     return source
 
 
