@@ -69,7 +69,7 @@ def template(name: str, length: int) -> str:
 def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Return the cell of P-Tuning with the LSTM, by AdamW, under which its rows stay distinct."""
     candidates = {"LSTM": Candidate(PTuning(template(task.name, bench.length)), bench.length)}
-    steps = task.steps(bench.prefix_steps)
+    steps = bench.prefix_steps
     way = Way(candidates, (1e-4, 3e-4, 1e-3), steps, optimizer=falling(steps))
     return tuned(bench, task, "p_tuning", way, results)
 
@@ -77,7 +77,7 @@ def p_tuning(bench: Bench, task: Task, results: MethodResults) -> Cell:
 def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Return the cell of prefix-tuning in encoder and decoder, without a reparameterisation."""
     candidates = {f"P = {bench.length}": Candidate(PrefixTuning(bench.length), 0)}
-    steps = task.steps(bench.prefix_steps)
+    steps = bench.prefix_steps
     tuning = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "prefix", tuning, results)
 
@@ -85,14 +85,14 @@ def prefix(bench: Bench, task: Task, results: MethodResults) -> Cell:
 def lora(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Low-rank updates of queries and values: of rank 1 about as many numbers as a prefix."""
     candidates = {f"r = {rank}": Candidate(LoRATuning(rank, 2.0 * rank), 0) for rank in (1, 8)}
-    steps = task.steps(bench.prefix_steps)
+    steps = bench.prefix_steps
     way = Way(candidates, (0.003, 0.01, 0.03), steps, optimizer=falling(steps))
     return tuned(bench, task, "lora", way, results)
 
 
 def ia3(bench: Bench, task: Task, results: MethodResults) -> Cell:
     """Tune scales of keys, values and hidden units."""
-    steps = task.steps(bench.prefix_steps)
+    steps = bench.prefix_steps
     candidates = {"IA3": Candidate(IA3Tuning(), 0)}
     way = Way(candidates, (0.01, 0.03, 0.1), steps, optimizer=falling(steps))
     return tuned(bench, task, "ia3", way, results)

@@ -35,8 +35,8 @@ NOTES = """## How
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
-- Sets with more than {many} labels get {times} times the updates by every method but Y-Tuning,
-  whose number of updates is chosen.
+- Prompt tuning, SPoT, intrinsic prompt tuning and model tuning have {times} times the updates on
+  sets with more than {many} labels; of the other methods, which cost more a step, no set has more.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.

@@ -17,7 +17,7 @@ PER_ROW = 4
 # The set on whose validation the settings of a method are chosen, for every set: neither the
 # easiest nor the hardest, with more than two labels.
 SETTINGS_FROM = "wordnet_supersense"
-# A set with more labels than this is given that many times the updates.
+# On a set with more labels than this prompts and whole models get that many times the updates.
 MANY_LABELS = 20
 TIMES_FOR_MANY = 3
 
@@ -100,7 +100,7 @@ class Bench:
             subspaces are found from.
         rates: learning rates that prompt tuning tries.
         steps: number of updates of prompt tuning and in a subspace, on a set of few labels.
-        prefix_steps: number of updates of the other methods on a frozen backbone, on such a set.
+        prefix_steps: number of updates of the other methods on a frozen backbone.
         finding_steps: number of updates in which a subspace is found.
         y_steps: number of updates of label vectors.
     """

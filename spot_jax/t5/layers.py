@@ -415,10 +415,10 @@ class DecoderLayer(nn.Module):
         cache: KeyValue,
         cross: KeyValue,
         bias: Bias,
-        position: Int[Array, ""],
+        position: Int[Array, "..."],
         cross_visibility: Visibility,
     ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """Run one layer at one position; keys and values so far are in the cache it returns.
+        """Run one layer at one position, or at each row's own; keys and values are in the cache.
 
         A prefix fills the cache's first places, those beyond the positions of `bias`.
         """
@@ -426,14 +426,19 @@ class DecoderLayer(nn.Module):
         new = self.self_attention.own_keys_and_values(y)
         length = bias.dense.shape[-1]
         place = position + cache[0].shape[1] - length
-        key, value = (
-            jax.lax.dynamic_update_slice_in_dim(old, now.astype(old.dtype), place, axis=1)
-            for old, now in zip(cache, new, strict=True)
-        )
-        filled = (jnp.arange(length) <= position).astype(jnp.int32)
         rows = x.shape[0]
+
+        def put(old: Array, now: Array) -> Array:
+            now = now.astype(old.dtype)
+            if position.ndim == 0:
+                return jax.lax.dynamic_update_slice_in_dim(old, now, place, axis=1)
+            return old.at[jnp.arange(rows), place].set(now[:, 0])
+
+        key, value = (put(old, now) for old, now in zip(cache, new, strict=True))
+        filled = jnp.arange(length)[None] <= jnp.atleast_1d(position)[:, None]
         visibility = Visibility(
-            jnp.ones((rows, 1), jnp.int32), jnp.broadcast_to(filled[None], (rows, length))
+            jnp.ones((rows, 1), jnp.int32),
+            jnp.broadcast_to(filled.astype(jnp.int32), (rows, length)),
         )
         x = x + self.self_attention(y, (key, value), bias, visibility)
         y = self.pre_cross_attention_layer_norm(x)

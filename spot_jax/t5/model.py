@@ -306,7 +306,7 @@ class Decoder(_Stack):
         x: Float[Array, "b 1 d"],
         caches: LayerValues,
         crosses: LayerValues,
-        position: Int[Array, ""],
+        position: Int[Array, "..."],
         cross_visibility: Visibility,
         embedding: Float[Array, "v d"],
         length: int,
@@ -337,8 +337,11 @@ class Decoder(_Stack):
         return self.head(x, embedding), new
 
 
-def _row(bias: Float[Array, "b h t s"], position: Int[Array, ""]) -> Float[Array, "b h 1 s"]:
-    return jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+def _row(bias: Float[Array, "1 h t s"], position: Int[Array, "..."]) -> Float[Array, "#b h 1 s"]:
+    """Return the bias of the query at a position, or at each row's own."""
+    if position.ndim == 0:
+        return jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+    return jnp.swapaxes(bias[0][:, position], 0, 1)[:, :, None]
 
 
 class T5(nn.Module):
@@ -428,7 +431,7 @@ class T5(nn.Module):
         tokens: Int[Array, "b 1"],
         caches: LayerValues,
         crosses: LayerValues,
-        position: Int[Array, ""],
+        position: Int[Array, "..."],
         cross_visibility: Visibility,
         length: int,
     ) -> tuple[Float[Array, "b 1 v"], LayerValues]:
@@ -622,6 +625,16 @@ class Cache:
             cross_visibility=jax.tree.map(lambda x: x[rows], self.cross_visibility),
         )
 
+    def put(self, rows: Int[Array, " n"], some: "Cache") -> "Cache":
+        """Return the cache with what `some` has of targets in some rows of the batch."""
+        place = (slice(None),) * self.row_axis + (rows,)
+
+        def with_rows(all: Array, new: Array) -> Array:
+            return all.at[place].set(new)
+
+        changed = jax.tree.map(with_rows, self.self_attention, some.self_attention)
+        return dataclasses.replace(self, self_attention=changed)
+
 
 def start_cache(
     params: Params,
@@ -700,9 +713,11 @@ def decode_step(
     config: T5Config,
     cache: Cache,
     tokens: Int[Array, " b"],
-    position: Int[Array, ""] | int,
+    position: Int[Array, ""] | Int[Array, " b"] | int,
 ) -> tuple[Float[Array, "b v"], Cache]:
     """Return float32 logits of what follows `tokens`, which are at `position` (0 is the start).
+
+    With a position for each row what the cache holds of later positions is not seen.
 
     Returns:
         The logits, and the cache with this position filled in.

@@ -1,5 +1,6 @@
 """Log-likelihoods of given targets, and rank classification over verbalizers."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,13 +11,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spot_jax.errors import SpotError
 from spot_jax.t5.config import T5Config
-from spot_jax.t5.model import Cache, Params, decode, decode_cached, encode, start_cache
+from spot_jax.t5.model import (
+    Cache,
+    Params,
+    decode,
+    decode_cached,
+    decode_step,
+    encode,
+    start_cache,
+)
 from spot_jax.t5.vocabulary import EOS, TextCodec
 
 # Bytes of logits that ranking holds at a time; the log-softmax needs about as much again.
 _LOGITS_BYTES = 2**28
-# Labels of a row that `choose_label` scores together, and the parts it takes the rows in.
-_LABELS_AT_ONCE = 4
+# `choose_label` leaves decided rows out once so small a part of them, one of so many, is undecided.
 _PARTS = 4
 
 
@@ -166,15 +174,38 @@ def rank_candidates(
 
 @struct.dataclass
 class _Race:
-    """Bounds and scores of each row's labels.
+    """How far the search is in each row.
 
     Attributes:
-        bounds: upper bounds of the labels' log p; -inf for a scored label, out of the race.
-        scores: log p of the labels that were scored, -inf for the others.
+        bounds: upper bounds of the labels' scores; -inf for a scored label, out of the race.
+        scores: scores of the labels that were read to their end, -inf for the others.
+        current: number of the label that is being read.
+        depth: number of its tokens that were read.
+        before: log p of that label's first tokens, so many of them, up to `depth`.
+        cache: what decoding remembers of those tokens.
     """
 
     bounds: Float[Array, "b c"]
     scores: Float[Array, "b c"]
+    current: Int[Array, " b"]
+    depth: Int[Array, " b"]
+    before: Float[Array, "b u"]
+    cache: Cache
+
+    def take(self, rows: Int[Array, " n"]) -> "_Race":
+        """Return the race of some rows."""
+        parts = {name: value[rows] for name, value in self._by_row().items()}
+        return dataclasses.replace(self, **parts, cache=self.cache.take(rows))
+
+    def put(self, rows: Int[Array, " n"], race: "_Race") -> "_Race":
+        """Return the race with some rows as `race` has them."""
+        parts = race._by_row()
+        changed = {name: x.at[rows].set(parts[name]) for name, x in self._by_row().items()}
+        return dataclasses.replace(self, **changed, cache=self.cache.put(rows, race.cache))
+
+    def _by_row(self) -> dict[str, Array]:
+        names = ("bounds", "scores", "current", "depth", "before")
+        return {name: getattr(self, name) for name in names}
 
 
 def choose_label(
@@ -191,10 +222,9 @@ def choose_label(
     """Find the most likely verbalizer of every input: the argmax of `rank_labels` for less.
 
     log p of a label is a sum of numbers below 0, so that of its first tokens is a bound on it. A
-    label that is scored says, at the place where another leaves it, what the other's next token
-    would cost. Scoring the most promising few again and again until no bound is above the best
-    score therefore finds the best of 150 labels after a handful; how many depends on how sure the
-    model is.
+    token is decoded at a time, of the label with the best bound, and bounds all labels that begin
+    as far alike by their own next tokens. Once no bound is above the best score the best of 150
+    labels is found, after about as many steps as it has tokens where the model is sure.
 
     Args:
         params: parameter tree of the model.
@@ -212,53 +242,57 @@ def choose_label(
     """
     label_tokens = jnp.asarray(label_tokens)
     rows, (count, length) = encoder_tokens.shape[0], label_tokens.shape
-    cache = _encoder_cache(params, config, encoder_tokens, table, encoded)
     divisors = _divisors(label_tokens, normalise)
+    last = jnp.sum(label_tokens > 0, axis=1) - 1
     # Leading tokens that two labels share; a label shares all of them with itself.
     same = label_tokens[:, None] == label_tokens[None, :]
     shared = jnp.sum(jnp.cumprod(same, axis=2), axis=2)
     counts = jnp.ones(rows, bool) if valid is None else valid
-    # A few rows at a time, so that a slow row does not hold up the others. On several devices
-    # rows stay where they are.
-    some = max(1, rows // _PARTS) if jax.device_count() == 1 else rows
-    at_once = _LOGITS_BYTES // (4 * some * length * config.vocab_size)
-    at_once = max(1, min(_LABELS_AT_ONCE, at_once, count))
 
-    def open_by(race: _Race) -> Float[Array, " b"]:
-        """Return a row's best bound less its best score; -inf when it is decided."""
+    def undecided(race: _Race) -> Bool[Array, " b"]:
         best, bound = jnp.max(race.scores, axis=1), jnp.max(race.bounds, axis=1)
         # A bound is a sum in another order than the score: rounding must not decide.
-        undecided = counts & ~jnp.isneginf(bound) & (bound > best - 1e-5)
-        return jnp.where(undecided, bound - jnp.maximum(best, -1e30), -jnp.inf)
+        return counts & ~jnp.isneginf(bound) & (bound > best - 1e-5)
 
     def step(race: _Race) -> _Race:
-        row = jax.lax.top_k(open_by(race), some)[1] if some < rows else jnp.arange(rows)
-        bounds = race.bounds[row]
-        numbers = jax.lax.top_k(bounds, at_once)[1]
-        here = cache if some == rows else cache.take(row)
+        """Read a token in every row."""
+        row = jnp.arange(len(race.depth))
+        spelled = label_tokens[race.current, jnp.maximum(race.depth - 1, 0)]
+        token = jnp.where(race.depth > 0, spelled, 0)
+        logits, cache = decode_step(params, config, race.cache, token, race.depth)
+        following = label_tokens.T[race.depth]
+        here = race.before[row, race.depth] - jax.nn.logsumexp(logits, axis=1)
+        totals = here[:, None] + jnp.take_along_axis(logits, following, axis=1)
+        begins = shared[race.current] >= race.depth[:, None]
+        reached = jnp.where(begins, totals / divisors[None], jnp.inf)
+        ends = begins & (last[None] == race.depth[:, None])
+        bounds = jnp.where(ends, -jnp.inf, jnp.minimum(race.bounds, reached))
+        scores = jnp.where(ends, totals / divisors[None], race.scores)
+        current = jnp.argmax(bounds, axis=1).astype(jnp.int32)
+        depth = jnp.minimum(race.depth + 1, shared[race.current, current])
+        # A label that is read to its end has no token behind it.
+        depth = jnp.minimum(depth, length - 1)
+        before = race.before.at[row, race.depth + 1].set(totals[row, current], mode="drop")
+        return _Race(bounds, scores, current, depth, before, cache)
 
-        def score(targets: Int[Array, "b u"]) -> tuple[Array, ...]:
-            logits = decode_cached(params, config, here, _shifted(targets), targets)
-            log_z = jax.nn.logsumexp(logits, axis=2)
-            chosen = _log_probs(logits, targets, log_z) * (targets > 0)
-            return jnp.sum(chosen, axis=1), logits, log_z, jnp.cumsum(chosen, axis=1) - chosen
+    def step_of_some(race: _Race) -> _Race:
+        number = jax.lax.top_k(undecided(race), max(1, rows // _PARTS))[1]
+        stepped = step(race.take(number))
+        return race.put(number, stepped)
 
-        targets = label_tokens[numbers]
-        totals, logits, log_z, before = jax.vmap(score, in_axes=1, out_axes=1)(targets)
-        # Where each label leaves each scored one, [rows, scored, c]; a label leaves itself nowhere.
-        place = jnp.minimum(shared[numbers], length - 1)
-        following = label_tokens[jnp.arange(count)[None, None], place]
-        flat = logits.reshape(some, at_once, length * config.vocab_size)
-        leaving = jnp.take_along_axis(flat, place * config.vocab_size + following, axis=2)
-        leaving += jnp.take_along_axis(before - log_z, place, axis=2)
-        bounds = jnp.minimum(bounds, jnp.min(leaving, axis=1) / divisors[None])
-        scored = jnp.arange(some)[:, None], numbers
-        bounds = bounds.at[scored].set(-jnp.inf)
-        scores = race.scores[row].at[scored].set(totals / divisors[numbers])
-        return _Race(race.bounds.at[row].set(bounds), race.scores.at[row].set(scores))
-
-    nothing = _Race(jnp.zeros((rows, count)), jnp.full((rows, count), -jnp.inf))
-    race = jax.lax.while_loop(lambda race: jnp.any(open_by(race) > -jnp.inf), step, nothing)
+    zeros = jnp.zeros(rows, jnp.int32)
+    if encoded is None:
+        encoded = encode(params, config, encoder_tokens, table=table)
+    cache = start_cache(params, config, encoded, encoder_tokens, length)
+    scores = jnp.full((rows, count), -jnp.inf)
+    nothing = jnp.zeros((rows, count)), scores, zeros, zeros, jnp.zeros((rows, length))
+    race = _Race(*nothing, cache)
+    # Once most rows are decided the others go on without them. On several devices rows stay where
+    # they are.
+    few = rows // _PARTS if jax.device_count() == 1 else 0
+    race = jax.lax.while_loop(lambda race: jnp.sum(undecided(race)) > few, step, race)
+    if few:
+        race = jax.lax.while_loop(lambda race: jnp.any(undecided(race)), step_of_some, race)
     return jnp.argmax(race.scores, axis=1).astype(jnp.int32), jnp.max(race.scores, axis=1)
 
 

@@ -41,7 +41,21 @@ def test_scanned_layers_decode_as_single_ones_do_after_a_prefix(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["greedy", "beams", "ranking"])
+@pytest.mark.parametrize("scanned", [False, True])
+def test_the_best_label_after_a_prefix_is_the_one_that_ranks_first(scanned):
+    params, table = model()
+    config = SCANNED if scanned else CONFIG
+    tree = stack_layers(params, CONFIG) if scanned else params
+    prefix = jax.random.normal(jax.random.key(5), (1, *prefix_shape(CONFIG, 2, PLACES)))
+    prefixed = with_prefix(tree, config, prefix, PLACES)
+    chosen, score = choose_label(prefixed, config, INPUTS, LABELS, table=table)
+    ranked = rank_labels(prefixed, config, INPUTS, LABELS, table=table)
+    assert chosen.tolist() == np.argmax(ranked, axis=1).tolist()
+    np.testing.assert_allclose(score, np.max(ranked, axis=1), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["greedy", "beams", "ranking", "the best label"])
 def test_decoding_holds_no_copy_of_scanned_weights(name):
     # Eight wide layers, so that a copy of their weights would be far above all else.
     config = dataclasses.replace(SCANNED, num_decoder_layers=8, emb_dim=64, mlp_dim=4096)
