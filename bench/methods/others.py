@@ -168,16 +168,12 @@ def y_tuning(bench: Bench, task: Task, results: MethodResults, loss: str) -> Cel
         bench: settings that all cells share.
         task: set to tune on.
         results: finished cells.
-        loss: "triplet" or "cross_entropy". By the triplet loss it takes longer to get as far, so
-            that three times the steps are tried of both.
+        loss: "triplet" or "cross_entropy".
     """
     cache = str(bench.directory / "features")
-    long = 3 * bench.y_steps
     candidates = {
-        f"V = {vectors}, steps {steps:,}": Candidate(
-            YTuning(cache=cache, loss=loss, per_label=vectors), steps=steps
-        )
-        for vectors, steps in ((1, bench.y_steps), (1, long), (4, long))
+        f"V = {vectors}": Candidate(YTuning(cache=cache, loss=loss, per_label=vectors))
+        for vectors in (1, 4)
     }
     way = y_way(candidates, bench.y_steps, (1e-3, 3e-3))
     return tuned(bench, task, f"y_tuning_{loss}", way, results)

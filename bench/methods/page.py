@@ -36,7 +36,7 @@ NOTES = """## How
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
 - Prompt tuning, SPoT, intrinsic prompt tuning and model tuning have {times} times the updates on
-  sets with more than {many} labels; of the other methods, which cost more a step, no set has more.
+  sets with more than {many} labels; the other methods have as many on every set.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.

@@ -141,7 +141,7 @@ def alone(side: str, case: tuple) -> None:
 
 
 def result(name: str, case: str, seconds: dict[str, list[float]], **more: Any) -> dict:
-    first, second = seconds
+    first, second, *_ = seconds
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     entry = {
         "case": name,
@@ -197,19 +197,24 @@ def measure(
         what = "small, 8 prompts on banking77, packed / padded, 1,000 examples"
         done(result("lengths", what, many_prompts(max(1, repeats // 2))))
     if "tasks" in wanted:
-        from bench.peers.tasks import SETS
+        from bench.peers.tasks import SETS, encoder_tokens
         from bench.peers.tasks import measure as measure_task
 
         entries = []
         for name in SETS:
             seconds = measure_task(name, 6, 96, max(1, repeats // 2))
-            entries.append(result("tasks", f"{name}, 1,000 examples", seconds))
+            tokens = encoder_tokens(name)
+            entries.append(result("tasks", f"{name}, 1,000 examples", seconds, tokens=tokens))
             done(entries[-1])
         means = {
             side: [statistics.geometric_mean(entry["seconds"][side] for entry in entries)]
             for side in ("ours", "peft")
         }
-        done(result("tasks", f"geometric mean of {len(entries)} sets", means))
+        tokens = {
+            side: statistics.geometric_mean(entry["tokens"][side] for entry in entries)
+            for side in ("needed", "peft")
+        }
+        done(result("tasks", f"geometric mean of {len(entries)} sets", means, tokens=tokens))
 
 
 def page(facts: dict) -> str:
@@ -223,16 +228,19 @@ def page(facts: dict) -> str:
         "process that does two steps. The labels' scores are nearly alike on random weights, the",
         "worst case for a search of the best that stops when it is sure. Real tasks (`tasks`) have",
         "a T5 of mini's shape and P = 20; their seconds are those of 1,000 examples, evaluation",
-        "included.",
+        "included. Tokens are the encoder's for an example with its prompt: those needed, and with",
+        "batches padded to their longest text, as PEFT has them.",
         "",
-        "| case | first | second | ratio | peak memory, first / second |",
-        "|---|---|---|---|---|",
+        "| case | first | second | ratio | peak memory, first / second | tokens, needed / padded |",
+        "|---|---|---|---|---|---|",
     ]
     for entry in facts["results"]:
         sides = [f"{side} {seconds:.3g} s" for side, seconds in entry["seconds"].items()]
         bytes_ = entry.get("peak_bytes", {}).values()
         memory = " / ".join(f"{x / 1e9:.2f} GB" for x in bytes_)
-        row = [f"{entry['case']}: {entry['what']}", *sides, f"{entry['ratio']:.2f}", memory]
+        tokens = " / ".join(f"{count:.1f}" for count in entry.get("tokens", {}).values())
+        row = [f"{entry['case']}: {entry['what']}", *sides[:2], f"{entry['ratio']:.2f}"]
+        row += [memory, tokens]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 

@@ -31,8 +31,8 @@ SETS = {
     "wordnet_supersense": (48, 12),
     "sotu_party": (96, 8),
 }
-# Tokens of a packed row: two texts and more of most sets.
-PACKED = 128
+# Tokens of a packed row: five texts of most sets, so that little of it stays empty.
+PACKED = 256
 Pair = tuple[np.ndarray, np.ndarray]
 Side = Callable[[], int]
 """What does some updates and one evaluation, and returns the number of examples trained on."""
@@ -56,9 +56,13 @@ def ours(name: str, updates: int, validation: int, directory: Path) -> tuple[Sid
     task = _task(name, directory)
     lengths = {"inputs": inputs, "targets": targets}
     train: Examples = training_examples(task)
-    mean = np.mean([min(len(text), inputs) for text, _ in train.first(500)])
-    a_row = PACKED / (LENGTH + float(mean))
-    packed = {"inputs": PACKED, "targets": targets * math.ceil(a_row)}
+    first = train.first(500)
+    mean, target = (
+        float(np.mean([min(len(pair[side]), most) for pair in first]))
+        for side, most in enumerate((inputs, targets))
+    )
+    a_row = PACKED / (LENGTH + mean)
+    packed = {"inputs": PACKED, "targets": max(targets, math.ceil(1.25 * target * a_row))}
     data = DataSource(
         task, lengths, batch_size=round(EXAMPLES / a_row), pack=True, packed_lengths=packed
     )
@@ -160,6 +164,24 @@ def theirs(name: str, updates: int, validation: list[Pair], train: Any) -> Side:
         return updates * EXAMPLES
 
     return side
+
+
+def encoder_tokens(name: str) -> dict[str, float]:
+    """Return the encoder's tokens for an example of a set, its prompt included.
+
+    "needed" are those of the text and the prompt alone, which is what packing comes near to;
+    "peft" are those of batches that are padded to their longest text.
+    """
+    inputs, _ = SETS[name]
+    with tempfile.TemporaryDirectory() as directory:
+        every = list(training_examples(_task(name, Path(directory))))
+    lengths = np.array([min(len(text), inputs) for text, _ in every])
+    mixed = np.random.default_rng(0).permutation(lengths)
+    batches = mixed[: len(mixed) // EXAMPLES * EXAMPLES].reshape(-1, EXAMPLES)
+    return {
+        "needed": float(lengths.mean()) + LENGTH,
+        "peft": float(batches.max(axis=1).mean()) + LENGTH,
+    }
 
 
 def measure(name: str, updates: int, validation: int, repeats: int) -> dict[str, list[float]]:
