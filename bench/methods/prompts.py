@@ -32,12 +32,10 @@ class Candidate:
     Attributes:
         method: method to tune with.
         room: virtual tokens of an example, where several share a row; None where none does.
-        steps: number of updates, where it is not the way's.
     """
 
     method: BaseMethod
     room: int | None = None
-    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ def tuned(
         chosen={
             "recipe": best["recipe"],
             "rate": best["rate"],
-            "steps": way.candidates[best["recipe"]].steps or way.steps,
+            "steps": way.steps,
         },
         tried=tuple(tried),
         files=tuple(relative(bench, path) for path in result.prompts),
@@ -161,7 +159,7 @@ def run(
     examples = min(way.examples, task.examples)
     room = candidate.room
     source = bench.padded(task, examples) if room is None else bench.data(task, examples, room)
-    steps = candidate.steps or way.steps
+    steps = way.steps
     return finished_train(
         model_dir=str(directory),
         backbone=bench.stored(dropout_rate=way.dropout_rate),

@@ -19,6 +19,8 @@ from spot_jax.data.templates import parse
 from spot_jax.errors import SpotError
 from spot_jax.inference.scores import score
 from spot_jax.inference.tuned import open_tuned
+from spot_jax.methods.ia3 import IA3Tuning
+from spot_jax.methods.lora import LoRATuning
 from spot_jax.methods.prompt_file import PromptFile
 from spot_jax.methods.prompt_forms import load_prompt
 from spot_jax.methods.prompt_tuning import PromptTuning
@@ -195,7 +197,7 @@ def test_settings_are_those_that_were_best_on_one_set(tmp_path, monkeypatch):
         pass
 
     def run(bench, task, directory, way, candidate, *, rates, seeds):
-        runs.append((task.name, candidate.steps, rates, seeds))
+        runs.append((task.name, candidate.method, rates, seeds))
         raise Stop
 
     monkeypatch.setattr(prompts, "run", run)
@@ -203,12 +205,12 @@ def test_settings_are_those_that_were_best_on_one_set(tmp_path, monkeypatch):
     results = MethodResults(cells=(Cell(SETTINGS_FROM, "lora", (1.0,), 9, chosen=chosen),))
     with pytest.raises(Stop):
         others.lora(Bench(tmp_path), TASKS[ONE], results)
-    assert runs == [(ONE, None, 0.03, [0, 1, 2])]
+    assert runs == [(ONE, LoRATuning(8, 16.0), 0.03, [0, 1, 2])]
     with pytest.raises(SpotError, match=f"ia3 on {SETTINGS_FROM} is not done"):
         others.ia3(Bench(tmp_path), TASKS[ONE], results)
     with pytest.raises(Stop):
         others.ia3(Bench(tmp_path), TASKS[SETTINGS_FROM], results)
-    assert runs[1] == (SETTINGS_FROM, None, [0.01, 0.03, 0.1], 0)
+    assert runs[1] == (SETTINGS_FROM, IA3Tuning(), [0.01, 0.03, 0.1], 0)
 
 
 def test_jobs_need_what_they_begin_from(tmp_path):
@@ -310,15 +312,14 @@ def test_an_ablation_is_one_command_and_one_record(name, ablation_runs, tmp_path
     assert set(ablations.TABLES) <= fields
 
 
-def test_y_tuning_is_tried_by_both_losses_at_several_steps_and_vectors(tmp_path, monkeypatch):
+def test_y_tuning_is_tried_by_both_losses_with_several_vectors(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(others, "tuned", lambda *arguments: seen.append(arguments[3]))
     for loss in ("triplet", "cross_entropy"):
         ways.METHODS[f"y_tuning_{loss}"].cell(Bench(tmp_path), TASKS["clinc150"], None)
     candidates = [c for way in seen for c in way.candidates.values()]
-    grid = {(c.method.loss, c.method.per_label, c.steps) for c in candidates}
-    pairs = {(1, 500), (1, 1500), (4, 1500)}
-    assert grid == {(loss, *pair) for loss in ("triplet", "cross_entropy") for pair in pairs}
+    grid = {(c.method.loss, c.method.per_label) for c in candidates}
+    assert grid == {(loss, count) for loss in ("triplet", "cross_entropy") for count in (1, 4)}
 
 
 @pytest.mark.slow
