@@ -287,7 +287,7 @@ def _check_optimizer(optimizer_def: Any) -> None:
     if getattr(getattr(optimizer_def, "hyper_params", None), "logical_factor_rules", None):
         raise SpotError(
             "adafactor.Adafactor.logical_factor_rules are of a T5's axes; set it to None, and "
-            "factored = False as in gin_configs/t5x/prompt_tuning.gin"
+            "factored = False as in gin_configs/t5x/prompted_model.gin"
         )
 
 
