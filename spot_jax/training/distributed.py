@@ -98,8 +98,7 @@ def start(
         ) from error
     finally:
         runtime.get_distributed_runtime_client = connect
-    if not is_lead():
-        _end_on_abort()
+    _end_on_abort()
     return True
 
 
@@ -272,9 +271,10 @@ _LOST = (
 
 
 def _end_on_abort() -> None:
-    """End with our line and code where JAX's service, which lives in the lead, is gone.
+    """End with our line and code where JAX's C++ aborts the process because another is gone.
 
-    The client's C++ then aborts the process at once, before it can call anything of Python's.
+    It does so before it calls anything of Python's where its service, which lives in the lead, is
+    gone; and where it does call, it cannot hand its error to Python, and aborts over that.
     """
     ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
 
