@@ -244,6 +244,7 @@ def test_loss_and_gradient_are_those_of_our_own_step(bridge, path):
     np.testing.assert_allclose(model.eval_fn(params, batch)[0], right, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_by_t5x_s_key_raw_or_typed(bridge, path):
     model, batch = model_of(bridge, path, dropout=0.3), batch_of()
     params = initial(model)["params"]
@@ -294,6 +295,7 @@ def test_predictions_are_our_decoder_s_and_scores_are_their_log_likelihoods(brid
         model.score_batch(params, batch, return_intermediates=True)
 
 
+@pytest.mark.slow
 def test_rows_of_padding_write_nothing(bridge, path):
     model, batch = model_of(bridge, path), batch_of()
     params = initial(model)["params"]
@@ -339,6 +341,7 @@ def test_the_frozen_t5_is_an_argument_where_jax_is_told_so(path):
     assert int(done.stdout) < 200_000
 
 
+@pytest.mark.slow
 def test_a_method_of_weights_runs_and_comes_back_as_a_file(bridge, path, tmp_path):
     method = spot.LoRATuning(rank=2)
     model, batch = model_of(bridge, path, method), batch_of()
