@@ -16,6 +16,7 @@ from spot_jax.studies.engine.job import NO_PROMPT
 
 HEAD = """# All methods on the tasks that ship
 
+<!-- needs hours on two cores -->
 ```
 {command}
 ```

@@ -32,6 +32,9 @@ PEER_LOST = 3
 HEARTBEAT_SECONDS = 30
 # Seconds in which a file that one host wrote is to be seen by the others.
 _PATIENCE = 10.0
+# Standard error: a copy once joined, as the process may end while it is turned away from what an
+# import prints.
+_errors = 2
 
 
 def start(
@@ -98,6 +101,8 @@ def start(
         ) from error
     finally:
         runtime.get_distributed_runtime_client = connect
+    global _errors
+    _errors = os.dup(2)
     _end_on_abort()
     return True
 
@@ -247,7 +252,7 @@ def by_lead(do: Callable[[], object]) -> None:
 
 def leave(code: int, message: str) -> NoReturn:
     """End this process at once with one line, while others may wait for it in vain."""
-    os.write(2, f"spot: {message}\n".encode())
+    os.write(_errors, f"spot: {message}\n".encode())
     os._exit(code)
 
 
