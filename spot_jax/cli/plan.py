@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     values, settings = gin_flags(flags, arguments)
     if not values.topology and not values.topologies:
         raise SpotError("say where: --topology v5e:2x4 (repeatable), or --topologies v5e,v5p,v6e")
-    # Compiling for another machine asks nobody about this one, and takes no TPU that another process,
-    # such as a second plan, would have to wait for.
+    # Compiling for another machine asks nobody about this one, and takes no TPU that another
+    # process, such as a second plan, would have to wait for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
