@@ -104,6 +104,7 @@ def start(
     global _errors
     _errors = os.dup(2)
     _end_on_abort()
+    jax_distributed.shutdown = functools.partial(_take_leave, jax_distributed.shutdown)
     return True
 
 
@@ -285,6 +286,16 @@ def _end_on_abort() -> None:
 
 
 _ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: leave(PEER_LOST, _LOST))
+
+
+def _take_leave(shutdown: Callable[[], None]) -> None:
+    """Leave the others at the exit, when the work is done; who is gone need not be waited for."""
+    try:
+        shutdown()
+    except Exception as error:
+        # JAX's C++ cannot hand its error to Python, as in `_end_on_abort`, and says only that.
+        if not any(mark in str(error) for mark in (*_LOST_MARKS, "std::bad_cast")):
+            raise
 
 
 def _lost_by_heartbeat(*_: Any) -> None:

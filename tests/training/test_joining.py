@@ -171,6 +171,16 @@ def test_one_process_agrees_with_itself_and_knows_of_no_loss():
     assert lost_peer(ValueError("Connection closed by peer")) is None
 
 
+def test_whoever_is_gone_is_not_waited_for_at_the_exit():
+    def shutdown(message):
+        raise RuntimeError(message)
+
+    for message in ("UNAVAILABLE: a task has crashed", "std::bad_cast"):
+        distributed._take_leave(lambda message=message: shutdown(message))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        distributed._take_leave(lambda: shutdown("a fault of ours"))
+
+
 LOOP = """
 import sys, time
 from spot_jax.cli.joining import end, lost_peer
