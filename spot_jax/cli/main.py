@@ -93,6 +93,8 @@ def _main(argv: Sequence[str] | None, signals: list[str]) -> int:
         with plain_warnings():
             return _run(list(sys.argv[1:] if argv is None else argv))
     except SpotError as error:
+        if lost := lost_peer(error):
+            end(PEER_LOST, lost)
         return _complain(str(error))
     except KeyboardInterrupt as stop:
         return stopped(str(stop) or f"stopped by {signals[0] if signals else 'Ctrl-C'}")

@@ -258,11 +258,17 @@ def leave(code: int, message: str) -> NoReturn:
 
 
 def lost_peer(error: BaseException) -> str | None:
-    """Return the line for an error that says that another process is gone; None for others."""
-    if not is_joined():
-        return None
-    by_jax = type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError", "ValueError")
-    return _LOST if by_jax and any(mark in str(error) for mark in _LOST_MARKS) else None
+    """Return the line for an error that says that another process is gone; None for others.
+
+    A save in which others take part fails by it too, and says so as its cause.
+    """
+    cause: BaseException | None = error
+    while is_joined() and cause is not None:
+        by_jax = type(cause).__name__ in ("XlaRuntimeError", "JaxRuntimeError", "ValueError")
+        if by_jax and any(mark in str(cause) for mark in _LOST_MARKS):
+            return _LOST
+        cause = cause.__cause__
+    return None
 
 
 # In errors of a collective that another process does not take part in any more.

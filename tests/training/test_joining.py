@@ -171,6 +171,30 @@ def test_one_process_agrees_with_itself_and_knows_of_no_loss():
     assert lost_peer(ValueError("Connection closed by peer")) is None
 
 
+def test_a_save_that_fails_because_another_is_gone_says_that(monkeypatch, capsys):
+    from spot_jax.cli import main as command
+
+    def save(argv):
+        try:
+            raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+        except ValueError as error:
+            raise SpotError("cannot save step 5: UNKNOWN: Gloo; free space") from error
+
+    monkeypatch.setattr(command, "_run", save)
+    assert command.main(["train"]) == 2
+    assert "free space" in capsys.readouterr().err
+
+    def leave(code, message):
+        print(message)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(distributed, "leave", leave)
+    with pytest.raises(SystemExit, match=f"^{distributed.PEER_LOST}$"):
+        command.main(["train"])
+    assert "goes on from the last checkpoint" in capsys.readouterr().out
+
+
 def test_whoever_is_gone_is_not_waited_for_at_the_exit():
     def shutdown(message):
         raise RuntimeError(message)
