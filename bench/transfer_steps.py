@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-# Each target, the source of its family, and a source of another one.
+# Each target, the source of its family (`tasks.bundled.sets`), and a source of another one. Families
+# of one set have no such source; pairs of texts are none that a prompt on `mini` learns
+# (docs/methods.md), so there is nothing to carry.
 TARGETS = {
     "vader_tweets": ("vader_movie", "wordnet_hypernym"),
     "vader_movie": ("vader_tweets", "banking77"),
-    "vader_amazon": ("vader_movie", "sotu_party"),
+    "vader_amazon": ("vader_movie", "sms_spam"),
     "clinc150": ("banking77", "vader_tweets"),
     "banking77": ("clinc150", "wordnet_supersense"),
-    "wordnet_supersense": ("wordnet_hypernym", "clinc150"),
-    "wordnet_hypernym": ("wordnet_supersense", "vader_movie"),
 }
 STARTS = ("scratch", "family", "another family")
 SETTINGS: dict[str, Any] = {
