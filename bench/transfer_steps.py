@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-# Each target, the source of its family (`tasks.bundled.sets`), and a source of another one. Families
+# Each target, the source of its family (`tasks.bundled.sets`), and one of another family. Families
 # of one set have no such source; pairs of texts are none that a prompt on `mini` learns
 # (docs/methods.md), so there is nothing to carry.
 TARGETS = {
