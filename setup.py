@@ -12,7 +12,7 @@ setup(
     ],
     package_dir={f"spot_jax._shipped.{name}": name.replace(".", "/") for name in inside},
     package_data={
-        "": ["py.typed", "*.json", "*.html", "*.css", "*.gin", "*.xz", "*.md", "*.model"]
+        "": ["py.typed", "*.json", "*.html", "*.css", "*.gin", "*.xz", "*.md", "*.model", "*.txt"]
         + ["*.safetensors", "SHA256SUMS"],
     },
 )
