@@ -5,8 +5,9 @@
     python -m bench.tpu_plans table --model t5_1_1_xl --topology v5e:2x4
 
 Each case is `spot plan` on gin_configs/runs/prompt_tuning.gin with a prompt of 100, inputs of 412
-(512 with the prompt), targets of 16, dropout on, in bfloat16; it needs the extra `tpu` and minutes
-of a core. A case that its file has is kept unless `--again`.
+(512 with the prompt), targets of 16, dropout on, in bfloat16; it needs the extra `tpu`. `memory`
+compiles as a run does (`--exact`), which takes minutes of a core; `table` as plans are made. A case
+that its file has is kept unless `--again`.
 """
 
 import argparse
@@ -57,7 +58,7 @@ TABLE = [
 ] + [("t5_1_1_xxl", "v5e:1x1", INT8)]
 
 
-def planned(model: str, topology: str, settings: dict[str, Any]) -> dict[str, Any]:
+def planned(model: str, topology: str, settings: dict[str, Any], exact: bool) -> dict[str, Any]:
     """Return one case's plan, in GiB."""
     from spot_jax.cli.main import main
 
@@ -72,6 +73,7 @@ def planned(model: str, topology: str, settings: dict[str, Any]) -> dict[str, An
     }
     flags = [f"--gin.{name}={value!r}" for name, value in chosen.items()]
     place = [f"--model={model}", f"--topology={topology}", "--json"]
+    place += ["--exact"] if exact else []
     began, said = time.monotonic(), io.StringIO()
     with contextlib.redirect_stdout(said):
         main(["plan", "--gin_file=gin_configs/runs/prompt_tuning.gin", *flags, *place])
@@ -89,6 +91,7 @@ def planned(model: str, topology: str, settings: dict[str, Any]) -> dict[str, An
         "settings": settings,
         "mesh": plan["mesh"],
         "fits": plan["fits"],
+        "exact": plan["exact"],
         "weights_gib": gib(plan["weights"]),
         "temporaries_gib": gib(train.get("temporaries")),
         "peak_gib": gib(plan["needed"]),
@@ -138,7 +141,7 @@ def run() -> None:
         if args.first is not None and planned_now >= args.first:
             break
         planned_now += 1
-        plan = planned(model, topology, settings)
+        plan = planned(model, topology, settings, args.what == "memory")
         results[:] = [each for each in results if each not in same] + [plan]
         print(json.dumps(plan), flush=True)
         path.write_text(json.dumps(record, indent=1) + "\n")

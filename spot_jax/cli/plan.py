@@ -36,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--topologies", metavar="A,B,C", help="generations to choose slices from")
     flags.add_argument("--model", metavar="NAME", help="of gin_configs/models, for the backbone's")
     flags.add_argument("--mesh", metavar="DATAxMODEL", help="default: the run's, else 1xCHIPS")
+    flags.add_argument(
+        "--exact", action="store_true", help="compile as the run does: four times as long"
+    )
     flags.add_argument("--json", action="store_true", help="print JSON, not a table")
     flags.add_argument("--output", metavar="FILE", help="write the JSON too")
     for name, what in CHIP_FLAGS.items():
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     options: dict[str, Any] = {
         "config": _shape(values.model) if values.model else None,
         "chip": {name: value for name, value in chip.items() if value is not None},
+        "exact": values.exact,
     }
     shape = mesh(values.mesh) if values.mesh else None
     plans = [plan(fields, name, mesh=shape, **options) for name in values.topology]

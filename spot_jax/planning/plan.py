@@ -1,12 +1,15 @@
 """The plan of a run on a slice: memory, time, cost and traffic, from its compiled programs."""
 
+import contextlib
 import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import jax
 
 from spot_jax.errors import SpotError
 from spot_jax.files import aligned
@@ -16,6 +19,10 @@ from spot_jax.planning.programs import Lowered, Programs, RunShape, mesh_of
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.int8 import INT8
 from spot_jax.training.sharding import MeshShape
+
+# A program compiled with little effort needs a few percent more memory than one compiled with the
+# effort of a run: up to here a plan that does not fit is made again with all of it.
+_CLOSE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Plan:
         chips: number of chips.
         mesh: arrangement, "DATAxMODEL".
         fits: whether the programs fit into a chip's memory; None where that is unknown.
+        exact: whether the programs were compiled as a run compiles them; else with little effort,
+            in a quarter of the time: what they need is then some percent too much.
         memory: bytes of a chip that a program may use; None where that is unknown.
         needed: bytes a chip that the largest program needs; None if the compiler does not say.
         weights: bytes a chip of frozen weights.
@@ -71,6 +80,7 @@ class Plan:
     chips: int
     mesh: str
     fits: bool | None
+    exact: bool
     memory: float | None
     needed: int | None
     weights: int
@@ -94,6 +104,7 @@ def plan(
     config: T5Config | None = None,
     mesh: MeshShape | None = None,
     chip: Mapping[str, Any] | None = None,
+    exact: bool = False,
 ) -> Plan:
     """Compile a run's programs for a slice and say what they need.
 
@@ -104,6 +115,7 @@ def plan(
         mesh: arrangement of the chips; None for the run's own where it fills the slice, else all
             chips to the weights.
         chip: fields of `Chip` that are other than in the table.
+        exact: whether to compile with a run's own effort even where little is enough.
 
     Raises:
         SpotError: no such slice, a mesh that is none, or a method without a plan.
@@ -117,10 +129,17 @@ def plan(
     steps, batches = int(fields["train_steps"]), _evaluation_batches(fields)
     wanted = [programs.train, *([programs.evaluate] if run.evaluation.period else [])]
     compiled: list[tuple[ProgramPlan | None, int | None]] = [(None, programs.weights)]
+    # Compilers of other platforms have no such choice.
+    exact = exact or place.devices[0].platform != "tpu"
     if programs.weights + programs.state <= place.chip.memory:
         lowered = [program() for program in wanted]
-        with ThreadPoolExecutor(len(lowered)) as pool:
-            compiled = list(pool.map(lambda each: _compiled(each, place), lowered))
+        compiled = _compile_all(lowered, place, exact)
+        if not exact and any(
+            place.chip.memory < size <= _CLOSE * place.chip.memory for _, size in compiled if size
+        ):
+            compiled, exact = _compile_all(lowered, place, True), True
+    else:
+        exact = True  # nothing is compiled
     results = [result for result, _ in compiled]
     needed = [size for _, size in compiled if size]
     train, evaluation = [*results, None][:2]
@@ -138,6 +157,7 @@ def plan(
         len(place.devices),
         f"{len(place.devices) // shape.model}x{shape.model}",
         fits,
+        exact,
         memory,
         max(needed, default=None),
         programs.weights,
@@ -161,6 +181,7 @@ def cheapest(
     *,
     config: T5Config | None = None,
     chip: Mapping[str, Any] | None = None,
+    exact: bool = False,
 ) -> list[Plan]:
     """Return a plan for the smallest slice of each generation that fits, cheapest first.
 
@@ -179,7 +200,7 @@ def cheapest(
             if weights / parse(topology)[1] > CHIPS[name].memory:
                 continue
             try:
-                result = plan(fields, topology, config=config, chip=chip)
+                result = plan(fields, topology, config=config, chip=chip, exact=exact)
             except SpotError as error:
                 if "divided" not in str(error):
                     raise
@@ -235,6 +256,10 @@ def _remarks(each: Plan) -> list[str]:
             "evaluations are not in the hours: set EvaluationPlan.examples to say of how many "
             "examples they are"
         )
+    if not each.exact:
+        lines.append(
+            "compiled with little effort: memory is some percent too high; --exact says it exactly"
+        )
     if each.hours is not None:
         lines.append("times are lower bounds: arithmetic or memory, whichever is longer, and links")
     return lines
@@ -283,6 +308,26 @@ def _evaluation_batches(fields: Mapping[str, Any]) -> int | None:
     rows = evaluation.batch_size or fields["data"].batch_size
     times = math.ceil(fields["train_steps"] / evaluation.period)
     return times * math.ceil(evaluation.examples / rows)
+
+
+def _compile_all(
+    lowered: Sequence[Lowered], place: Slice, exact: bool
+) -> list[tuple[ProgramPlan | None, int | None]]:
+    """Return `_compiled` of each program; they are compiled side by side."""
+    with _effort(exact), ThreadPoolExecutor(len(lowered)) as pool:
+        return list(pool.map(lambda each: _compiled(each, place), lowered))
+
+
+@contextlib.contextmanager
+def _effort(exact: bool) -> Iterator[None]:
+    """Within, let TPU's compiler look less long for the fastest program, unless `exact`."""
+    name, before = "jax_exec_time_optimization_effort", jax.config.jax_exec_time_optimization_effort
+    if not exact:
+        jax.config.update(name, -1.0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _compiled(lowered: Lowered, place: Slice) -> tuple[ProgramPlan | None, int | None]:

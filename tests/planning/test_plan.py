@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 from tiny_text import store_backbone
 
@@ -38,6 +39,7 @@ def test_a_run_is_planned_on_the_devices_at_hand(tmp_path, capsys):
     more = ["--topology=here", "--price=2.0", f"--output={target}", *speed]
     code, (each,) = planned(capsys, *more, "--mesh=8x1", INITIAL_CHECKPOINT_PATH=backbone)
     assert code == 0 and each["fits"] and each["mesh"] == "8x1" and each["chips"] == 8
+    assert each["exact"]  # as it always is but for TPU's compiler
     weights = sum(f.stat().st_size for f in (tmp_path / "backbone").glob("*.safetensors"))
     assert each["weights"] == pytest.approx(weights, rel=0.02)
     # A prompt and Adafactor's moments of it.
@@ -50,6 +52,18 @@ def test_a_run_is_planned_on_the_devices_at_hand(tmp_path, capsys):
     assert each["dollars"] == pytest.approx(2.0 * 8 * each["hours"])
     assert json.loads(target.read_text()) == [each]
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_little_effort_ends_with_the_plan():
+    from spot_jax.planning.plan import _effort
+
+    before = jax.config.jax_exec_time_optimization_effort
+    with _effort(True):
+        assert jax.config.jax_exec_time_optimization_effort == before
+    with pytest.raises(ZeroDivisionError), _effort(False):
+        assert jax.config.jax_exec_time_optimization_effort == -1.0
+        raise ZeroDivisionError
+    assert jax.config.jax_exec_time_optimization_effort == before
 
 
 @pytest.mark.slow
@@ -84,7 +98,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def planned_for_tpu(capsys, monkeypatch, model, topology, **settings):
+def planned_for_tpu(capsys, monkeypatch, model, topology, *flags, **settings):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     settings = {
         "PARAMETER_DTYPE": "bfloat16",
@@ -93,7 +107,8 @@ def planned_for_tpu(capsys, monkeypatch, model, topology, **settings):
         "EVAL_PERIOD": 0,
         **settings,
     }
-    code, (each,) = planned(capsys, f"--model={model}", f"--topology={topology}", **settings)
+    place = [f"--model={model}", f"--topology={topology}", *flags]
+    code, (each,) = planned(capsys, *place, **settings)
     assert code == 0 and each["fits"]
     return each, each["train"]["operations"] / each["bound"]
 
@@ -101,11 +116,18 @@ def planned_for_tpu(capsys, monkeypatch, model, topology, **settings):
 @pytest.mark.slow
 @needs_libtpu
 def test_base_needs_little_of_one_v5e_chip(capsys, monkeypatch):
-    each, operations = planned_for_tpu(capsys, monkeypatch, "t5_1_1_base", "v5e:1x1")
+    base = capsys, monkeypatch, "t5_1_1_base", "v5e:1x1"
+    each, operations = planned_for_tpu(*base, "--exact")
+    assert each["exact"]
     assert 0.4 < each["weights"] / GIB < 0.6
     assert each["train"]["temporaries"] < 3 * GIB
     assert operations < 1.4
     assert not each["train"]["collectives"]
+    # With little effort a little more is needed, for the same work.
+    quick, again = planned_for_tpu(*base)
+    assert not quick["exact"]
+    assert 1.0 <= quick["needed"] / each["needed"] < 1.1
+    assert again == operations
 
 
 @pytest.mark.slow
