@@ -18,7 +18,7 @@ def test_every_file_that_ships_is_installed(monkeypatch):
     installed = {Path(path) for _, _, path in command.find_all_modules()}
     for _, directory, _, names in command.data_files:
         installed |= {Path(directory, name) for name in names}
-    there = {path for name in SHIPPED for path in Path(name).rglob("*") if path.is_file()}
-    there = {path for path in there if "__pycache__" not in path.parts}
-    assert len(there) > 300
-    assert there - installed == set()
+    shipped = {path for name in SHIPPED for path in Path(name).rglob("*") if path.is_file()}
+    shipped = {path for path in shipped if "__pycache__" not in path.parts}
+    assert len(shipped) > 300
+    assert shipped - installed == set()
