@@ -64,6 +64,8 @@ def trained(tmp_path_factory):
             *LENGTHS,
             *("--gin.TRAIN_STEPS=6", "--gin.EMBEDDING_STEP=3", "--gin.EVAL_PERIOD=3"),
             *("--gin.EVAL_EXAMPLES=20", "--gin.PROMPT_LENGTH=3", f"--gin.MESH='{mesh}'"),
+            # Sums come in another order, which Adafactor enlarges: at 0.3 to 1e-4 in six steps.
+            "--gin.LEARNING_RATE=0.01",
         )
     return directory
 
@@ -74,8 +76,7 @@ def test_training_and_its_evaluation(trained):
         single, four = (
             load_prompt(trained / count / "prompts" / f"{name}.safetensors") for count in "14"
         )
-        # Sums in another order, enlarged by six steps of Adafactor with a rate of 0.3.
-        np.testing.assert_allclose(single.prompt, four.prompt, rtol=1e-4, atol=3e-4)
+        np.testing.assert_allclose(single.prompt, four.prompt, rtol=1e-5, atol=1e-5)
     single, four = (json.loads((trained / n / "result.json").read_text()) for n in "14")
     assert single["best"][0]["step"] == four["best"][0]["step"]
     assert four["last"][0]["accuracy"] == single["last"][0]["accuracy"]
@@ -125,10 +126,14 @@ def leaves(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["joint", "prefix"])
-def test_weights_beside_a_prompt_that_are_split_over_processes(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["model", "joint", "prefix"])
+def test_trained_weights_that_are_split_over_processes(kind, tmp_path):
     backbone = store_backbone(tmp_path / "backbone")
     settings = {
+        "model": [
+            "--gin_file=gin_configs/runs/model_tuning_mini.gin",
+            *("--gin.WARMUP_STEPS=1", "--gin.LEARNING_RATE=0.001"),
+        ],
         "joint": [
             "--gin_file=gin_configs/runs/p_tuning_mini.gin",
             "--gin.TEMPLATE='<prompt:2> {text:cut} {target}'",
