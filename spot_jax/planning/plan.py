@@ -133,11 +133,12 @@ def plan(
     exact = exact or place.devices[0].platform != "tpu"
     if programs.weights + programs.state <= place.chip.memory:
         lowered = [program() for program in wanted]
-        compiled = _compile_all(lowered, place, exact)
+        held = programs.weights + programs.state
+        compiled = _compile_all(lowered, place, held, exact)
         if not exact and any(
             place.chip.memory < size <= _CLOSE * place.chip.memory for _, size in compiled if size
         ):
-            compiled, exact = _compile_all(lowered, place, True), True
+            compiled, exact = _compile_all(lowered, place, held, True), True
     else:
         exact = True  # nothing is compiled
     results = [result for result, _ in compiled]
@@ -311,11 +312,11 @@ def _evaluation_batches(fields: Mapping[str, Any]) -> int | None:
 
 
 def _compile_all(
-    lowered: Sequence[Lowered], place: Slice, exact: bool
+    lowered: Sequence[Lowered], place: Slice, held: int, exact: bool
 ) -> list[tuple[ProgramPlan | None, int | None]]:
     """Return `_compiled` of each program; they are compiled side by side."""
     with _effort(exact), ThreadPoolExecutor(len(lowered)) as pool:
-        return list(pool.map(lambda each: _compiled(each, place), lowered))
+        return list(pool.map(lambda each: _compiled(each, place, held), lowered))
 
 
 @contextlib.contextmanager
@@ -330,15 +331,21 @@ def _effort(exact: bool) -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def _compiled(lowered: Lowered, place: Slice) -> tuple[ProgramPlan | None, int | None]:
-    """The plan of a program and its peak; of one that does not fit only the latter."""
+def _compiled(lowered: Lowered, place: Slice, held: int) -> tuple[ProgramPlan | None, int | None]:
+    """The plan of a program and its peak; of one that does not fit only the latter.
+
+    Args:
+        lowered: program.
+        place: slice to compile it for.
+        held: bytes a chip of weights and state, which are there before it.
+    """
     began = time.monotonic()
     try:
         compiled = lowered.lowered.compile()
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, _used(str(error))
+        return None, _used(str(error), held)
     seconds = time.monotonic() - began
     memory = compiled.memory_analysis()
     peak = _peak(memory)
@@ -365,9 +372,18 @@ def _peak(memory: Any) -> int:
     return int(getattr(memory, "peak_memory_in_bytes", 0) or whole)
 
 
-def _used(message: str) -> int | None:
-    match = re.search(r"Used ([\d.]+)([KMG]) of", message)
-    return None if match is None else int(float(match[1]) * 1024 ** (" KMG".index(match[2])))
+def _used(message: str, held: int) -> int | None:
+    """Return the bytes that TPU's compiler says are lacking room; None if it does not say.
+
+    It names either all that is used or, where that alone is too much, the temporaries.
+    """
+    for pattern, beside in (
+        (r"Used ([\d.]+)([KMG]) of", 0),
+        (r"\(([\d.]+)([KMG])\) exceeds", held),
+    ):
+        if match := re.search(pattern, message):
+            return int(float(match[1]) * 1024 ** (" KMG".index(match[2]))) + beside
+    return None
 
 
 def _seconds(

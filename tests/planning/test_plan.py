@@ -150,3 +150,22 @@ def test_int8_xxl_fits_on_one_v5e_chip(capsys, monkeypatch):
     small = {"PARAMETER_DTYPE": "int8", "BATCH_SIZE": 8}
     each, _ = planned_for_tpu(capsys, monkeypatch, "t5_1_1_xxl", "v5e:1x1", **small)
     assert each["needed"] < 15.75 * GIB
+
+
+@pytest.mark.parametrize(
+    ("message", "used"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 18.50G of 15.75G hbm.", 18.5),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (17.50G) exceeds available HBM (15.75G).",
+            # The weights are there beside the temporaries.
+            17.5 + 5.0,
+        ),
+        ("RESOURCE_EXHAUSTED: no more", None),
+    ],
+)
+def test_what_is_used_is_read_from_the_compiler_s_words(message, used):
+    from spot_jax.planning.plan import _used
+
+    assert _used(message, 5 * GIB) == (None if used is None else used * GIB)
