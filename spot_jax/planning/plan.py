@@ -133,12 +133,11 @@ def plan(
     exact = exact or place.devices[0].platform != "tpu"
     if programs.weights + programs.state <= place.chip.memory:
         lowered = [program() for program in wanted]
-        held = programs.weights + programs.state
-        compiled = _compile_all(lowered, place, held, exact)
+        compiled = _compile_all(lowered, place, exact)
         if not exact and any(
             place.chip.memory < size <= _CLOSE * place.chip.memory for _, size in compiled if size
         ):
-            compiled, exact = _compile_all(lowered, place, held, True), True
+            compiled, exact = _compile_all(lowered, place, True), True
     else:
         exact = True  # nothing is compiled
     results = [result for result, _ in compiled]
@@ -312,11 +311,11 @@ def _evaluation_batches(fields: Mapping[str, Any]) -> int | None:
 
 
 def _compile_all(
-    lowered: Sequence[Lowered], place: Slice, held: int, exact: bool
+    lowered: Sequence[Lowered], place: Slice, exact: bool
 ) -> list[tuple[ProgramPlan | None, int | None]]:
     """Return `_compiled` of each program; they are compiled side by side."""
     with _effort(exact), ThreadPoolExecutor(len(lowered)) as pool:
-        return list(pool.map(lambda each: _compiled(each, place, held), lowered))
+        return list(pool.map(lambda each: _compiled(each, place), lowered))
 
 
 @contextlib.contextmanager
@@ -331,21 +330,15 @@ def _effort(exact: bool) -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def _compiled(lowered: Lowered, place: Slice, held: int) -> tuple[ProgramPlan | None, int | None]:
-    """The plan of a program and its peak; of one that does not fit only the latter.
-
-    Args:
-        lowered: program.
-        place: slice to compile it for.
-        held: bytes a chip of weights and state, which are there before it.
-    """
+def _compiled(lowered: Lowered, place: Slice) -> tuple[ProgramPlan | None, int | None]:
+    """The plan of a program and its peak; of one that does not fit only the latter."""
     began = time.monotonic()
     try:
         compiled = lowered.lowered.compile()
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, _used(str(error), held)
+        return None, _used(str(error))
     seconds = time.monotonic() - began
     memory = compiled.memory_analysis()
     peak = _peak(memory)
@@ -372,17 +365,14 @@ def _peak(memory: Any) -> int:
     return int(getattr(memory, "peak_memory_in_bytes", 0) or whole)
 
 
-def _used(message: str, held: int) -> int | None:
-    """Return the bytes that TPU's compiler says are lacking room; None if it does not say.
+def _used(message: str) -> int | None:
+    """Return the bytes that TPU's compiler says the program needs; None if it does not say.
 
-    It names either all that is used or, where that alone is too much, the temporaries.
+    One of its two ways to say so calls them temporaries, though the arguments are among them.
     """
-    for pattern, beside in (
-        (r"Used ([\d.]+)([KMG]) of", 0),
-        (r"\(([\d.]+)([KMG])\) exceeds", held),
-    ):
+    for pattern in (r"Used ([\d.]+)([KMG]) of", r"temporaries \(([\d.]+)([KMG])\) exceeds"):
         if match := re.search(pattern, message):
-            return int(float(match[1]) * 1024 ** (" KMG".index(match[2]))) + beside
+            return int(float(match[1]) * 1024 ** (" KMG".index(match[2])))
     return None
 
 
