@@ -47,7 +47,6 @@ MEMORY = [
     ("t5_1_1_base", "v5e:1x1", {}),
     ("t5_1_1_xxl", "v5e:2x4", IN_PARTS),
     ("t5_1_1_xxl", "v5e:2x4", {}),
-    ("t5_1_1_xxl", "v5e:1x1", INT8),
 ]
 TABLE = [
     (model, topology, IN_PARTS if (model, topology) == ("t5_1_1_xxl", "v5e:2x4") else {})
