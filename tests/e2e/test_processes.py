@@ -142,7 +142,7 @@ def test_trained_weights_that_are_split_over_processes(kind, tmp_path):
         "prefix": [
             "--gin_file=gin_configs/runs/prefix_tuning.gin",
             *("--gin.PREFIX_INIT='normal'", "--gin.PREFIX_LENGTH=2", "--gin.PREFIX_HIDDEN=8"),
-            *("--gin.LEARNING_RATE=0.0001"),
+            "--gin.LEARNING_RATE=0.0001",
         ],
     }[kind]
     for count, mesh in ((1, "1x1"), (4, "2x2")):
