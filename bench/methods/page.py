@@ -176,12 +176,6 @@ def _lines(results: MethodResults) -> str:
         )
     sentences += _changes(results, NO_PROMPT, "no prompt", tasks)
     sentences += _changes(results, "prompt_tuning", "prompt tuning", tasks)
-    moved = summary.change(results, "spot", "prompt_tuning", tasks)
-    if moved is not None:
-        sentences.append(
-            "- A prompt from a source's instead of from scratch, at equal steps, over all sets: "
-            f"{_signed(moved.mean)} points{_interval(moved)}."
-        )
     return "## In words\n\n" + "\n".join(sentences) + "\n" if sentences else ""
 
 
@@ -191,7 +185,7 @@ def _changes(results: MethodResults, against: str, name: str, tasks: list[str]) 
     for key, method in METHODS.items():
         both = [t for t in tasks if results.get(t, key) and results.get(t, against)]
         moved = summary.change(results, key, against, both)
-        if method.seeded and key not in (against, "spot") and moved is not None:
+        if method.seeded and key != against and moved is not None:
             some = f", on {len(both)}" if len(both) < len(tasks) else ""
             parts.append(f"{method.title}{some} {_signed(moved.mean)}{_edges(moved)}")
     if not parts:
@@ -200,11 +194,6 @@ def _changes(results: MethodResults, against: str, name: str, tasks: list[str]) 
         f"- Against {name}, over all sets unless it is said on how many, in points with 95% "
         f"bootstrap intervals over sets and seeds: {'; '.join(parts)}."
     ]
-
-
-def _interval(moved: Estimate) -> str:
-    edges = _edges(moved).replace(" (", " ")
-    return f" (95% bootstrap interval over sets and seeds{edges}" if edges else ""
 
 
 def _edges(moved: Estimate) -> str:

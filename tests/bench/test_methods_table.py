@@ -97,7 +97,7 @@ def test_results_come_back_and_the_page_holds_them(results, tmp_path):
     assert "closes 45% of the distance" in text and "banking77 57%, sms spam 26%" in text
     assert "at least 30% on 1 of 2 sets" in text
     assert "Against no prompt, over all sets unless" in text and "; prompt tuning +24.5 (" in text
-    assert ": +2.5 points" in text
+    assert "(SPoT) +2.5 (" in text
     assert "| prompt tuning | 45.0 ± 7.1 | 60.0 ± 0.0 | 52.5 ± 3.5 |" in text
     assert "| no prompt | 15.0 | 41.0 | 28.0 |" in text
     assert "| P-Tuning |" not in text
