@@ -321,7 +321,8 @@ def _compile_all(
 @contextlib.contextmanager
 def _effort(exact: bool) -> Iterator[None]:
     """Within, let TPU's compiler look less long for the fastest program, unless `exact`."""
-    name, before = "jax_exec_time_optimization_effort", jax.config.jax_exec_time_optimization_effort
+    name = "jax_exec_time_optimization_effort"
+    before = getattr(jax.config, name)
     if not exact:
         jax.config.update(name, -1.0)
     try:
