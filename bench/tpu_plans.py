@@ -24,7 +24,7 @@ GIB = 2**30
 MODELS = ("t5_1_1_base", "t5_1_1_large", "t5_1_1_xl", "t5_1_1_xxl")
 TOPOLOGIES = ("v5e:1x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4")
 IN_PARTS = {"train.num_microbatches": 2}
-INT8 = {"PARAMETER_DTYPE": "int8", "BATCH_SIZE": 8, **IN_PARTS}
+INT8 = {"PARAMETER_DTYPE": "int8", "BATCH_SIZE": 8}
 # As an earlier version had it: scanned layers without recomputation, or with all of it.
 BEFORE = [
     {
@@ -52,7 +52,7 @@ TABLE = [
     (model, topology, IN_PARTS if (model, topology) == ("t5_1_1_xxl", "v5e:2x4") else {})
     for model in MODELS
     for topology in TOPOLOGIES
-] + [("t5_1_1_xxl", "v5e:1x1", INT8)]
+] + [("t5_1_1_xxl", "v5e:1x1", {**INT8, **way}) for way in ({}, IN_PARTS, {"REMAT": True})]
 
 
 def planned(model: str, topology: str, settings: dict[str, Any], exact: bool) -> dict[str, Any]:

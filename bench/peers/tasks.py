@@ -225,7 +225,7 @@ def many_prompts(repeats: int, prompts: int = 8) -> dict[str, list[float]]:
 
     def steps(task: str, seeds: list[int], pack: bool, count: int) -> Side:
         lengths = {"inputs": inputs, "targets": targets}
-        packed = {"inputs": PACKED, "targets": 2 * targets} if pack else None
+        packed = {"inputs": 2 * PACKED, "targets": 2 * targets} if pack else None
         data = DataSource(
             task, lengths, batch_size=rows if pack else 8, pack=pack, packed_lengths=packed
         )

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--model", metavar="NAME", help="of gin_configs/models, for the backbone's")
     flags.add_argument("--mesh", metavar="DATAxMODEL", help="default: the run's, else 1xCHIPS")
     flags.add_argument(
-        "--exact", action="store_true", help="compile as the run does: four times as long"
+        "--exact", action="store_true", help="compile as the run does: about three times as long"
     )
     flags.add_argument("--json", action="store_true", help="print JSON, not a table")
     flags.add_argument("--output", metavar="FILE", help="write the JSON too")

@@ -58,7 +58,7 @@ class Plan:
         mesh: arrangement, "DATAxMODEL".
         fits: whether the programs fit into a chip's memory; None where that is unknown.
         exact: whether the programs were compiled as a run compiles them; else with little effort,
-            in a quarter of the time: what they need is then some percent too much.
+            in about a third of the time: what they need is then some percent too much.
         memory: bytes of a chip that a program may use; None where that is unknown.
         needed: bytes a chip that the largest program needs; None if the compiler does not say.
         weights: bytes a chip of frozen weights.

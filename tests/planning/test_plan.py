@@ -146,8 +146,9 @@ def test_xxl_on_eight_v5e_chips_recomputes_and_sends_little(capsys, monkeypatch)
 
 @pytest.mark.slow
 @needs_libtpu
-def test_int8_xxl_fits_on_one_v5e_chip(capsys, monkeypatch):
-    small = {"PARAMETER_DTYPE": "int8", "BATCH_SIZE": 8, "train.num_microbatches": 2}
+@pytest.mark.parametrize("way", [{"train.num_microbatches": 2}, {"REMAT": True}])
+def test_int8_xxl_fits_on_one_v5e_chip(capsys, monkeypatch, way):
+    small = {"PARAMETER_DTYPE": "int8", "BATCH_SIZE": 8, **way}
     each, _ = planned_for_tpu(capsys, monkeypatch, "t5_1_1_xxl", "v5e:1x1", **small)
     assert each["needed"] < 15.75 * GIB
 
