@@ -28,7 +28,10 @@ def start(code: Path, home: Path) -> dict[str, float]:
         home: directory that stands for the user's cache directory.
     """
     environment = {**os.environ, "PYTHONPATH": str(code), "XDG_CACHE_HOME": str(home)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
+    # Python's compiled modules are the first start's too, and not left in the checkout.
+    environment["PYTHONPYCACHEPREFIX"] = str(home / "python")
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "spot_jax.cli.main", "demo", "--directory", directory]
         metrics = Path(directory) / "source" / "metrics.jsonl"

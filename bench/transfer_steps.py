@@ -2,14 +2,15 @@
 
     python bench/transfer_steps.py [--backbone backbones/mini] [--shots 16] [--output ...]
 
-Every target is tuned three times a seed on the same batches: from scratch, from a prompt of a task
-of its family, and from a prompt of another family. Test accuracy is taken every few steps, and no
-checkpoint is chosen. If a source helps because it teaches the task, the gain lasts and needs the
-family; if it only saves the steps in which a prompt learns to ask, the gain fades as steps go by.
-Beside the curves are the commonest label and the bare backbone without a prompt. Initial prompts
-differ by task. Sources are whole sets, tuned at a rate that falls to nothing. With `--shots 16`
-targets have 16 examples a label. Answers are the most likely of a set's labels, or written with
-`--decoding greedy`.
+Every target is tuned four times a seed on the same batches: from scratch, which is sampled
+vocabulary, from its label words, from a prompt of a task of its family, and from a prompt of
+another family. Test accuracy is taken every few steps, and no checkpoint is chosen. If a source
+helps because it teaches the task, the gain lasts and needs the family; if it only saves the steps
+in which a prompt learns to ask, the gain fades as steps go by. Beside the curves are the commonest
+label and the bare backbone without a prompt. Initial prompts differ by task. Sources are whole
+sets, tuned at a rate that falls to nothing. With `--shots 16` targets have 16 examples a label.
+Answers are the most likely of a set's labels, or written with `--decoding greedy`. With
+`--directory` a second start of the same command goes on where the first one stopped.
 """
 
 import argparse

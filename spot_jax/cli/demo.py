@@ -1,11 +1,16 @@
 """`spot demo`: the main job on what ships with the package."""
 
+import contextlib
 import json
+import multiprocessing
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spot_jax.cli.flags import parser
+from spot_jax.errors import SpotError
 
 if TYPE_CHECKING:
     from spot_jax.demo import Plan
@@ -25,11 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     values = flags.parse_args(list(arguments))
     print("some minutes on two cores; first JAX is loaded, and a program compiled", flush=True)
+    directory = Path(values.directory)
+    plan = plan_on_rows(directory)
 
     from spot_jax.demo import demo
 
-    directory = Path(values.directory)
-    demo(directory, plan_on_rows(directory), lambda line: print(line, flush=True))
+    demo(directory, plan, lambda line: print(line, flush=True))
     return 0
 
 
@@ -37,15 +43,30 @@ def plan_on_rows(directory: Path) -> "Plan":
     """Return the plan of the demo on files of rows, which are written to `directory`/data.
 
     Sets that ship are tasks by name too, through seqio; files need no TensorFlow, whose import
-    takes longer than the first steps.
+    takes longer than the first steps. A second process writes them while this one imports JAX.
     """
+    writer = None
+    # A process that has run JAX has threads, which a fork would lose.
+    if "fork" in multiprocessing.get_all_start_methods() and "jax" not in sys.modules:
+        writer = multiprocessing.get_context("fork").Process(target=_write_rows, args=(directory,))
+        writer.start()
     from spot_jax.demo import Plan
 
+    if writer is not None:
+        writer.join()
     source, target = (
         f"{rows_file(directory, name)}?text=text&label=label&split=split"
         for name in (SOURCE, TARGET)
     )
     return Plan(source, target)
+
+
+def _write_rows(directory: Path) -> None:
+    """Write both files in a process of its own; who waits for it meets again what fails here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(SpotError, OSError):
+        for name in (SOURCE, TARGET):
+            rows_file(directory, name)
 
 
 def rows_file(directory: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 A template is the text with fields in braces, such as "text1: {text1} text2: {text2}".
 """
 
+import functools
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -54,5 +55,10 @@ def names_in(template: str) -> tuple[str, ...]:
 
 def write(template: str, row: Mapping[str, Any]) -> str:
     """Return the text of one example; `KeyError` for a field that is missing."""
-    parts = string.Formatter().parse(template)
-    return "".join(words + ("" if name is None else str(row[name])) for words, name, _, _ in parts)
+    parts = _parts(template)
+    return "".join([words + ("" if name is None else str(row[name])) for words, name in parts])
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(template: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((words, name) for words, name, _, _ in string.Formatter().parse(template))

@@ -33,6 +33,7 @@ from spot_jax.t5.layers import (
     RelativePositionBias,
     RMSNorm,
     _fan_in_truncated,
+    parameter,
 )
 from spot_jax.t5.target import copies, divide, gather
 
@@ -456,7 +457,7 @@ class Embedder(nn.Module):
 
     def setup(self) -> None:
         """Create the one table of encoder and decoder."""
-        self.embedding = self.param("embedding", nn.initializers.normal(1.0), self.shape)
+        self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), self.shape)
 
     def table(self) -> Float[Array, "v d"]:
         """Return the embedding table, for tied heads."""

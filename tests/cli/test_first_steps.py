@@ -44,6 +44,29 @@ def test_the_demo_runs_on_files_of_rows_that_it_writes_once(tmp_path):
     assert {p.read_text() for p in path.parent.iterdir() if p != path} == {"mine\n"}
 
 
+def test_another_process_writes_the_demos_rows_while_jax_is_imported(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; import spot_jax.cli.demo as demo\n"
+        "def rows_file(directory, name):\n"
+        "    path = directory / name\n"
+        "    if not path.exists(): path.write_text(str('jax' in sys.modules))\n"
+        "    return path\n"
+        "demo.rows_file = rows_file\n"
+        "print(demo.plan_on_rows(Path(sys.argv[1])).source)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith(str(tmp_path / SOURCE)) and done.stderr == ""
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {SOURCE: "False", TARGET: "False"}
+
+
+def test_rows_that_cannot_be_written_end_the_demo_with_a_line():
+    command = [sys.executable, "-m", "spot_jax.cli.main", "demo", "--directory", "/dev/null/x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "/dev/null" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_without_seqio_imports_nothing_that_takes_long():
     heavy = ("tensorflow", "seqio", "scipy.optimize", "tensorboardX", "google.cloud.storage")

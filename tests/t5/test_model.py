@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from spot_jax.t5.backbone import load_backbone
 from spot_jax.t5.dropout import dropout
@@ -141,6 +142,13 @@ def test_random_parameters_have_t5x_names_and_shapes(scan, golden_backbone):
     config = dataclasses.replace(config, scan_layers=scan)
     shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, dict(params))
+
+
+def test_a_tree_of_another_shape_is_refused(golden_backbone):
+    config, params = golden_backbone
+    other = dataclasses.replace(config, mlp_dim=config.mlp_dim + 1)
+    with pytest.raises(ScopeParamShapeError, match="mlp/wi_0"):
+        encode(params, other, jnp.ones((1, 4), jnp.int32))
 
 
 def test_dropout_drops_features_alike_at_all_positions_by_the_row():
