@@ -14,6 +14,7 @@ Answers are the most likely of a set's labels, or written with `--decoding greed
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -38,7 +39,12 @@ TARGETS = {
     "clinc150": ("banking77", "vader_tweets"),
     "banking77": ("clinc150", "wordnet_supersense"),
 }
-STARTS = ("scratch", "family", "another family")
+STARTS = {
+    "scratch": "sampled_vocabulary",
+    "class labels": "class_labels",
+    "family": "prompt",
+    "another family": "prompt",
+}
 SETTINGS: dict[str, Any] = {
     "length": 20,
     "learning_rate": 0.3,
@@ -55,7 +61,8 @@ def prompts(
     tasks: list[str],
     seeds: list[int],
     steps: int,
-    starts: list[str] | None,
+    init: str,
+    starts: list[str] | None = None,
     period: int = 0,
     examples: int | None = None,
 ) -> "TrainResult":
@@ -67,7 +74,6 @@ def prompts(
     from spot_jax.training.optimizers import Adafactor, Constant, WarmupDecay
     from spot_jax.training.run import train
 
-    init = "class_labels" if starts is None else "prompt"
     schedule = Constant() if period else WarmupDecay(steps // 16, steps)
     return train(
         model_dir=where,
@@ -145,7 +151,7 @@ def changes(by_start: dict[str, dict], steps: list[int], targets: list[str]) -> 
         row: dict = {"steps": step}
         at = {b: np.array([by_start[b][t]["accuracy"][i] for t in targets]) for b in STARTS}
         row["scratch"] = round(float(at["scratch"].mean()), 2)
-        for name in STARTS[1:]:
+        for name in (start for start in STARTS if start != "scratch"):
             change = estimate(at[name] - at["scratch"])
             row[name] = {
                 "mean": round(float(at[name].mean()), 2),
@@ -166,17 +172,21 @@ def main() -> None:
     flags.add_argument("--period", type=int, default=10)
     flags.add_argument("--length", type=int, default=SETTINGS["length"])
     flags.add_argument("--decoding", choices=["rank", "greedy"], default=SETTINGS["decoding"])
+    flags.add_argument("--learning_rate", type=float, default=SETTINGS["learning_rate"])
+    flags.add_argument("--directory", help="where runs are kept (default: nowhere)")
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--examples", type=int, default=200)
     flags.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
     values = flags.parse_args()
     SETTINGS.update(length=values.length, decoding=values.decoding)
+    SETTINGS["learning_rate"] = values.learning_rate
     seeds, by_start = values.seeds, {}
     pairs = {target: TARGETS[target] for target in values.targets}
     suffix = f"_{values.shots}shot" if values.shots else ""
     targets = [f"{target}{suffix}" for target in pairs]
     names = [target for target in targets for _ in seeds]
-    with tempfile.TemporaryDirectory() as where:
+    with contextlib.ExitStack() as stack:
+        where = values.directory or stack.enter_context(tempfile.TemporaryDirectory())
         sources = sorted({source for pair in pairs.values() for source in pair})
         tuned = prompts(
             f"{where}/sources",
@@ -184,16 +194,15 @@ def main() -> None:
             [source for source in sources for _ in seeds],
             seeds * len(sources),
             values.source_steps,
-            None,
+            "class_labels",
         )
         files = {source: tuned.prompts[len(seeds) * i :] for i, source in enumerate(sources)}
-        for number, start in enumerate(STARTS):
+        for start, init in STARTS.items():
             starts = None
-            if number:
+            if init == "prompt":
+                which = start == "another family"
                 starts = [
-                    str(files[pair[number - 1]][i])
-                    for pair in pairs.values()
-                    for i in range(len(seeds))
+                    str(files[pair[which]][i]) for pair in pairs.values() for i in range(len(seeds))
                 ]
             directory = Path(where) / start.replace(" ", "_")
             prompts(
@@ -202,6 +211,7 @@ def main() -> None:
                 names,
                 seeds * len(targets),
                 values.steps,
+                init,
                 starts,
                 values.period,
                 values.examples,
