@@ -47,7 +47,8 @@ STARTS = {
 }
 SETTINGS: dict[str, Any] = {
     "length": 20,
-    "learning_rate": 0.3,
+    "source_rate": 0.3,
+    "target_rate": 0.3,
     "batch_size": 16,
     "inputs": 40,
     "targets": 8,
@@ -74,7 +75,9 @@ def prompts(
     from spot_jax.training.optimizers import Adafactor, Constant, WarmupDecay
     from spot_jax.training.run import train
 
-    schedule = Constant() if period else WarmupDecay(steps // 16, steps)
+    rate, schedule = SETTINGS["source_rate"], WarmupDecay(steps // 16, steps)
+    if period:
+        rate, schedule = SETTINGS["target_rate"], Constant()
     return train(
         model_dir=where,
         backbone=StoredBackbone(backbone, dropout_rate=0.0),
@@ -85,7 +88,7 @@ def prompts(
             batch_size=SETTINGS["batch_size"],
             modules=("tasks.bundled_tasks",),
         ),
-        optimizer=Adafactor(SETTINGS["learning_rate"], schedule),
+        optimizer=Adafactor(rate, schedule),
         train_steps=steps,
         seeds=seeds,
         evaluation=EvaluationPlan(
@@ -172,14 +175,14 @@ def main() -> None:
     flags.add_argument("--period", type=int, default=10)
     flags.add_argument("--length", type=int, default=SETTINGS["length"])
     flags.add_argument("--decoding", choices=["rank", "greedy"], default=SETTINGS["decoding"])
-    flags.add_argument("--learning_rate", type=float, default=SETTINGS["learning_rate"])
+    flags.add_argument("--target_rate", type=float, default=SETTINGS["target_rate"])
     flags.add_argument("--directory", help="where runs are kept (default: nowhere)")
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--examples", type=int, default=200)
     flags.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
     values = flags.parse_args()
     SETTINGS.update(length=values.length, decoding=values.decoding)
-    SETTINGS["learning_rate"] = values.learning_rate
+    SETTINGS["target_rate"] = values.target_rate
     seeds, by_start = values.seeds, {}
     pairs = {target: TARGETS[target] for target in values.targets}
     suffix = f"_{values.shots}shot" if values.shots else ""
