@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
@@ -31,6 +30,7 @@ from spot_jax.t5.scoring import (
     rank_candidates,
     token_log_likelihoods,
 )
+from spot_jax.t5.target import jit
 from spot_jax.t5.vocabulary import EOS, TextCodec
 
 Batch = Mapping[str, Any]
@@ -260,7 +260,7 @@ def _features(batch: Batch) -> dict[str, Any]:
     return {**features, "row_valid": batch.get("row_valid", np.ones(rows, bool))}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "search", "with_aux"))
+@functools.partial(jit, static_argnames=("config", "search", "with_aux"))
 def _predict_batch(
     params: Params,
     table: Float[Array, "r d"] | None,

@@ -10,6 +10,7 @@ from spot_jax.inference.rows import (
     ReadyPrompt,
     Row,
     SharedTable,
+    alone_sizes_of,
     compile_rows,
     power_of_two,
     predict_rows,
@@ -110,6 +111,7 @@ class LoadedPrompts:
             key = (
                 ready.mixes or id(ready),
                 tree_sizes_of(ready),
+                alone_sizes_of(ready),
                 ready.search.max_length,
                 ready.search.beams,
             )

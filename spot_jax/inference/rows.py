@@ -12,7 +12,6 @@ import functools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -26,6 +25,7 @@ from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.methods.base import Inference
 from spot_jax.t5.label_trees import LabelTrees, label_tree, pack_trees, score_labels
 from spot_jax.t5.scoring import label_matrix
+from spot_jax.t5.target import jit
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 from spot_jax.training.run_info import TaskFacts
 from spot_jax.training.sharding import BatchPlacement
@@ -379,6 +379,14 @@ def tree_sizes_of(prompt: ReadyPrompt) -> tuple[int, int]:
     return padded, max(8, power_of_two(length))
 
 
+def alone_sizes_of(prompt: ReadyPrompt) -> tuple[int, int]:
+    """Return the nodes and tokens of a label that a tree is padded to where a text is by itself."""
+    if prompt.tree is None:
+        return 0, 0
+    _, labels, length = prompt.tree.targets.shape
+    return max(4, power_of_two(max(_nodes(prompt), labels))), power_of_two(length)
+
+
 def _packs(tuned: Tuned, group: _Group) -> bool:
     """Whether texts of a group may share a row: nothing but their tokens belongs to them alone."""
     plain = group.params is tuned.backbone.params and tuned.mesh.size == 1
@@ -500,8 +508,12 @@ def _trees_of(group: _Group, rows: Sequence[Row], batch: _Batch) -> LabelTrees:
     trees: list[list[LabelTrees]] = [[] for _ in range(batch.size)]
     for row, numbers in zip(trees, batch.texts, strict=False):
         row += [tree for n in numbers if (tree := rows[n].prompt.tree) is not None]
-    nodes = _packed_nodes(group) if batch.packed else group.tree_sizes[0]
-    return pack_trees(trees, nodes, nodes, group.tree_sizes[1])
+    nodes, length = group.tree_sizes
+    if batch.packed:
+        nodes = _packed_nodes(group)
+    elif batch.size == 1:
+        nodes, length = alone_sizes_of(rows[batch.texts[0][0]].prompt)
+    return pack_trees(trees, nodes, nodes, length)
 
 
 def _placed(tuned: Tuned, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -511,14 +523,14 @@ def _placed(tuned: Tuned, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return place({name: array[place.host_rows] for name, array in batch.items()})
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
+@functools.partial(jit, static_argnames=("config",))
 def _rank(params: Any, table: Any, batch: dict[str, Any], *, config: Any) -> Float[Array, "b c"]:
     trees = LabelTrees(*(batch[name] for name in LabelTrees._fields))
     tokens, segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
     return score_labels(params, config, tokens, trees, table=table, segment_ids=segments)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "scorer"))
+@functools.partial(jit, static_argnames=("config", "scorer"))
 def _score(params: Any, batch: dict[str, Any], *, config: Any, scorer: Any) -> Float[Array, "b c"]:
     return scorer(params, config, batch)
 

@@ -4,6 +4,7 @@ Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head wi
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,13 +20,15 @@ from jaxtyping import Array, Bool, Float, Int
 from spot_jax.t5.attention import Bias, Visibility, attend, prepare
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.dropout import Masks, Place, drop, recomputed
-from spot_jax.t5.target import divide, gather, scatter
+from spot_jax.t5.target import divide, gather, scatter, target
 
 KeyValue = tuple[Float[Array, "b _s h k"], Float[Array, "b _s h k"]]
 # What a layer that recomputes little holds for the backward pass, beside its input: the inputs of
 # attention, what comes out of it, and one of the two branches of a gated feed-forward layer. The
 # other branch is computed again, and so are keys and values of the encoder's output.
 HELD = ("query", "key", "value", "attended", "hidden")
+# Rows that a CPU multiplies one by one.
+FEW_ROWS = 4
 
 _ACTIVATIONS = {
     # T5's GELU is the tanh approximation, in T5X and in Hugging Face's "gelu_new" alike.
@@ -57,6 +60,16 @@ def parameter(
         path = "/".join(("", *module.path))
         raise ScopeParamShapeError(name, path, jnp.shape(value), shape)
     return value
+
+
+def _product(x: Float[Array, "b t d"], kernel: Float[Array, "d f"]) -> Float[Array, "b t f"]:
+    rows = math.prod(x.shape[:-1])
+    if target().platform != "cpu" or not 1 < rows <= FEW_ROWS:
+        return jnp.matmul(x, kernel)
+    # A CPU's product of a vector reads the kernel as it lies; that of a matrix copies it first,
+    # which takes longer than a few vectors do.
+    vectors = [jnp.matmul(row, kernel) for row in x.reshape(rows, -1)]
+    return jnp.stack(vectors).reshape(*x.shape[:-1], -1)
 
 
 class RMSNorm(nn.Module):
@@ -103,7 +116,7 @@ class Dense(nn.Module):
         if (scale := self._addition("input_scale")) is not None:
             x, apart = x * scale[:, None], None
         if apart is None:
-            y = jnp.matmul(x, kernel.astype(self.dtype))
+            y = _product(x, kernel.astype(self.dtype))
         else:
             columns = kernel.astype(self.dtype).reshape(len(kernel), len(apart), -1)
             y = jnp.einsum("mbtd,dmf->btmf", apart, columns).reshape(*x.shape[:-1], -1)

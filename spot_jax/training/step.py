@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from spot_jax.errors import SpotError
 from spot_jax.methods.base import BaseMethod, Method
 from spot_jax.methods.program import Program
-from spot_jax.t5.target import tracing_for
+from spot_jax.t5.target import compiler_options, tracing_for
 
 Tree = Any
 
@@ -149,7 +149,8 @@ def train_step(
         new = State(state.step + 1, trainable, opt_state, state.keys)
         return new, {**metrics, "grad_norm": norm, "finite": finite}
 
-    return jax.jit(step, donate_argnums=0)
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(platform))
 
 
 def _parts(batch: dict[str, Array], prompts: int, count: int) -> dict[str, Array]:
