@@ -101,6 +101,7 @@ def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
 
     from bench.peers import ours
     from spot_jax.t5.scoring import choose_label, rank_labels
+    from spot_jax.t5.target import jit
 
     config = SHAPES[shape]
     params = ours.weights(config, "float32")
@@ -113,8 +114,8 @@ def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
     for row, label in zip(verbalizers, sorted(drawn), strict=False):
         row[: len(label) + 1] = [*label, 1]
     options = {"table": jnp.zeros((PROMPT, config.emb_dim), jnp.float32)}
-    best = jax.jit(lambda p, x: choose_label(p, config, x, verbalizers, **options)[0])
-    every = jax.jit(lambda p, x: jnp.argmax(rank_labels(p, config, x, verbalizers, **options), 1))
+    best = jit(lambda p, x: choose_label(p, config, x, verbalizers, **options)[0])
+    every = jit(lambda p, x: jnp.argmax(rank_labels(p, config, x, verbalizers, **options), 1))
     if best(params, tokens).tolist() != every(params, tokens).tolist():
         raise AssertionError("the best label is not the one that ranks first")
     calls = {"best": best, "every": every}

@@ -16,6 +16,7 @@ from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.decoding import greedy
 from spot_jax.t5.model import stack_layers
+from spot_jax.t5.target import jit
 from spot_jax.training.optimizers import Adafactor, build
 from spot_jax.training.step import State, init_state, train_step
 
@@ -92,7 +93,7 @@ def compiled_step(
     return step.lower(state, params, batch).compile(), state
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4))
+@functools.partial(jit, static_argnums=(1, 4))
 def write(
     params: Any, config: T5Config, tokens: jax.Array, prompt: jax.Array, length: int
 ) -> jax.Array:

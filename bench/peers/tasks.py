@@ -1,10 +1,10 @@
 """Real tasks, evaluation included: our packed batches against PEFT with dynamic padding.
 
 Both sides have a T5 of `mini`'s shape in float32, the same tokenised examples of nine sets that
-ship, P = 20, about 32 examples an update, and predict the same validation examples as often. Ours
-is what a run does: examples packed in rows, the best label searched for. Theirs pads a batch to its
-longest text, as transformers' collator does, in a bare loop (their `Trainer` does more beside), and
-writes a label by `generate`.
+ship, P = 20, about 32 examples an update, and write the labels of the same validation examples as
+often. Ours is what a run does, examples packed in rows. Theirs pads a batch to its longest text, as
+transformers' collator does, in a bare loop (their `Trainer` does more beside), and evaluates by
+`generate`.
 """
 
 import math
@@ -70,7 +70,7 @@ def ours(name: str, updates: int, validation: int, directory: Path) -> tuple[Sid
     mesh = make_mesh(MeshShape(1, 1))
     method = PromptTuning(LENGTH, init="sampled_vocabulary")
     parts = RunParts.make(source, method, data, Adafactor(learning_rate=0.3), 0, mesh)
-    plan = EvaluationPlan(period=1, examples=validation, batch_size=EXAMPLES)
+    plan = EvaluationPlan(period=1, examples=validation, batch_size=EXAMPLES, decoding="greedy")
     evaluation = Validation(parts, data, plan)
     state, frozen = parts.first_state()
     step = train_step(parts.program, parts.tx, dropout=False)
@@ -225,7 +225,7 @@ def many_prompts(repeats: int, prompts: int = 8) -> dict[str, list[float]]:
 
     def steps(task: str, seeds: list[int], pack: bool, count: int) -> Side:
         lengths = {"inputs": inputs, "targets": targets}
-        packed = {"inputs": 2 * PACKED, "targets": 2 * targets} if pack else None
+        packed = {"inputs": PACKED, "targets": 2 * targets} if pack else None
         data = DataSource(
             task, lengths, batch_size=rows if pack else 8, pack=pack, packed_lengths=packed
         )
