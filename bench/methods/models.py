@@ -28,19 +28,19 @@ class Tuning:
     Attributes:
         rate: learning rate of Adafactor, with a warm-up and a linear fall to nothing.
         dropout_rates: rates to try in training; the best on validation is taken.
-        steps: number of updates, on a set of few labels.
+        steps: number of updates; the best of three checkpoints is kept.
         examples: number of examples of a step; None for the task's own number.
     """
 
     rate: float = 0.01
     dropout_rates: tuple[float, ...] = (0.0,)
-    steps: int = 100
+    steps: int = 300
     examples: int | None = None
 
 
 TUNING = Tuning()
 MIXING = Tuning(steps=400)
-AFTER_MIXTURE = Tuning()
+AFTER_MIXTURE = Tuning(steps=100)
 # Rows of the mixture's batch, each as long as the longest text.
 ROWS = 8
 
@@ -89,8 +89,7 @@ def _mix(bench: Bench, directory: Path) -> None:
 def _cell(bench: Bench, task: Task, method: str, tuning: Tuning, backbone: str) -> Cell:
     start = time.monotonic()
     data = bench.data(task, tuning.examples or task.examples)
-    tuning = dataclasses.replace(tuning, steps=task.steps(tuning.steps))
-    evaluation = bench.evaluation(task, tuning.steps)
+    evaluation = bench.evaluation(task, max(tuning.steps // 3, 1))
 
     def of(dropout_rate: float, seed: int) -> TrainResult:
         directory = place(bench, task, method, f"dropout-{dropout_rate}-seed-{seed}")

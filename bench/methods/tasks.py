@@ -17,7 +17,7 @@ PER_ROW = 4
 # The set on whose validation the settings of a method are chosen, for every set: neither the
 # easiest nor the hardest, with more than two labels.
 SETTINGS_FROM = "wordnet_supersense"
-# On a set with more labels than this prompts and whole models get that many times the updates.
+# On a set with more labels than this prompts get that many times the updates.
 MANY_LABELS = 20
 TIMES_FOR_MANY = 3
 
@@ -73,7 +73,7 @@ TASKS = {
         Task("banking77", 48, 12, "clinc150", 100),
         Task("clinc150", 32, 8, "banking77", 100),
         Task("sms_spam", 64, 4, "vader_tweets"),
-        Task("sotu_party", 96, 8, "vader_movie"),
+        Task("sotu_party", 160, 8, "vader_movie"),
         Task("vader_movie", 64, 4, "vader_tweets"),
         Task("vader_tweets", 48, 12, "vader_movie"),
         Task("wordnet_hypernym", 32, 8, "wordnet_supersense"),
