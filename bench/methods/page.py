@@ -36,8 +36,8 @@ NOTES = """## How
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
-- Prompt tuning, SPoT, intrinsic prompt tuning and model tuning have {times} times the updates on
-  sets with more than {many} labels; the other methods have as many on every set.
+- Prompt tuning, SPoT and intrinsic prompt tuning have {times} times the updates on sets with more
+  than {many} labels; the other methods have as many on every set.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
@@ -48,7 +48,8 @@ NOTES = """## How
 OF_METHODS = {
     "model_tuning": """\
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
-  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout.""",
+  fall of the rate, about 32 examples a step, fewer where texts are long, without dropout; the best
+  of three checkpoints is kept.""",
     "multitask_model_tuning": """\
 - After a mixture, model tuning begins from one model that all eleven sets were tuned on together;
   that model's own time is not counted, and it is of one seed.""",
