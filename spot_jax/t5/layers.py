@@ -55,7 +55,7 @@ def parameter(
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape)
-    value = module.get_variable("params", name)
+    value: Array = module.get_variable("params", name)
     if jnp.shape(value) != shape:
         path = "/".join(("", *module.path))
         raise ScopeParamShapeError(name, path, jnp.shape(value), shape)

@@ -71,7 +71,7 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
 
     Args:
         function: pure function.
-        settings: of `jax.jit`.
+        settings: arguments of `jax.jit`.
     """
     jitted: dict[str, Any] = {}
 
