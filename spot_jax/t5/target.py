@@ -66,24 +66,33 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     return _CPU_OPTIONS
 
 
-def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
-    """Return `jax.jit` of a function with the `compiler_options` of where it is called.
+class Jitted:
+    """A pure function and `jax.jit`'s programs of it, compiled with their platform's options."""
 
-    Args:
-        function: pure function.
-        settings: arguments of `jax.jit`.
-    """
-    jitted: dict[str, Any] = {}
+    def __init__(self, function: Callable[..., Any], **settings: Any):
+        """Take a function and arguments of `jax.jit`."""
+        functools.update_wrapper(self, function)
+        self._function, self._settings = function, settings
+        self._of_platform: dict[str, Any] = {}
 
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
+    def jitted(self) -> Any:
+        """Return `jax.jit` of the function, for the platform of `target`."""
         platform = target().platform
-        if platform not in jitted:
+        if platform not in self._of_platform:
             options = compiler_options(platform)
-            jitted[platform] = jax.jit(function, compiler_options=options, **settings)
-        return jitted[platform](*arguments, **named)
+            self._of_platform[platform] = jax.jit(
+                self._function, compiler_options=options, **self._settings
+            )
+        return self._of_platform[platform]
 
-    return call
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function's program."""
+        return self.jitted()(*arguments, **named)
+
+
+def jit(function: Callable[..., Any], **settings: Any) -> Jitted:
+    """Return a function with `compiler_options`; arguments are those of `jax.jit`."""
+    return Jitted(function, **settings)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def test_a_step_returns_nothing_frozen(tiny, tmp_path, monkeypatch):
 
     def fit(state, frozen, step_function, batches, place, *rest):
         batch = place(next(batches))
-        out = jax.eval_shape(step_function, state, frozen, batch)
+        out = step_function.step.eval_shape(state, frozen, batch)
         seen.append((jax.tree.map(lambda x: x.shape, (state, frozen)), out))
         raise SpotError("enough")
 
@@ -157,7 +157,7 @@ def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
 
     def counting(function, *args, **kwargs):
         returned = function(*args, **kwargs)
-        sizes.append(function._cache_size())
+        sizes.append(function.jitted()._cache_size())
         return returned
 
     counted = functools.partial(counting, evaluate._predict_batch)
