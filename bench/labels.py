@@ -49,7 +49,7 @@ def measure(prompt: Path, rows: int, repeats: int) -> dict[str, Any]:
     import spot_jax as spot
     from spot_jax.t5.label_trees import label_tree, score_labels
     from spot_jax.t5.scoring import choose_label, label_matrix, rank_labels
-    from spot_jax.t5.target import jit
+    from spot_jax.t5.target import Jitted
     from tasks.bundled.reading import rows as rows_of
 
     predictor = spot.load(prompt, backbone=MINI)
@@ -65,9 +65,9 @@ def measure(prompt: Path, rows: int, repeats: int) -> dict[str, Any]:
     matrix = label_matrix(vocabulary, ready.labels)
     tree = label_tree(matrix)
 
-    every = jit(lambda x: jnp.argmax(rank_labels(params, config, x, matrix, table=table), 1))
-    best = jit(lambda x: choose_label(params, config, x, matrix, table=table)[0])
-    scored = jit(lambda x: jnp.argmax(score_labels(params, config, x, tree, table=table), 1))
+    every = Jitted(lambda x: jnp.argmax(rank_labels(params, config, x, matrix, table=table), 1))
+    best = Jitted(lambda x: choose_label(params, config, x, matrix, table=table)[0])
+    scored = Jitted(lambda x: jnp.argmax(score_labels(params, config, x, tree, table=table), 1))
     ways = {"every": every, "best": best, "tree": scored}
     chosen = {name: np.asarray(way(tokens)) for name, way in ways.items()}
     gold = np.array([ready.labels.index(row["label"]) for row in test])

@@ -28,11 +28,13 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from bench.untuned import MODULES, untuned  # noqa: E402
+
 TASKS = ("wordnet_supersense", "sms_spam", "vader_tweets", "wordnet_hypernym", "vader_movie")
 SETTINGS = {"length": 20, "learning_rate": 0.3, "batch_size": 16, "inputs": 48, "targets": 12}
 
 DECODING = "rank"
-MODULES = ("tasks.bundled_tasks",)
 Accuracies = dict[str, list[float]]
 
 
@@ -74,27 +76,6 @@ def accuracies(backbone: str, steps: int, seeds: list[int], examples: int) -> Ac
     return by_task
 
 
-def untuned(backbone: str, examples: int) -> dict[str, tuple[float, float]]:
-    """Return each task's test accuracy without a prompt, and the commonest label's."""
-    from spot_jax.data import loading
-    from spot_jax.inference.scores import score
-    from spot_jax.inference.tuned import open_tuned
-
-    loading.import_modules(MODULES)
-    scores = score(
-        open_tuned(backbone=backbone),
-        tasks=[f"bundled_{task}" for task in TASKS],
-        decoding=DECODING,
-        batch_size=100,
-        lengths={side: SETTINGS[side] for side in ("inputs", "targets")},
-        examples=examples,
-    )
-    return {
-        task: (scored.metrics["accuracy"], scored.majority or 0.0)
-        for task, scored in zip(TASKS, scores, strict=True)
-    }
-
-
 def compared(without: Accuracies, adapted: Accuracies) -> dict:
     """Return the mean change and its 95% interval over tasks and seeds."""
     from spot_jax.studies.bootstrap import estimate
@@ -102,11 +83,6 @@ def compared(without: Accuracies, adapted: Accuracies) -> dict:
     change = estimate(np.array([np.subtract(adapted[task], without[task]) for task in TASKS]))
     interval = [round(change.low, 2), round(change.high, 2)]
     return {"change": round(change.mean, 2), "interval_95": interval}
-
-
-def mean(by_task: dict[str, dict], name: str) -> float:
-    """Return the mean over tasks, and seeds where there are some."""
-    return round(statistics.mean(np.mean(row[name]) for row in by_task.values()), 1)
 
 
 def main() -> None:
@@ -124,23 +100,27 @@ def main() -> None:
             accuracies(backbone, arguments.steps, arguments.seeds, arguments.examples)
             for backbone in backbones
         )
-        bare = [untuned(backbone, arguments.examples) for backbone in backbones]
+        bare = [
+            untuned(backbone, TASKS, SETTINGS, DECODING, arguments.examples)
+            for backbone in backbones
+        ]
         row = {"pair": name, **compared(without, adapted)}
         row["tasks"] = {
             task: {
-                "commonest_label": round(bare[0][task][1], 1),
-                "no_prompt": [round(scores[task][0], 1) for scores in bare],
+                "commonest_label": bare[0][task]["majority"],
+                "no_prompt": [scores[task]["no_prompt"] for scores in bare],
                 "without": [round(x, 1) for x in without[task]],
                 "adapted": [round(x, 1) for x in adapted[task]],
                 "change": round(statistics.mean(adapted[task]) - statistics.mean(without[task]), 1),
             }
             for task in TASKS
         }
+        # Over tasks; of no prompt the two backbones', of the others over seeds.
         row["mean"] = {
-            "commonest_label": mean(row["tasks"], "commonest_label"),
-            "no_prompt": [round(statistics.mean(x for x, _ in b.values()), 1) for b in bare],
-            "without": mean(row["tasks"], "without"),
-            "adapted": mean(row["tasks"], "adapted"),
+            name: np.round(
+                np.mean([each[name] for each in row["tasks"].values()], axis=0), 1
+            ).tolist()
+            for name in ("commonest_label", "no_prompt", "without", "adapted")
         }
         print(json.dumps(row), flush=True)
         results.append(row)

@@ -88,7 +88,7 @@ def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
     from spot_jax.data.examples import Examples
     from spot_jax.evaluation.evaluate import predict
     from spot_jax.t5.label_trees import LabelTrees, score_labels
-    from spot_jax.t5.target import jit
+    from spot_jax.t5.target import Jitted
 
     path = write_prompts(directory, 1, length)["prompt0"]
     predictor = spot.load(path, backbone=MINI)
@@ -96,7 +96,7 @@ def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
     tuned, ready = predictor.tuned, predictor.ready
     config, inference = tuned.backbone.config, ready.inference
     row = ready.rows(tuned.vocabulary, [f"text: {text}"])[0]
-    bare = jit(
+    bare = Jitted(
         lambda params, table, ids, trees: score_labels(params, config, ids, trees, table=table)
     )
     arguments = inference.params, inference.table, row.ids[None], LabelTrees(*ready.tree)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.untuned import MODULES, untuned  # noqa: E402
+
 # Each target, the source of its family (`tasks.bundled.sets`), and one of another family. Families
 # of one set have no such source; pairs of texts are none that a prompt on `mini` learns
 # (docs/methods.md), so there is nothing to carry.
@@ -39,11 +41,12 @@ TARGETS = {
     "clinc150": ("banking77", "vader_tweets"),
     "banking77": ("clinc150", "wordnet_supersense"),
 }
+SOURCES = ("family", "another family")
+# How a target's prompt begins.
 STARTS = {
     "scratch": "sampled_vocabulary",
     "class labels": "class_labels",
-    "family": "prompt",
-    "another family": "prompt",
+    **dict.fromkeys(SOURCES, "prompt"),
 }
 SETTINGS: dict[str, Any] = {
     "length": 20,
@@ -86,7 +89,7 @@ def prompts(
             [f"bundled_{task}" for task in tasks],
             {"inputs": SETTINGS["inputs"], "targets": SETTINGS["targets"]},
             batch_size=SETTINGS["batch_size"],
-            modules=("tasks.bundled_tasks",),
+            modules=MODULES,
         ),
         optimizer=Adafactor(rate, schedule),
         train_steps=steps,
@@ -103,31 +106,6 @@ def prompts(
     )
 
 
-def untuned(backbone: str, tasks: list[str], examples: int) -> dict[str, dict[str, float]]:
-    """Return {task: {"no_prompt": ..., "majority": ...}}: test accuracy without any tuning."""
-    from spot_jax.data import loading
-    from spot_jax.inference.scores import score
-    from spot_jax.inference.tuned import open_tuned
-
-    loading.import_modules(("tasks.bundled_tasks",))
-    scores = score(
-        open_tuned(backbone=backbone),
-        split="test",
-        tasks=[f"bundled_{task}" for task in tasks],
-        decoding=SETTINGS["decoding"],
-        batch_size=100,
-        lengths={side: SETTINGS[side] for side in ("inputs", "targets")},
-        examples=examples,
-    )
-    return {
-        task: {
-            "no_prompt": round(scored.metrics["accuracy"], 2),
-            "majority": round(scored.majority or 0.0, 2),
-        }
-        for task, scored in zip(tasks, scores, strict=True)
-    }
-
-
 def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str, list]]:
     """Return {task: {"steps": [...], "accuracy": [[of each seed] of each step]}}."""
     from spot_jax.training.metrics_log import read_metrics
@@ -139,7 +117,8 @@ def curves(directory: Path, tasks: list[str], seeds: int) -> dict[str, dict[str,
         by_task[task] = {
             "steps": [line["step"] for line in lines],
             "accuracy": [
-                [round(x, 2) for x in line["validation/accuracy"][mine]] for line in lines
+                [round(float(x), 2) for x in np.atleast_1d(line["validation/accuracy"])[mine]]
+                for line in lines
             ],
         }
     return by_task
@@ -165,7 +144,8 @@ def changes(by_start: dict[str, dict], steps: list[int], targets: list[str]) -> 
     return rows
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     flags.add_argument("--backbone", default=str(ROOT / "backbones/mini"))
     flags.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -180,63 +160,69 @@ def main() -> None:
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--examples", type=int, default=200)
     flags.add_argument("--output", default=str(ROOT / "bench/results/transfer_steps.json"))
-    values = flags.parse_args()
-    SETTINGS.update(length=values.length, decoding=values.decoding)
-    SETTINGS["target_rate"] = values.target_rate
-    seeds, by_start = values.seeds, {}
-    pairs = {target: TARGETS[target] for target in values.targets}
-    suffix = f"_{values.shots}shot" if values.shots else ""
-    targets = [f"{target}{suffix}" for target in pairs]
+    return flags
+
+
+def tune(values: argparse.Namespace, where: str, targets: list[str]) -> dict[str, dict]:
+    """Tune the sources, and from each start the targets in `where`; return `curves` by start."""
+    seeds = values.seeds
+    pairs = [TARGETS[target] for target in values.targets]
+    sources = sorted({source for pair in pairs for source in pair})
+    tuned = prompts(
+        f"{where}/sources",
+        values.backbone,
+        [source for source in sources for _ in seeds],
+        seeds * len(sources),
+        values.source_steps,
+        "class_labels",
+    )
+    files = {source: tuned.prompts[len(seeds) * i :] for i, source in enumerate(sources)}
     names = [target for target in targets for _ in seeds]
+    by_start = {}
+    for start, init in STARTS.items():
+        origins = None
+        if start in SOURCES:
+            place = SOURCES.index(start)
+            origins = [str(files[pair[place]][i]) for pair in pairs for i in range(len(seeds))]
+        directory = Path(where) / start.replace(" ", "_")
+        prompts(
+            str(directory),
+            values.backbone,
+            names,
+            seeds * len(targets),
+            values.steps,
+            init,
+            origins,
+            values.period,
+            values.examples,
+        )
+        by_start[start] = curves(directory, names, len(seeds))
+    return by_start
+
+
+def main() -> None:
+    values = parser().parse_args()
+    SETTINGS.update({name: getattr(values, name) for name in ("length", "decoding", "target_rate")})
+    suffix = f"_{values.shots}shot" if values.shots else ""
+    targets = [f"{target}{suffix}" for target in values.targets]
     with contextlib.ExitStack() as stack:
         where = values.directory or stack.enter_context(tempfile.TemporaryDirectory())
-        sources = sorted({source for pair in pairs.values() for source in pair})
-        tuned = prompts(
-            f"{where}/sources",
-            values.backbone,
-            [source for source in sources for _ in seeds],
-            seeds * len(sources),
-            values.source_steps,
-            "class_labels",
-        )
-        files = {source: tuned.prompts[len(seeds) * i :] for i, source in enumerate(sources)}
-        for start, init in STARTS.items():
-            starts = None
-            if init == "prompt":
-                which = start == "another family"
-                starts = [
-                    str(files[pair[which]][i]) for pair in pairs.values() for i in range(len(seeds))
-                ]
-            directory = Path(where) / start.replace(" ", "_")
-            prompts(
-                str(directory),
-                values.backbone,
-                names,
-                seeds * len(targets),
-                values.steps,
-                init,
-                starts,
-                values.period,
-                values.examples,
-            )
-            by_start[start] = curves(directory, names, len(seeds))
+        by_start = tune(values, where, targets)
     steps = by_start["scratch"][targets[0]]["steps"]
-    bare = untuned(values.backbone, targets, values.examples)
+    bare = untuned(values.backbone, targets, SETTINGS, SETTINGS["decoding"], values.examples)
     means = {
         name: round(float(np.mean([scores[name] for scores in bare.values()])), 2)
         for name in ("majority", "no_prompt")
     }
     report = {
-        "what": "test accuracy by target steps: from scratch, from a prompt of the family, "
-        "from a prompt of another family; without a prompt, and with the commonest label",
+        "what": "test accuracy by target steps: from scratch, from label words, from a prompt of "
+        "the family, from one of another family; without a prompt, and with the commonest label",
         "settings": {
             **SETTINGS,
             "source_steps": values.source_steps,
-            "seeds": seeds,
+            "seeds": values.seeds,
             "test_examples": values.examples,
-            "sources": {
-                target: list(pair) for target, pair in zip(targets, pairs.values(), strict=True)
-            },
+            "sources": {target: list(TARGETS[target]) for target in values.targets},
         },
         "untuned": {"mean": means, **bare},
         "change_by_steps": changes(by_start, steps, targets),

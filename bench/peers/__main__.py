@@ -6,6 +6,7 @@ both; medians and their ratios go to bench/results/peers.json, a page of them to
 Cases, in order:
 
 * step: one training step at small 128 / 8, small 512 / 16 and base 128 / 8, 8 rows.
+* kernels: ours at small 512 / 16 as a run compiles it, against XLA's defaults.
 * greedy: 16 tokens for 8 texts at small.
 * labels: the best of 150 verbalizers for 8 texts at small, against scoring each of them.
 * prompts: 8 prompts of 1 row in one program against the same 8 one after the other.
@@ -35,12 +36,14 @@ from bench.peers.shapes import PROMPT, SHAPES, arrays, step_operations
 from bench.turns import Call, in_turn
 
 ROOT = Path(__file__).parents[2]
-CASES = ("step", "greedy", "labels", "prompts", "lengths", "tasks")
+CASES = ("step", "kernels", "greedy", "labels", "prompts", "lengths", "tasks")
 STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
 
 
-def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1) -> Call:
-    """Return a call that does one step of ours."""
+def our_step(
+    shape: str, rows: int, inputs: int, targets: int, prompts: int = 1, plainly: bool = False
+) -> Call:
+    """Return a call that does one step of ours; `plainly` compiles it with XLA's defaults."""
     import jax
 
     from bench.peers import ours
@@ -48,7 +51,7 @@ def our_step(shape: str, rows: int, inputs: int, targets: int, prompts: int = 1)
     config = SHAPES[shape]
     params = ours.weights(config, "float32")
     batch = ours.features(config, arrays(config, rows, inputs, targets), prompts)
-    step, state = ours.compiled_step(config, params, batch, prompts)
+    step, state = ours.compiled_step(config, params, batch, prompts, plainly)
     holder = [state]
 
     def call() -> None:
@@ -101,7 +104,7 @@ def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
 
     from bench.peers import ours
     from spot_jax.t5.scoring import choose_label, rank_labels
-    from spot_jax.t5.target import jit
+    from spot_jax.t5.target import Jitted
 
     config = SHAPES[shape]
     params = ours.weights(config, "float32")
@@ -114,8 +117,8 @@ def labels(shape: str, rows: int, inputs: int, count: int) -> dict[str, Call]:
     for row, label in zip(verbalizers, sorted(drawn), strict=False):
         row[: len(label) + 1] = [*label, 1]
     options = {"table": jnp.zeros((PROMPT, config.emb_dim), jnp.float32)}
-    best = jit(lambda p, x: choose_label(p, config, x, verbalizers, **options)[0])
-    every = jit(lambda p, x: jnp.argmax(rank_labels(p, config, x, verbalizers, **options), 1))
+    best = Jitted(lambda p, x: choose_label(p, config, x, verbalizers, **options)[0])
+    every = Jitted(lambda p, x: jnp.argmax(rank_labels(p, config, x, verbalizers, **options), 1))
     if best(params, tokens).tolist() != every(params, tokens).tolist():
         raise AssertionError("the best label is not the one that ranks first")
     calls = {"best": best, "every": every}
@@ -177,6 +180,11 @@ def measure(
             if memory:
                 more["peak_bytes"] = {side: peak_bytes(side, case) for side in ("ours", "peft")}
             done(result("step", f"{case[0]} {case[2]} / {case[3]}", seconds, **more))
+    if "kernels" in wanted:
+        case = ("small", 8, 512, 16)
+        calls = {"ours": our_step(*case), "defaults": our_step(*case, plainly=True)}
+        done(result("kernels", "small 512 / 16, XLA's options", in_turn(calls, repeats)))
+        del calls
     if "greedy" in wanted:
         calls = {"ours": our_greedy("small", 8, 128, 16), "peft": their_greedy("small", 8, 128, 16)}
         done(result("greedy", "small, 16 tokens", in_turn(calls, repeats)))

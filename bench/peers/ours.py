@@ -16,7 +16,7 @@ from spot_jax.t5.backbone import unflatten
 from spot_jax.t5.config import T5Config, parameter_shapes
 from spot_jax.t5.decoding import greedy
 from spot_jax.t5.model import stack_layers
-from spot_jax.t5.target import jit
+from spot_jax.t5.target import Jitted
 from spot_jax.training.optimizers import Adafactor, build
 from spot_jax.training.step import State, init_state, train_step
 
@@ -85,15 +85,20 @@ def first_state(config: T5Config, prompts: int = 1) -> tuple[Program, State, obj
 
 
 def compiled_step(
-    config: T5Config, params: Any, batch: dict, prompts: int = 1
+    config: T5Config, params: Any, batch: dict, prompts: int = 1, plainly: bool = False
 ) -> tuple[Any, State]:
-    """Compile the run's own jitted step, without dropout; return it and its first state."""
+    """Compile the run's own jitted step, without dropout; return it and its first state.
+
+    `plainly` compiles it with XLA's defaults instead of a run's options.
+    """
     program, state, tx = first_state(config, prompts)
     step = train_step(program, tx, dropout=False)
+    if plainly:
+        step = jax.jit(step.__wrapped__, donate_argnums=0)
     return step.lower(state, params, batch).compile(), state
 
 
-@functools.partial(jit, static_argnums=(1, 4))
+@functools.partial(Jitted, static_argnums=(1, 4))
 def write(
     params: Any, config: T5Config, tokens: jax.Array, prompt: jax.Array, length: int
 ) -> jax.Array:

@@ -23,7 +23,7 @@ from spot_jax.files import as_path
 from spot_jax.t5.backbone import Backbone
 from spot_jax.t5.features import encoder_features, feature_layers
 from spot_jax.t5.int8 import INT8, has_int8
-from spot_jax.t5.target import jit
+from spot_jax.t5.target import Jitted
 from spot_jax.t5.vocabulary import Vocabulary
 
 
@@ -40,7 +40,7 @@ class T5Features:
         config = backbone.config
         self.layers, self.width = feature_layers(config, layers), config.emb_dim
         self._backbone, self._kind = backbone, layers
-        self._encode = jit(functools.partial(encoder_features, config=config, layers=layers))
+        self._encode = Jitted(functools.partial(encoder_features, config=config, layers=layers))
 
     @property
     def mark(self) -> dict[str, str]:

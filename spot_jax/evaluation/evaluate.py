@@ -30,7 +30,7 @@ from spot_jax.t5.scoring import (
     rank_candidates,
     token_log_likelihoods,
 )
-from spot_jax.t5.target import jit
+from spot_jax.t5.target import Jitted
 from spot_jax.t5.vocabulary import EOS, TextCodec
 
 Batch = Mapping[str, Any]
@@ -260,7 +260,7 @@ def _features(batch: Batch) -> dict[str, Any]:
     return {**features, "row_valid": batch.get("row_valid", np.ones(rows, bool))}
 
 
-@functools.partial(jit, static_argnames=("config", "search", "with_aux"))
+@functools.partial(Jitted, static_argnames=("config", "search", "with_aux"))
 def _predict_batch(
     params: Params,
     table: Float[Array, "r d"] | None,

@@ -12,7 +12,7 @@ from spot_jax.errors import SpotError
 from spot_jax.methods.base import Scorer
 from spot_jax.methods.losses import Tree
 from spot_jax.t5.config import T5Config
-from spot_jax.t5.target import jit
+from spot_jax.t5.target import Jitted
 
 UNKNOWN = -1  # a row without a label, or whose target is none
 _FEATURES = (
@@ -69,7 +69,7 @@ def _labels(targets: np.ndarray, label_tokens: np.ndarray) -> np.ndarray:
     return np.where(same.sum(axis=1) == 1, same.argmax(axis=1), UNKNOWN).astype(np.int32)
 
 
-@functools.partial(jit, static_argnames=("config", "scorer"))
+@functools.partial(Jitted, static_argnames=("config", "scorer"))
 def score_batch(
     params: Tree, batch: Any, columns: Any, *, config: T5Config, scorer: Scorer
 ) -> dict[str, Any]:

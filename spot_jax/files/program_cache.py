@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 # Seconds of compiling from which on a program is kept: of a study, whose programs are many and
-# alike, and for a user, whose next start should be quick: some twenty small programs before the
-# first step take half a second.
+# alike, and for a user, whose next start should be quick: many programs before the first step are
+# small.
 SECONDS = 0.5
 _USERS_SECONDS = 0.0
 

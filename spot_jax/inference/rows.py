@@ -25,7 +25,7 @@ from spot_jax.inference.tuned import Prompt, Tuned
 from spot_jax.methods.base import Inference
 from spot_jax.t5.label_trees import LabelTrees, label_tree, pack_trees, score_labels
 from spot_jax.t5.scoring import label_matrix
-from spot_jax.t5.target import jit
+from spot_jax.t5.target import Jitted
 from spot_jax.t5.vocabulary import EOS, Vocabulary
 from spot_jax.training.run_info import TaskFacts
 from spot_jax.training.sharding import BatchPlacement
@@ -523,14 +523,14 @@ def _placed(tuned: Tuned, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return place({name: array[place.host_rows] for name, array in batch.items()})
 
 
-@functools.partial(jit, static_argnames=("config",))
+@functools.partial(Jitted, static_argnames=("config",))
 def _rank(params: Any, table: Any, batch: dict[str, Any], *, config: Any) -> Float[Array, "b c"]:
     trees = LabelTrees(*(batch[name] for name in LabelTrees._fields))
     tokens, segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
     return score_labels(params, config, tokens, trees, table=table, segment_ids=segments)
 
 
-@functools.partial(jit, static_argnames=("config", "scorer"))
+@functools.partial(Jitted, static_argnames=("config", "scorer"))
 def _score(params: Any, batch: dict[str, Any], *, config: Any, scorer: Any) -> Float[Array, "b c"]:
     return scorer(params, config, batch)
 

@@ -47,8 +47,8 @@ def parameter(
 ) -> Array:
     """Return a module's parameter; drawn by `init` where the tree is being made.
 
-    Flax's own `param` traces `init` wherever the parameter is used, to compare shapes: a fifth of
-    the time in which a step is traced.
+    Flax's own `param` traces `init` wherever the parameter is used, to compare shapes, which takes
+    a part of the time in which a step is traced.
 
     Raises:
         ScopeParamShapeError: the tree has it in another shape.
@@ -66,8 +66,7 @@ def _product(x: Float[Array, "b t d"], kernel: Float[Array, "d f"]) -> Float[Arr
     rows = math.prod(x.shape[:-1])
     if target().platform != "cpu" or not 1 < rows <= FEW_ROWS:
         return jnp.matmul(x, kernel)
-    # A CPU's product of a vector reads the kernel as it lies; that of a matrix copies it first,
-    # which takes longer than a few vectors do.
+    # A CPU's product of a vector reads the kernel as it lies; that of a matrix copies it first.
     vectors = [jnp.matmul(row, kernel) for row in x.reshape(rows, -1)]
     return jnp.stack(vectors).reshape(*x.shape[:-1], -1)
 

@@ -37,8 +37,7 @@ class Target:
         return 1 if self.mesh is None else self.mesh.shape["model"]
 
 
-# XLA's fused kernels of matrix products for CPUs (YNNPACK) are slower than those without: with them
-# a step of T5 small at 512 tokens takes 1.3 times as long on two cores, a text by itself 1.2 times.
+# No fused kernels of matrix products for CPUs (XLA's YNNPACK): they are slower (docs/speed.md).
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 _TARGET: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -67,32 +66,26 @@ def compiler_options(platform: str) -> dict[str, str] | None:
 
 
 class Jitted:
-    """A pure function and `jax.jit`'s programs of it, compiled with their platform's options."""
+    """A pure function and `jax.jit`'s program of it, compiled with the platform's options.
+
+    They are asked for at the first call, as a platform is not chosen yet when modules are imported.
+    Call it from outside of other programs: JAX takes options for whole programs alone.
+    """
 
     def __init__(self, function: Callable[..., Any], **settings: Any):
         """Take a function and arguments of `jax.jit`."""
         functools.update_wrapper(self, function)
         self._function, self._settings = function, settings
-        self._of_platform: dict[str, Any] = {}
 
+    @functools.cached_property
     def jitted(self) -> Any:
-        """Return `jax.jit` of the function, for the platform of `target`."""
-        platform = target().platform
-        if platform not in self._of_platform:
-            options = compiler_options(platform)
-            self._of_platform[platform] = jax.jit(
-                self._function, compiler_options=options, **self._settings
-            )
-        return self._of_platform[platform]
+        """`jax.jit` of the function."""
+        options = compiler_options(jax.default_backend())
+        return jax.jit(self._function, compiler_options=options, **self._settings)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function's program."""
-        return self.jitted()(*arguments, **named)
-
-
-def jit(function: Callable[..., Any], **settings: Any) -> Jitted:
-    """Return a function with `compiler_options`; arguments are those of `jax.jit`."""
-    return Jitted(function, **settings)
+        return self.jitted(*arguments, **named)
 
 
 @contextlib.contextmanager

@@ -141,14 +141,14 @@ def test_written_text_is_that_of_the_search(beams):
 
 def test_a_second_evaluation_compiles_nothing():
     (params, table), (_, batches, _) = model(), split()
-    module._predict_batch.jitted().clear_cache()
+    module._predict_batch.jitted.clear_cache()
     for scale in (1.0, 2.0):
         predict(
             *(params, CONFIG, batches, Letters()),
             table=scale * table,
             search=Search(labels=LABELS),
         )
-    assert module._predict_batch.jitted()._cache_size() == 1
+    assert module._predict_batch.jitted._cache_size() == 1
 
 
 def test_a_mesh_predicts_the_same():

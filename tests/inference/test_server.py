@@ -19,10 +19,16 @@ import pytest
 pytest.importorskip("fastapi")
 
 from spot_jax.cli.main import main  # noqa: E402
+from spot_jax.inference import rows  # noqa: E402
 from spot_jax.inference.batcher import Batcher, Busy  # noqa: E402
 from spot_jax.inference.loaded_prompts import LoadedPrompts, UnknownPrompt  # noqa: E402
 from spot_jax.inference.predictor import Predictor  # noqa: E402
-from spot_jax.inference.rows import SharedTable, predict_rows  # noqa: E402
+from spot_jax.inference.rows import (  # noqa: E402
+    SharedTable,
+    alone_sizes_of,
+    predict_rows,
+    tree_sizes_of,
+)
 from spot_jax.inference.server import LARGEST_BODY, app_of  # noqa: E402
 from spot_jax.inference.tuned import open_tuned  # noqa: E402
 from spot_jax.methods.prompt_file import PromptFile  # noqa: E402
@@ -60,6 +66,21 @@ def loaded(world, files) -> LoadedPrompts:
     for name, path in files.items():
         prompts.add_bytes(name, Path(path).read_bytes())
     return prompts
+
+
+def test_once_compiled_a_text_by_itself_compiles_nothing(loaded):
+    vocabulary, program = loaded.tuned.vocabulary, rows._rank.jitted
+    program.clear_cache()
+    loaded.compile()
+    compiled = program._cache_size()
+    labelled = [loaded.get(name) for name, use in USES.items() if use.labels]
+    # Alike where texts are mixed, unlike where one is by itself.
+    assert len({tree_sizes_of(ready) for ready in labelled[:2]}) == 1
+    assert len({alone_sizes_of(ready) for ready in labelled[:2]}) == 2
+    for ready in labelled:
+        (prediction,) = loaded.predict(ready.rows(vocabulary, ["what a day"]))
+        assert prediction in ready.labels
+    assert compiled and program._cache_size() == compiled
 
 
 def inputs_of(name: str) -> list:

@@ -27,7 +27,7 @@ def test_an_option_that_jax_does_not_know_is_left_out(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(target, "_CPU_OPTIONS", {"xla_no_such_option": "1"})
     assert target.compiler_options("cpu") is None
-    double = target.jit(lambda x, *, times: times * x, static_argnames="times")
+    double = target.Jitted(lambda x, *, times: times * x, static_argnames="times")
     assert double(jnp.float32(4), times=2) == 8
 
 
@@ -38,7 +38,7 @@ def test_a_function_is_compiled_once_for_all_calls_of_one_shape(monkeypatch):
         traced.append(x.shape)
         return 2 * x
 
-    jitted = target.jit(double)
+    jitted = target.Jitted(double)
     for n in (3, 3, 4):
         assert jitted(jnp.ones(n)).sum() == 2 * n
     assert traced == [(3,), (4,)] and jitted.__wrapped__ is double

@@ -157,7 +157,7 @@ def test_evaluations_are_compiled_once(worded, tmp_path, monkeypatch):
 
     def counting(function, *args, **kwargs):
         returned = function(*args, **kwargs)
-        sizes.append(function.jitted()._cache_size())
+        sizes.append(function.jitted._cache_size())
         return returned
 
     counted = functools.partial(counting, evaluate._predict_batch)
