@@ -3,8 +3,8 @@
 On backbones/mini, prompts of sampled vocabulary, texts of the bundled sets; each part's two sides
 run in turn, so that whatever else the machine does falls on both. Parts, in order:
 
-* single: one text with `load(...).predict`, against the same program alone (the bound) and against
-  a batch that is padded to 100 rows, as it once was.
+* single: one text with `load(...).predict`, in turn with the same program alone (the bound) and
+  with a batch that is padded to 100 rows, as it once was; and again and again by itself.
 * service: `spot serve` in a process of its own, clients in another. 64 clients at once against one
   request at a time, in turn; every answer compared with `predict`; then SIGTERM while they ask. And
   the model without HTTP, text by text against 64 at once, which is the most that batching can give.
@@ -122,16 +122,18 @@ def single(directory: Path, length: int, repeats: int) -> dict[str, Any]:
     }
     # The long one seldom, before and after the others.
     seconds = medians({"padded_to_100": padded}, 2) | medians(calls, repeats)
-    # What other work on the machine takes is not in it.
-    cpu = []
+    # One text after the other, with nothing between; what other work on the machine takes is in the
+    # seconds, not in the processor's.
+    wall, cpu = [], []
     for _ in range(repeats):
-        begin = time.process_time()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         predictor.predict(text)
-        cpu.append(time.process_time() - begin)
+        cpu.append(time.process_time() - cpu_begin)
+        wall.append(time.perf_counter() - begin)
     return {
         "part": "single",
         "prompt_length": length,
-        "seconds": seconds,
+        "seconds": seconds | {"predict_again": statistics.median(wall)},
         "cpu_seconds": {"predict": statistics.median(cpu), "fastest": min(cpu)},
     }
 
@@ -356,16 +358,20 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
             ),
         )
 
+    batches = []  # of every adapter: texts of like lengths, padded to their longest
+    for number in range(prompts):
+        ids = sorted((row.ids[length:] for row in rows[number::prompts]), key=len)
+        batches.append([])
+        for start in range(0, len(ids), 64):
+            some = ids[start : start + 64]
+            batches[-1].append(np.zeros((len(some), len(some[-1])), np.int64))
+            for row, tokens in zip(batches[-1][-1], some, strict=True):
+                row[: len(tokens)] = tokens
+
     def in_adapters() -> None:
-        for number, name in enumerate(names):
+        for name, mine in zip(names, batches, strict=True):
             tuned.set_adapter(name)
-            ids = sorted((row.ids[length:] for row in rows[number::prompts]), key=len)
-            for start in range(0, len(ids), 64):
-                some = ids[start : start + 64]
-                text = np.zeros((len(some), len(some[-1])), np.int64)
-                for row, tokens in zip(text, some, strict=True):
-                    row[: len(tokens)] = tokens
-                batch = torch.from_numpy(text)
+            for batch in map(torch.from_numpy, mine):
                 with torch.no_grad():
                     tuned.generate(
                         input_ids=batch,
@@ -384,6 +390,14 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
         "texts": texts,
         "texts_per_second": rates,
         "ratio": rates["mixed"] / rates["peft_in_turn"],
+        # The encoder's for a text with its prompt: what equal work could gain by their ratio.
+        "tokens": {
+            "needed": sum(len(row.ids) for row in rows) / texts,
+            "peft": sum(
+                batch.shape[0] * (length + batch.shape[1]) for mine in batches for batch in mine
+            )
+            / texts,
+        },
     }
 
 

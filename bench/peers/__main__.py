@@ -163,7 +163,11 @@ def result(name: str, case: str, seconds: dict[str, list[float]], **more: Any) -
 
 
 def measure(
-    repeats: int, memory: bool, wanted: list[str], write: Callable[[list[dict]], None]
+    repeats: int,
+    memory: bool,
+    wanted: list[str],
+    shapes: list[str],
+    write: Callable[[list[dict]], None],
 ) -> None:
     results: list[dict] = []
 
@@ -172,7 +176,7 @@ def measure(
         write(results)
 
     if "step" in wanted:
-        for case in STEPS:
+        for case in (case for case in STEPS if case[0] in shapes):
             calls = {"ours": our_step(*case), "peft": their_step(*case)}
             more: dict = {"operations": step_operations(SHAPES[case[0]], *case[1:])}
             seconds = in_turn(calls, repeats)
@@ -258,6 +262,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("bench.peers", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", default=list(CASES))
+    names = list(dict.fromkeys(case[0] for case in STEPS))
+    parser.add_argument("--shapes", nargs="+", choices=names, default=names, help="of the steps")
     parser.add_argument("--no-memory", action="store_true", help="no processes for peak memory")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "peers.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed_cpu.md")
@@ -275,15 +281,23 @@ def main(arguments: list[str] | None = None) -> None:
     kept: list[dict] = []
     if parsed.output.exists():
         kept = json.loads(parsed.output.read_text())["results"]
-        kept = [entry for entry in kept if entry["case"] not in parsed.cases]
+        kept = [
+            entry
+            for entry in kept
+            if entry["case"] not in parsed.cases
+            or (entry["case"] == "step" and entry["what"].split()[0] not in parsed.shapes)
+        ]
+
+    def place(entry: dict) -> tuple[int, bool]:
+        return CASES.index(entry["case"]), entry["what"].startswith("base")
 
     def write(results: list[dict]) -> None:
         every = kept + results
-        facts["results"] = sorted(every, key=lambda entry: CASES.index(entry["case"]))
+        facts["results"] = sorted(every, key=place)
         parsed.output.write_text(json.dumps(facts, indent=1) + "\n")
         parsed.page.write_text(page(facts))
 
-    measure(parsed.repeats, not parsed.no_memory, parsed.cases, write)
+    measure(parsed.repeats, not parsed.no_memory, parsed.cases, parsed.shapes, write)
 
 
 if __name__ == "__main__":
