@@ -5,8 +5,8 @@
 Each case of `bench.peers`' steps runs under JAX's profiler. Time of an operation that XLA runs goes
 to the part of T5 that it is of, forward or backward, and to matrix products (with their operations)
 or the rest. What operations overlap is counted once, what no operation covers is a row of its own,
-so that the rows sum to the step. On several cores XLA's own products run where the trace does not see
-them, so that most of a step is that row: `taskset -c 0` before the command has them in it.
+so that the rows sum to the step. On several cores XLA's own products run where the trace does not
+see them, so that most of a step is that row: `taskset -c 0` before the command has them in it.
 bench/results/step_profile.json holds all of it.
 """
 
