@@ -358,28 +358,17 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
             ),
         )
 
-    batches = []  # of every adapter: texts of like lengths, padded to their longest
+    # Of every adapter: texts of like lengths, padded to their longest.
+    batches = []
     for number in range(prompts):
         ids = sorted((row.ids[length:] for row in rows[number::prompts]), key=len)
-        batches.append([])
-        for start in range(0, len(ids), 64):
-            some = ids[start : start + 64]
-            batches[-1].append(np.zeros((len(some), len(some[-1])), np.int64))
-            for row, tokens in zip(batches[-1][-1], some, strict=True):
-                row[: len(tokens)] = tokens
+        batches.append([theirs.padded(ids[i : i + 64]) for i in range(0, len(ids), 64)])
 
     def in_adapters() -> None:
         for name, mine in zip(names, batches, strict=True):
             tuned.set_adapter(name)
-            for batch in map(torch.from_numpy, mine):
-                with torch.no_grad():
-                    tuned.generate(
-                        input_ids=batch,
-                        attention_mask=(batch > 0).long(),
-                        do_sample=False,
-                        num_beams=1,
-                        max_new_tokens=written,
-                    )
+            for batch in mine:
+                theirs.write_padded(tuned, batch, written)
 
     calls = {"mixed": lambda: loaded.predict(rows), "peft_in_turn": in_adapters}
     seconds = medians(calls, repeats)
@@ -393,10 +382,7 @@ def peers(directory: Path, prompts: int, texts: int, repeats: int) -> dict[str, 
         # The encoder's for a text with its prompt: what equal work could gain by their ratio.
         "tokens": {
             "needed": sum(len(row.ids) for row in rows) / texts,
-            "peft": sum(
-                batch.shape[0] * (length + batch.shape[1]) for mine in batches for batch in mine
-            )
-            / texts,
+            "peft": length + sum(batch.numel() for mine in batches for batch in mine) / texts,
         },
     }
 

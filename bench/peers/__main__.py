@@ -205,10 +205,11 @@ def measure(
         rates = product_rates([PROMPT + 128, 8 * (PROMPT + 128)])
         done(result("prompts", "small 128 / 8, 8 prompts of 1 row", seconds, gflops=rates))
     if "lengths" in wanted:
-        from bench.peers.tasks import many_prompts
+        from bench.peers.tasks import many_prompts, prompts_tokens
 
         what = "small, 8 prompts on banking77, packed / padded, 1,000 examples"
-        done(result("lengths", what, many_prompts(max(1, repeats // 2))))
+        seconds = many_prompts(max(1, repeats // 2))
+        done(result("lengths", what, seconds, tokens=prompts_tokens()))
     if "tasks" in wanted:
         from bench.peers.tasks import SETS, encoder_tokens
         from bench.peers.tasks import measure as measure_task
@@ -242,7 +243,7 @@ def page(facts: dict) -> str:
         "worst case for a search of the best that stops when it is sure. Real tasks (`tasks`) have",
         "a T5 of mini's shape and P = 20; their seconds are those of 1,000 examples, evaluation",
         "included. Tokens are the encoder's for an example with its prompt: those needed, and with",
-        "batches padded to their longest text, as PEFT has them.",
+        "batches padded to their longest text, as PEFT has them (`lengths`: to 48 tokens of text).",
         "",
         "| case | first | second | ratio | peak memory, first / second | tokens, needed / padded |",
         "|---|---|---|---|---|---|",

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers.shapes import PROMPT, SHAPES
+
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "backbones" / "mini"
 LENGTH, EXAMPLES = 20, 32
@@ -121,21 +123,14 @@ def theirs(name: str, updates: int, validation: list[Pair], train: Any) -> Side:
     optimizer = torch.optim.AdamW(trained, lr=0.3)
     order = np.random.default_rng(0)
 
-    def padded(rows: list[np.ndarray], length: int, fill: int) -> Any:
-        rows = [row[:length] for row in rows]
-        array = np.full((len(rows), max(map(len, rows))), fill, np.int64)
-        for place, row in zip(array, rows, strict=True):
-            place[: len(row)] = row
-        return torch.from_numpy(array)
-
     def batches() -> Iterator[tuple[Any, Any]]:
         while True:
             numbers = order.permutation(len(every))
             for start in range(0, len(numbers) - EXAMPLES + 1, EXAMPLES):
                 some = [every[i] for i in numbers[start : start + EXAMPLES]]
                 yield (
-                    padded([text for text, _ in some], inputs, 0),
-                    padded([target for _, target in some], targets, -100),
+                    peft.padded([text[:inputs] for text, _ in some]),
+                    peft.padded([target[:targets] for _, target in some], -100),
                 )
 
     every = list(train)
@@ -150,17 +145,10 @@ def theirs(name: str, updates: int, validation: list[Pair], train: Any) -> Side:
             optimizer.step()
             optimizer.zero_grad()
         model.eval()
+        longest = max(len(target) for _, target in validation)
         for start in range(0, len(validation), EXAMPLES):
-            some = [pair[0] for pair in validation[start : start + EXAMPLES]]
-            text = padded(some, inputs, 0)
-            with torch.no_grad():
-                model.generate(
-                    input_ids=text,
-                    attention_mask=(text > 0).long(),
-                    do_sample=False,
-                    num_beams=1,
-                    max_new_tokens=max(len(pair[1]) for pair in validation),
-                )
+            some = [text[:inputs] for text, _ in validation[start : start + EXAMPLES]]
+            peft.write_padded(model, peft.padded(some), longest)
         return updates * EXAMPLES
 
     return side
@@ -182,6 +170,13 @@ def encoder_tokens(name: str) -> dict[str, float]:
         "needed": float(lengths.mean()) + LENGTH,
         "peft": float(batches.max(axis=1).mean()) + LENGTH,
     }
+
+
+def prompts_tokens() -> dict[str, float]:
+    """Return the encoder's tokens for an example of `many_prompts`: needed, and padded in turn."""
+    inputs, _ = SETS["banking77"]
+    needed = encoder_tokens("banking77")["needed"] - LENGTH
+    return {"needed": needed + PROMPT, "padded": float(inputs + PROMPT)}
 
 
 def measure(name: str, updates: int, validation: int, repeats: int) -> dict[str, list[float]]:
@@ -209,7 +204,6 @@ def many_prompts(repeats: int, prompts: int = 8) -> dict[str, list[float]]:
     """
     import jax
 
-    from bench.peers.shapes import PROMPT, SHAPES
     from spot_jax.data.data_source import DataSource
     from spot_jax.methods.prompt_tuning import PromptTuning
     from spot_jax.training.build import RunParts

@@ -1,5 +1,8 @@
 """PEFT's side of a comparison: prompt tuning on transformers' T5, of random weights."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import T5Config as TheirConfig
@@ -38,6 +41,26 @@ def model(config: T5Config, device: str, dtype: torch.dtype, length: int = PROMP
         task_type="SEQ_2_SEQ_LM", num_virtual_tokens=length, num_transformer_submodules=1
     )
     return get_peft_model(base, adapter).to(device).train()
+
+
+def padded(rows: Sequence[np.ndarray], fill: int = 0) -> torch.Tensor:
+    """Return rows of ids as one tensor [rows, longest], int64, as transformers' collator does."""
+    array = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for place, row in zip(array, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(array)
+
+
+def write_padded(tuned: PeftModel, text: torch.Tensor, length: int) -> torch.Tensor:
+    """Decode up to `length` tokens greedily for padded texts."""
+    with torch.no_grad():
+        return tuned.generate(
+            input_ids=text,
+            attention_mask=(text > 0).long(),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=length,
+        )
 
 
 class Step:

@@ -5,7 +5,13 @@ import os
 from collections.abc import Iterable
 
 from spot_jax.studies.engine.job import NO_PROMPT
-from spot_jax.studies.transfer.method_table import ANY_SOURCE, BEST_OF_TOP_K, ONE_SOURCE, ORACLE
+from spot_jax.studies.transfer.method_table import (
+    ANY_SOURCE,
+    BEST_OF_ANY_K,
+    BEST_OF_TOP_K,
+    ONE_SOURCE,
+    ORACLE,
+)
 from spot_jax.studies.transfer.results import (
     MAJORITY,
     MULTITASK_MIXTURE,
@@ -21,6 +27,7 @@ METHODS = {
     TRANSFER: "from a source",
     ANY_SOURCE: "any source (mean of all)",
     ONE_SOURCE: "one source for all, best on the other targets",
+    BEST_OF_ANY_K: "best of any {k} (mean of all choices)",
     BEST_OF_TOP_K: "best of top {k}",
     WEIGHTED_AVERAGE: "weighted average of top {k}",
     MULTITASK_MIXTURE: "multi-task mixture of top {k}",

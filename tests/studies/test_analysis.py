@@ -100,6 +100,8 @@ ROWS = {
     ("any_source", None, None): (0.75, ((10 + 7.5) / 2 + (-12.5 + 7.5) / 2) / 2, 68.25),
     # on u the best source by validation is a, on t it is b: t from a 65, u from b 77
     ("one_source", None, None): (3.5, ((30 - 15) / 2 + (12.5 - 15) / 2) / 2, 71),
+    # 3 of 4: the best by validation in three of four choices, else the next; t 46, u 82.5
+    ("best_of_any_k", None, 3): (-3.25, ((-8 + 12.5) / 2 + (-35 + 12.5) / 2) / 2, 64.25),
     # t: a0 for seed 0, a1 for seed 1; u: b0
     ("best_of_top_k", "average_tokens", 1): (7, 20.75, 74.5),
     # t: of a0 b0 a1 a0 by validation, of a1 b0 b1 b1, which tests at 40; u: a0 of b0 a0 a1

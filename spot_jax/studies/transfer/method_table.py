@@ -31,6 +31,7 @@ from spot_jax.studies.transfer.score_table import (
 )
 
 BEST_OF_TOP_K = "best_of_top_k"
+BEST_OF_ANY_K = "best_of_any_k"
 ORACLE = "oracle"
 ANY_SOURCE = "any_source"
 ONE_SOURCE = "one_source"
@@ -45,8 +46,9 @@ class MethodRow:
         method: name of the method. "majority": the commonest label; "no_prompt": the bare
             backbone; "scratch"; "any_source": the mean over all source prompts, what a blind
             choice gives; "one_source": for each target the source that was best on the other
-            targets; "best_of_top_k"; "oracle": best of all; "weighted_average";
-            "multitask_mixture".
+            targets; "best_of_any_k": best of k prompts, the mean over all choices of k, what
+            picking gives without a ranking; "best_of_top_k"; "oracle": best of all;
+            "weighted_average"; "multitask_mixture".
         similarity: metric by which prompts were ranked; None where none was.
         k: number of prompts.
         absolute: change of the score over scratch.
@@ -83,6 +85,8 @@ def method_table(table: ScoreTable, ks: Sequence[int] = KS) -> list[MethodRow]:
     if most and len(results.sources) > 1 and len(results.targets) > 1:
         fixed = partial(_fixed, table, _best_elsewhere(table))
         rows.append(_row(table, ONE_SOURCE, fixed, picked_on=picked_on))
+    for k in sorted(k for k in ks if 1 < k < most):
+        rows.append(_row(table, BEST_OF_ANY_K, partial(_any_k, table, k), k=k, picked_on=picked_on))
     for metric in SIMILARITIES:
         if not any(getattr(s, metric) is not None for s in results.similarities):
             continue
@@ -114,11 +118,16 @@ def top(table: ScoreTable, target: str, seed: int | None, metric: str, k: int) -
 Choice = tuple[float, str | None]
 
 
+def _best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    validated = all(not math.isnan(c.validation) for c in candidates)
+    # Stable: of equals the study's first.
+    return sorted(candidates, key=lambda c: -(c.validation if validated else c.test))
+
+
 def _best(candidates: Sequence[Candidate]) -> Choice:
     if not candidates:
         return math.nan, None
-    validated = all(not math.isnan(c.validation) for c in candidates)
-    picked = max(candidates, key=lambda c: c.validation if validated else c.test)
+    picked = _best_first(candidates)[0]
     return picked.test, picked.source
 
 
@@ -128,6 +137,17 @@ def _untuned(table: ScoreTable, method: str, target: str, seed: int | None) -> C
 
 def _any(table: ScoreTable, target: str, seed: int | None) -> Choice:
     return mean(c.test for c in table.candidates(target, seed)), None
+
+
+def _any_k(table: ScoreTable, k: int, target: str, seed: int | None) -> Choice:
+    candidates = _best_first(table.candidates(target, seed))
+    if not candidates:
+        return math.nan, None
+    k = min(k, len(candidates))
+    # A candidate is picked where the k - 1 others are among those after it.
+    picked = [math.comb(after, k - 1) for after in reversed(range(len(candidates)))]
+    tests = (ways * c.test for ways, c in zip(picked, candidates, strict=True))
+    return math.fsum(tests) / math.comb(len(candidates), k), None
 
 
 def _fixed(
