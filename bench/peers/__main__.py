@@ -7,6 +7,8 @@ Cases, in order:
 
 * step: one training step at small 128 / 8, small 512 / 16 and base 128 / 8, 8 rows.
 * kernels: ours at small 512 / 16 as a run compiles it, against XLA's defaults.
+* forms: ours at base 128 / 8 against the same with keys and values of the encoder's output, and
+  with products whose rows lie as their widths have it.
 * greedy: 16 tokens for 8 texts at small.
 * labels: the best of 150 verbalizers for 8 texts at small, against scoring each of them.
 * prompts: 8 prompts of 1 row in one program against the same 8 one after the other.
@@ -29,6 +31,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -36,7 +39,7 @@ from bench.peers.shapes import PROMPT, SHAPES, arrays, step_operations
 from bench.turns import Call, in_turn
 
 ROOT = Path(__file__).parents[2]
-CASES = ("step", "kernels", "greedy", "labels", "prompts", "lengths", "tasks")
+CASES = ("step", "kernels", "forms", "greedy", "labels", "prompts", "lengths", "tasks")
 STEPS = (("small", 8, 128, 8), ("small", 8, 512, 16), ("base", 8, 128, 8))
 
 
@@ -59,6 +62,12 @@ def our_step(
         jax.block_until_ready(metrics)
 
     return call
+
+
+def plainer_step(where: str, form: Any, case: tuple) -> Call:
+    """Return a call that does one step of ours, compiled with another value of `where`."""
+    with mock.patch(where, form):
+        return our_step(*case)
 
 
 def their_step(shape: str, rows: int, inputs: int, targets: int) -> Call:
@@ -189,6 +198,18 @@ def measure(
         calls = {"ours": our_step(*case), "defaults": our_step(*case, plainly=True)}
         done(result("kernels", "small 512 / 16, XLA's options", in_turn(calls, repeats)))
         del calls
+    if "forms" in wanted:
+        case = ("base", 8, 128, 8)
+        calls = {
+            "ours": our_step(*case),
+            "keys": plainer_step("spot_jax.t5.layers.absorbs", lambda *_: False, case),
+            "as_they_lie": plainer_step("spot_jax.t5.products.FAR", sys.maxsize, case),
+        }
+        seconds = in_turn(calls, max(1, repeats // 2))
+        del calls
+        for side, what in (("keys", "keys and values"), ("as_they_lie", "rows as they lie")):
+            pair = {name: seconds[name] for name in ("ours", side)}
+            done(result("forms", f"base 128 / 8, {what}", pair))
     if "greedy" in wanted:
         calls = {"ours": our_greedy("small", 8, 128, 16), "peft": their_greedy("small", 8, 128, 16)}
         done(result("greedy", "small, 16 tokens", in_turn(calls, repeats)))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from spot_jax.t5 import model
 from spot_jax.t5.config import T5Config
+from spot_jax.t5.products import apart
 from spot_jax.t5.target import target
 
 Tree = Mapping[str, Any]
@@ -144,9 +145,10 @@ def _in_blocks(
 
     def walk(states: Any, kernel: Any, with_gradient: bool) -> Any:
         blocks = tuple(_blocks(x[order]) for x in (states, targets, real))
+        spread = apart(kernel, 1)
 
         def of_block(states: Any, targets: Any) -> Any:
-            logits = states @ kernel
+            logits = (states @ spread)[:, : kernel.shape[1]]
             if not with_gradient:
                 return measure(logits, targets)
             loss, pull, (penalty, right) = jax.vjp(
@@ -157,7 +159,7 @@ def _in_blocks(
                 loss,
                 penalty,
                 right,
-                jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ()))),
+                jax.lax.dot_general(apart(gradient, 1), spread, (((1,), (1,)), ((), ()))),
             )
 
         def next_block(_: None, block: Any) -> Any:

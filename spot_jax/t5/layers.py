@@ -4,7 +4,6 @@ Shapes use one legend: b batch, t query tokens, s key tokens, h heads, k head wi
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,20 +14,21 @@ import numpy as np
 from flax import linen as nn
 from flax.errors import ScopeParamShapeError
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from spot_jax.t5.attention import Bias, Visibility, attend, prepare
+from spot_jax.t5.attention import Bias, Visibility, absorbs, attend, prepare
+from spot_jax.t5.attention.absorbed import attend as attend_absorbed
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.dropout import Masks, Place, drop, recomputed
-from spot_jax.t5.target import divide, gather, scatter, target
+from spot_jax.t5.products import product
+from spot_jax.t5.target import divide, gather, scatter
 
 KeyValue = tuple[Float[Array, "b _s h k"], Float[Array, "b _s h k"]]
 # What a layer that recomputes little holds for the backward pass, beside its input: the inputs of
 # attention, what comes out of it, and one of the two branches of a gated feed-forward layer. The
 # other branch is computed again, and so are keys and values of the encoder's output.
 HELD = ("query", "key", "value", "attended", "hidden")
-# Rows that a CPU multiplies one by one.
-FEW_ROWS = 4
 
 _ACTIVATIONS = {
     # T5's GELU is the tanh approximation, in T5X and in Hugging Face's "gelu_new" alike.
@@ -60,15 +60,6 @@ def parameter(
         path = "/".join(("", *module.path))
         raise ScopeParamShapeError(name, path, jnp.shape(value), shape)
     return value
-
-
-def _product(x: Float[Array, "b t d"], kernel: Float[Array, "d f"]) -> Float[Array, "b t f"]:
-    rows = math.prod(x.shape[:-1])
-    if target().platform != "cpu" or not 1 < rows <= FEW_ROWS:
-        return jnp.matmul(x, kernel)
-    # A CPU's product of a vector reads the kernel as it lies; that of a matrix copies it first.
-    vectors = [jnp.matmul(row, kernel) for row in x.reshape(rows, -1)]
-    return jnp.stack(vectors).reshape(*x.shape[:-1], -1)
 
 
 class RMSNorm(nn.Module):
@@ -115,7 +106,7 @@ class Dense(nn.Module):
         if (scale := self._addition("input_scale")) is not None:
             x, apart = x * scale[:, None], None
         if apart is None:
-            y = _product(x, kernel.astype(self.dtype))
+            y = product(x, kernel.astype(self.dtype))
         else:
             columns = kernel.astype(self.dtype).reshape(len(kernel), len(apart), -1)
             y = jnp.einsum("mbtd,dmf->btmf", apart, columns).reshape(*x.shape[:-1], -1)
@@ -127,6 +118,11 @@ class Dense(nn.Module):
         if (scale := self._addition("output_scale")) is not None:
             y = y * scale[:, None]
         return y
+
+    def alone(self) -> Float[Array, "d f"] | None:
+        """Return the kernel in `dtype` where the product is with it and nothing else, else None."""
+        leaves = self.variables.get("params", {})
+        return leaves["kernel"].astype(self.dtype) if set(leaves) == {"kernel"} else None
 
     def _addition(self, name: str) -> Array | None:
         if not self.has_variable("params", name):
@@ -275,16 +271,53 @@ class Attention(nn.Module):
         With `held` keys and values are among what a layer holds (see `HELD`).
         """
         key, value = keys_values
-        # T5X drops attention weights with one mask for all queries, that is, whole keys of a
-        # head: the same as dropping their values, which needs no [b, h, t, s] mask.
-        if mask is not None:
-            kept = jnp.ones((), value.dtype) / (1.0 - self.config.dropout_rate)
-            scales = jnp.where(mask, kept, jnp.zeros_like(kept))
-            value = value * scales.reshape(*value.shape[:3], 1)
+        scales = self._kept(mask, value.dtype)
+        if scales is not None:
+            value = value * scales[..., None]
         query = checkpoint_name(self._heads(self.query(x)), "query")
         if held:
             key, value = checkpoint_name(key, "key"), checkpoint_name(value, "value")
         y = attend(query, key, value, bias, visibility, self.config.attention)
+        return self.out(y.reshape(*y.shape[:2], -1))
+
+    def _kept(
+        self, mask: Bool[Array, "b 1 n"] | None, dtype: DTypeLike
+    ) -> Float[Array, "b s h"] | None:
+        """Return the factor of every value under dropout; None without.
+
+        T5X drops attention weights with one mask for all queries, that is, whole keys of a head:
+        the same as dropping their values, which needs no [b, h, t, s] mask.
+        """
+        if mask is None:
+            return None
+        kept = jnp.ones((), dtype) / (1.0 - self.config.dropout_rate)
+        return jnp.where(mask, kept, jnp.zeros_like(kept)).reshape(
+            len(mask), -1, self.config.num_heads
+        )
+
+    def kernels(
+        self, queries: int, keys: int
+    ) -> tuple[Float[Array, "d f"], Float[Array, "d f"]] | None:
+        """Return what so few queries `read` the encoder's output with; None where they do not."""
+        c = self.config
+        prefix = self.has_variable("params", "prefix_key")
+        if prefix or not absorbs(queries, keys, c.head_dim, c.emb_dim):
+            return None
+        key, value = self.key.alone(), self.value.alone()
+        return None if key is None or value is None else (key, value)
+
+    def read(
+        self,
+        x: Float[Array, "b t d"],
+        encoded: Float[Array, "b s d"],
+        kernels: tuple[Float[Array, "d f"], Float[Array, "d f"]],
+        visibility: Visibility,
+        mask: Bool[Array, "b 1 n"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Attend to the encoder's output by the kernels of its keys and values, without these."""
+        query = checkpoint_name(self._heads(self.query(x)), "query")
+        scales = self._kept(mask, encoded.dtype)
+        y = attend_absorbed(query, encoded, *kernels, visibility.mask(), scales)
         return self.out(y.reshape(*y.shape[:2], -1))
 
 
@@ -418,8 +451,18 @@ class DecoderLayer(nn.Module):
         Without a bias of the stack the layer has its own.
         """
         bias = self.position_bias(x.shape[1]) if bias is None else bias
-        cross = self.cross_keys_and_values(encoded, apart)
-        return self.forward(x, cross, bias, visibility, cross_visibility, masks), None
+        attention = self.encoder_decoder_attention
+        # Copies on several devices are there for the gradients of keys and values.
+        kernels = attention.kernels(x.shape[1], encoded.shape[1]) if apart is None else None
+        cross = self.cross_keys_and_values(encoded, apart) if kernels is None else None
+
+        def read(y: Array, mask: Array | None) -> Array:
+            if kernels is not None:
+                return attention.read(y, encoded, kernels, cross_visibility, mask)
+            assert cross is not None
+            return attention(y, cross, None, cross_visibility, mask)
+
+        return self._whole(x, read, bias, visibility, masks), None
 
     def forward(
         self,
@@ -428,17 +471,30 @@ class DecoderLayer(nn.Module):
         bias: Bias,
         visibility: Visibility,
         cross_visibility: Visibility,
-        masks: Masks | None,
     ) -> Float[Array, "b t d"]:
         """Run one layer over whole sequences, given the encoder's keys and values."""
+
+        def read(y: Array, mask: Array | None) -> Array:
+            return self.encoder_decoder_attention(y, cross, None, cross_visibility, mask)
+
+        return self._whole(x, read, bias, visibility, None)
+
+    def _whole(
+        self,
+        x: Float[Array, "b t d"],
+        read: Callable[[Array, Array | None], Array],
+        bias: Bias,
+        visibility: Visibility,
+        masks: Masks | None,
+    ) -> Float[Array, "b t d"]:
+        """Run one layer, given what attends from normed states to the encoder's output."""
         rate = self.config.dropout_rate
         drops: Sequence[Array | None] = masks or [None] * 6
         y = self.pre_self_attention_layer_norm(x)
         keys_values = self.self_attention.keys_and_values(y)
         y = self.self_attention(y, keys_values, bias, visibility, drops[0], held=True)
         x = checkpoint_name(x + drop(y, drops[1], rate), "attended")
-        y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, cross, None, cross_visibility, drops[2])
+        y = read(self.pre_cross_attention_layer_norm(x), drops[2])
         x = checkpoint_name(x + drop(y, drops[3], rate), "attended")
         y = self.mlp(self.pre_mlp_layer_norm(x), drops[4])
         return x + drop(y, drops[5], rate)

@@ -117,17 +117,23 @@ def prefix_of_words(
     for place in places:
         side, attention = PLACES[place]
         for i in range(layers_of(config, place)):
-            (pair,) = activations[side][f"layers_{i}"][attention]["keys_and_values"]
+            pair = activations[side][f"layers_{i}"][attention]["keys_and_values"][0]
             rows += [x.reshape(*words.shape, -1) for x in pair]
     return jnp.concatenate(rows, axis=1).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _activations(params: Params, config: T5Config, words: Int[Array, "n p"]) -> Any:
+    def run(t5: T5, words: Int[Array, "n p"]) -> None:
+        encoded = t5.encode(words, None, None, None)
+        t5.decode(encoded, words, words, words, None, None, None)
+        # Decoding few targets at once needs no keys and values of the encoder's output.
+        t5.start(encoded, words.shape[1])
+
     _, captured = T5(config).apply(
         {"params": params},
         words,
-        words,
+        method=run,
         capture_intermediates=lambda module, name: name == "keys_and_values",
         mutable=["intermediates"],
     )

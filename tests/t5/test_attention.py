@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from spot_jax.errors import SpotError
-from spot_jax.t5.attention import Visibility, attend, implementation, prepare
+from spot_jax.t5.attention import (
+    Visibility,
+    absorbed,
+    absorbs,
+    attend,
+    implementation,
+    plain,
+    prepare,
+)
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import RelativePositionBias
 
@@ -74,3 +82,39 @@ def test_a_form_that_does_not_exist_is_named():
 @pytest.mark.parametrize(("queries", "form"), [(8, "plain"), (512, "triton")])
 def test_few_queries_are_plain_whatever_is_asked(queries, form):
     assert implementation("triton", queries, "bfloat16") == form
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_absorbed_attention_is_that_to_keys_and_values(dropped):
+    random = jax.random.split(jax.random.key(1), 6)
+    depth, queries, keys = 20, 7, 30
+    query = jax.random.normal(random[0], (2, queries, HEADS, WIDTH))
+    encoded = jax.random.normal(random[1], (2, keys, depth))
+    kernels = [jax.random.normal(key, (depth, HEADS * WIDTH)) / 4 for key in random[2:4]]
+    weight = jax.random.normal(random[4], query.shape)
+    scales = 2.0 * jax.random.bernoulli(random[5], 0.5, (2, keys, HEADS)) if dropped else None
+    visibility = Visibility(segments(queries), segments(keys))
+    real = (visibility.query_segments > 0)[:, :, None, None]
+
+    def by_keys(query, encoded, *kernels):
+        key, value = ((encoded @ x).reshape(2, keys, HEADS, WIDTH) for x in kernels)
+        value = value if scales is None else value * scales[..., None]
+        return plain.attend(query, key, value, None, visibility.mask())
+
+    def without(query, encoded, *kernels):
+        return absorbed.attend(query, encoded, *kernels, visibility.mask(), scales)
+
+    def gradient(form):
+        def loss(*arguments):
+            return jnp.sum(jnp.where(real, form(*arguments), 0.0) * weight)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(query, encoded, *kernels)
+
+    for ours, theirs in zip(*map(jax.tree.leaves, map(gradient, (without, by_keys))), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+def test_few_queries_are_absorbed_where_it_saves_work():
+    assert absorbs(8, 228, 64, 768)
+    assert not absorbs(49, 228, 64, 256)  # More than three quarters of the operations.
+    assert not absorbs(40, 100, 64, 2048)  # More to hold than twice the keys and values.

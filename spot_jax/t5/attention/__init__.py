@@ -1,6 +1,6 @@
 """Attention with T5's bias, in the form that suits the machine.
 
-`attend` is the only entry point, and only `implementation` chooses a form. Where a query is real,
+`attend` is the entry point, and only `implementation` chooses a form. Where a query is real,
 all forms compute what `plain.attend` computes, which the tests check:
 
 * plain: `jax.nn.dot_product_attention`, its weights recomputed in the backward pass. The reference.
@@ -9,6 +9,8 @@ all forms compute what `plain.attend` computes, which the tests check:
 * queries: for accelerators, a block of queries at a time, which a mesh may divide.
 * triton: a fused Pallas kernel for GPUs that reads the bias by distance and the mask by segment, so
   that nothing of size [t, s] is ever in memory.
+
+Few queries of the encoder's output need none of its keys and values (`absorbs`, `absorbed.attend`).
 
 No 1/sqrt(k) anywhere: T5 folds it into the initialiser.
 """
@@ -98,6 +100,21 @@ def implementation(choice: str, num_queries: int, dtype: str) -> str:
     if place.devices == 1 and place.platform in ("gpu", "cuda") and dtype == "bfloat16":
         return "cudnn"
     return "queries"
+
+
+def absorbs(queries: int, keys: int, width: int, depth: int) -> bool:
+    """Return whether few enough queries a row are cheaper by `absorbed.attend`.
+
+    Of every position's keys and values it makes t / k of the operations, and holds t d numbers a
+    head where they are s k: at most three quarters, and at most twice as many.
+
+    Args:
+        queries: number of targets of a row, t.
+        keys: number of the encoder's positions of a row, s.
+        width: width of a head, k.
+        depth: width of the model, d.
+    """
+    return 4 * queries <= 3 * width and queries * depth <= 2 * keys * width
 
 
 def prepare(bias: Bias, visibility: Visibility, choice: str) -> Bias:
