@@ -48,7 +48,7 @@ def prompt_way(
 
     So few steps of a constant rate end wherever the last batch has pushed the prompt.
     """
-    steps = task.steps(bench.steps)
+    steps = bench.steps
     adafactor = Adafactor(schedule=WarmupDecay(steps // 16, steps))
     return Way(candidates, rates, steps, optimizer=adafactor)
 
@@ -103,7 +103,7 @@ def intrinsic(bench: Bench, task: Task, results: MethodResults, dim: int) -> Cel
     candidates = {
         f"d = {dim}": Candidate(SubspaceTuning(str(_subspace(bench, results, dim))), bench.length)
     }
-    steps = task.steps(bench.steps)
+    steps = bench.steps
     tuning = Way(candidates, (0.3,), steps, optimizer=falling(steps))
     return tuned(bench, task, f"ist_{dim}", tuning)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.methods import summary
 from bench.methods.others import FOUND_FROM
 from bench.methods.results import Cell, MethodResults
-from bench.methods.tasks import MANY_LABELS, SETTINGS_FROM, TASKS, TIMES_FOR_MANY
+from bench.methods.tasks import SETTINGS_FROM, TASKS
 from bench.methods.ways import METHODS
 from spot_jax.files import write_whole
 from spot_jax.studies.bootstrap import Estimate
@@ -36,8 +36,9 @@ NOTES = """## How
 - The commonest label is that of the training split. The SVM reads whole texts: words and pairs of
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
-- Prompt tuning, SPoT and intrinsic prompt tuning have {times} times the updates on sets with more
-  than {many} labels; the other methods have as many on every set.
+- Prompt tuning, SPoT and intrinsic prompt tuning have {steps} updates; P-Tuning, prefixes, LoRA and
+  IA3 have {prefix_steps}, so that their rows say what they do in a third of the time; Y-Tuning has
+  {y_steps} on features that are computed once.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.
@@ -49,8 +50,7 @@ OF_METHODS = {
     "model_tuning": """\
 - Model tuning is T5X's Adafactor (factored, scaled by the parameters) with a warm-up and a linear
   fall of the rate, about 32 examples a step, fewer where texts are long, without dropout. It has
-  300 updates on every set, more than the methods on the frozen backbone have, whose numbers are in
-  the last table; the best of three checkpoints is kept.""",
+  300 updates on every set; the best of three checkpoints is kept.""",
     "multitask_model_tuning": """\
 - After a mixture, model tuning begins from one model that all eleven sets were tuned on together;
   that model's own time is not counted, and it is of one seed.""",
@@ -80,8 +80,7 @@ def render(results: MethodResults) -> str:
             test=settings.get("test", 0),
             validation=settings.get("validation", 0),
             settings_from=_wrapped(SETTINGS_FROM),
-            many=MANY_LABELS,
-            times=TIMES_FOR_MANY,
+            **{name: settings.get(name, 0) for name in ("steps", "prefix_steps", "y_steps")},
             of_methods=_of_methods(results),
         ),
         _choices(results),

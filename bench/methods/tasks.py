@@ -17,9 +17,6 @@ PER_ROW = 4
 # The set on whose validation the settings of a method are chosen, for every set: neither the
 # easiest nor the hardest, with more than two labels.
 SETTINGS_FROM = "wordnet_supersense"
-# On a set with more labels than this prompts get that many times the updates.
-MANY_LABELS = 20
-TIMES_FOR_MANY = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +43,6 @@ class Task:
     def examples(self) -> int:
         """Examples of a step where all weights are tuned; fewer where texts are long."""
         return max(8, min(32, 2048 // self.inputs))
-
-    def steps(self, steps: int) -> int:
-        """Return the number of updates of this set where a set of few labels has `steps`."""
-        return steps * TIMES_FOR_MANY if len(self.labels) > MANY_LABELS else steps
 
     @property
     def task(self) -> str:
@@ -99,7 +92,7 @@ class Bench:
         length: number of virtual tokens of the methods other than prompt tuning, and of what
             subspaces are found from.
         rates: learning rates that prompt tuning tries.
-        steps: number of updates of prompt tuning and in a subspace, on a set of few labels.
+        steps: number of updates of prompt tuning, SPoT and in a subspace.
         prefix_steps: number of updates of the other methods on a frozen backbone.
         finding_steps: number of updates in which a subspace is found.
         y_steps: number of updates of label vectors.
@@ -113,7 +106,7 @@ class Bench:
     evaluation_rows: int = 100
     length: int = 20
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    steps: int = 80
+    steps: int = 240
     prefix_steps: int = 80
     finding_steps: int = 150
     y_steps: int = 500

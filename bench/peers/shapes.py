@@ -39,7 +39,9 @@ def step_operations(config: T5Config, rows: int, inputs: int, targets: int) -> d
     """Count the floating-point operations of a prompt-tuning step as T5's formulas have them.
 
     Ours makes fewer where targets are few: the keys and values of the encoder's output are not
-    made (spot_jax/t5/attention/absorbed.py). 4 N T: every matrix is multiplied by the positions it sees once forward and once backward (to
+    made (spot_jax/t5/attention/absorbed.py).
+
+    4 N T: every matrix is multiplied by the positions it sees once forward and once backward (to
     the activations; frozen matrices need no gradient of their own), two operations a number.
     "attention" are the products of queries with keys and of weights with values: twice forward,
     four times backward.
