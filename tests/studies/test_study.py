@@ -350,7 +350,7 @@ def test_what_is_wrong_with_a_task_is_found_before_anything_is_trained(world, tm
         (["--gin_file=gin_configs/runs/prompt_tuning.gin"], "says nothing about study"),
         (
             ["--gin_file=gin_configs/studies/mini.gin", "--jobs", "--gin.AVERAGE_TOP_K=[30]"],
-            "weighted_average of k = 30 prompts for bundled_vader_amazon_16shot",
+            "weighted_average of k = 30 prompts for bundled_banking77_16shot",
         ),
     ],
 )
@@ -374,8 +374,8 @@ def test_the_shipped_studies_are_whole(capsys, tmp_path):
     where = f"--gin.STUDY_DIR='{tmp_path / 'study'}'"
     assert main(["study", "--gin_file=gin_configs/studies/mini.gin", "--jobs", where]) == 0
     lines = capsys.readouterr().out.splitlines()
-    # Six sources, and five jobs for each of four targets.
-    assert lines[-1] == "0 of 26 done" and len(lines) == 26 + 2
+    # Seven sources, and five jobs for each of three targets.
+    assert lines[-1] == "0 of 22 done" and len(lines) == 22 + 2
     assert not (tmp_path / "study").exists()
 
 
