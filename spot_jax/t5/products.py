@@ -1,7 +1,7 @@
 """Matrix products in the form that suits the machine: on one CPU, what its caches hold well.
 
 Where rows of a result are a multiple of 2 KiB apart, those that are written at once share a few
-places of a cache, which costs up to half of the speed (bench/results/peers.json, case `forms`).
+places of a cache: a tenth of a step of T5 base (bench/results/peers.json, case `forms`).
 T5's widths are such multiples: 512, 1,024, 2,048. A few columns of zeros more move the rows apart.
 """
 
