@@ -37,8 +37,8 @@ NOTES = """## How
   words, TF-IDF, the fields of a pair joined; C is chosen on the whole validation split.
 - The label that is most likely is the answer.
 - Prompt tuning, SPoT and intrinsic prompt tuning have {steps} updates; P-Tuning, prefixes, LoRA and
-  IA3 have {prefix_steps}, so that their rows say what they do in a third of the time; Y-Tuning has
-  {y_steps} on features that are computed once.
+  IA3 have {prefix_steps}, so their rows are of less training; Y-Tuning has {y_steps} on features
+  that are computed once.
 {of_methods}
 - Training time is that of the updates alone, without compiling, evaluating and choosing settings,
   for one seed; where seeds are tuned in one program they share its time.

@@ -454,13 +454,12 @@ class DecoderLayer(nn.Module):
         attention = self.encoder_decoder_attention
         # Copies on several devices are there for the gradients of keys and values.
         kernels = attention.kernels(x.shape[1], encoded.shape[1]) if apart is None else None
-        cross = self.cross_keys_and_values(encoded, apart) if kernels is None else None
+        if kernels is None:
+            cross = self.cross_keys_and_values(encoded, apart)
+            return self.forward(x, cross, bias, visibility, cross_visibility, masks), None
 
         def read(y: Array, mask: Array | None) -> Array:
-            if kernels is not None:
-                return attention.read(y, encoded, kernels, cross_visibility, mask)
-            assert cross is not None
-            return attention(y, cross, None, cross_visibility, mask)
+            return attention.read(y, encoded, kernels, cross_visibility, mask)
 
         return self._whole(x, read, bias, visibility, masks), None
 
@@ -471,13 +470,14 @@ class DecoderLayer(nn.Module):
         bias: Bias,
         visibility: Visibility,
         cross_visibility: Visibility,
+        masks: Masks | None,
     ) -> Float[Array, "b t d"]:
         """Run one layer over whole sequences, given the encoder's keys and values."""
 
         def read(y: Array, mask: Array | None) -> Array:
             return self.encoder_decoder_attention(y, cross, None, cross_visibility, mask)
 
-        return self._whole(x, read, bias, visibility, None)
+        return self._whole(x, read, bias, visibility, masks)
 
     def _whole(
         self,

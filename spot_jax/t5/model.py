@@ -269,7 +269,7 @@ class Decoder(_Stack):
         cross_visibility: Visibility,
     ) -> Float[Array, "b t d"]:
         def forward(layer: DecoderLayer, x: Array, cross: KeyValue) -> tuple[Array, None]:
-            return layer.forward(x, cross, bias(layer), visibility, cross_visibility), None
+            return layer.forward(x, cross, bias(layer), visibility, cross_visibility, None), None
 
         return self.each_layer(forward, x, crosses)[0]
 

@@ -38,7 +38,7 @@ def product(x: Float[Array, "*b d"], kernel: Float[Array, "d f"]) -> Float[Array
 def apart(x: Array, axis: int) -> Array:
     """Return a matrix with columns of zeros more on an axis, where that is an axis held badly."""
     more = 0 if x.shape[axis] % FAR else _COLUMNS
-    return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
+    return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
 
 
 @jax.custom_vjp

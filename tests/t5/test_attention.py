@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spot_jax.errors import SpotError
+from spot_jax.split import merge
 from spot_jax.t5.attention import (
     Visibility,
     absorbed,
@@ -17,6 +18,7 @@ from spot_jax.t5.attention import (
 )
 from spot_jax.t5.config import T5Config
 from spot_jax.t5.layers import RelativePositionBias
+from spot_jax.t5.model import T5, init_params
 
 HEADS, WIDTH = 3, 8
 FUSED = ("blocks", "queries", "triton")
@@ -118,3 +120,33 @@ def test_few_queries_are_absorbed_where_it_saves_work():
     assert absorbs(8, 228, 64, 768)
     assert not absorbs(49, 228, 64, 256)  # More than three quarters of the operations.
     assert not absorbs(40, 100, 64, 2048)  # More to hold than twice the keys and values.
+
+
+@pytest.mark.parametrize(
+    ("targets", "leaves", "made"),
+    [
+        (3, {}, False),
+        (7, {}, True),
+        (3, {"key": {"low_rank_in": (1, 16, 2), "low_rank_out": (1, 2, 16)}}, True),
+        (3, {"value": {"kernel_scale": (16,)}}, True),
+        (3, {"prefix_key": (1, 2, 2, 8), "prefix_value": (1, 2, 2, 8)}, True),
+    ],
+)
+def test_keys_and_values_of_the_encoder_are_made_where_they_are_needed(targets, leaves, made):
+    config = T5Config(
+        vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=8,
+        num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0,
+    )  # fmt: skip
+    params = init_params(jax.random.key(0), config)
+    added = jax.tree.map(jnp.ones, leaves, is_leaf=lambda x: isinstance(x, tuple))
+    tree = {"decoder": {"layers_0": {"encoder_decoder_attention": added}}}
+    words = jnp.ones((1, 20), jnp.int32)
+    _, captured = T5(config).apply(
+        {"params": merge(tree, params)},
+        words,
+        words[:, :targets],
+        capture_intermediates=lambda module, name: name == "keys_and_values",
+        mutable=["intermediates"],
+    )
+    layer = captured["intermediates"]["decoder"]["layers_0"]
+    assert ("encoder_decoder_attention" in layer) == made and "self_attention" in layer
