@@ -123,7 +123,7 @@ def test_few_queries_are_absorbed_where_it_saves_work():
 
 
 @pytest.mark.parametrize(
-    ("targets", "leaves", "made"),
+    ("targets", "leaves", "expected"),
     [
         (3, {}, False),
         (7, {}, True),
@@ -132,7 +132,7 @@ def test_few_queries_are_absorbed_where_it_saves_work():
         (3, {"prefix_key": (1, 2, 2, 8), "prefix_value": (1, 2, 2, 8)}, True),
     ],
 )
-def test_keys_and_values_of_the_encoder_are_made_where_they_are_needed(targets, leaves, made):
+def test_keys_and_values_of_the_encoder_are_made_where_they_are_needed(targets, leaves, expected):
     config = T5Config(
         vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=8,
         num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0,
@@ -149,4 +149,4 @@ def test_keys_and_values_of_the_encoder_are_made_where_they_are_needed(targets, 
         mutable=["intermediates"],
     )
     layer = captured["intermediates"]["decoder"]["layers_0"]
-    assert ("encoder_decoder_attention" in layer) == made and "self_attention" in layer
+    assert ("encoder_decoder_attention" in layer) == expected and "self_attention" in layer
